@@ -1,0 +1,4 @@
+"""Prepare image datasets into one file, and read them back. No torch here.
+
+`prepare.prepare(source, out)` writes a dataset directory, `open.open_store(path)` reads one.
+"""

@@ -1,0 +1,214 @@
+"""FFCV's .beton, version 2: written for the official reader, read by whatever wrote it.
+
+    header         <HHIQQ  version, fields, page size, samples, pointer to the allocation table
+    fields         1041 bytes each: type, 16-byte name, 1024 bytes of arguments
+    metadata       one packed struct a sample
+    pages          of page_size bytes, counted from the start of the file; no image crosses one
+    allocations    <QQQ    sample, pointer, size; up to the end of the file
+
+Layout: ffcv/types.py, reader.py and memory_managers of github.com/libffcv/ffcv, release 1.0.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.manifest import FileRecord
+from data_tools.store import INDEX_DTYPE, MappedStore
+
+NAME = "train.beton"
+VERSION = 2
+HEADER = struct.Struct("<HHIQQ")
+FIELD = struct.Struct("<B16s1024s")
+ALLOCATION = np.dtype([("sample", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+# An image's metadata is not aligned: 13 bytes.
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8")])
+JPEG, RAW = 0, 1
+FLOAT_TYPE, INT_TYPE, IMAGE_TYPE = 0, 1, 2
+# Metadata of each field type; 255, a user's own type, tells no reader its size.
+METADATA = {0: "<f8", 1: "<i8", 2: IMAGE, 3: "<u8,<u8", 4: "<u8", 5: "<u8,<u8", 6: "<u8"}
+PAGE = 8 << 20
+MIN_PAGE, MAX_PAGE = 2 << 20, 2 << 30
+
+
+class BetonWriter:
+    """Writes images and labels, one after another, in memory that doesn't grow with the pixels.
+
+    capacity: the most samples that will come. Metadata lies before the images, so its room is
+    reserved; what stays unused is zeros that no reader looks at.
+    page_size: bytes, a power of two; also the largest image that fits.
+    """
+
+    def __init__(self, path: Path, capacity: int, page_size: int = PAGE) -> None:
+        if page_size & (page_size - 1) or not MIN_PAGE <= page_size <= MAX_PAGE:
+            raise ValueError(f"page_size {page_size}: a power of two, {MIN_PAGE} to {MAX_PAGE}")
+        self.page_size = page_size
+        self._capacity = capacity
+        self._metadata = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
+        head = HEADER.size + 2 * FIELD.size + capacity * self._metadata.itemsize
+        self._start = -(-head // page_size) * page_size
+        self._file = open(path, "wb", buffering=0)
+        self._file.seek(self._start)
+        self._digest = hashlib.sha256()
+        self._page = bytearray(page_size)
+        self._page_start = self._start
+        self._used = 0
+        self._offsets, self._sizes = array("Q"), array("Q")
+        self._heights, self._widths, self._raw = array("i"), array("i"), array("B")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def append(self, data: bytes, height: int, width: int, raw: bool = False) -> None:
+        """Adds one image: a JPEG of height x width pixels, or that many x 3 bytes of raw RGB."""
+        size = len(data)
+        # The reader finds an image's size by its pointer: two of size 0 would share one.
+        if not 0 < size <= self.page_size or len(self) == self._capacity:
+            raise ValueError(f"an image of {size} bytes as number {len(self)} of {self._capacity}")
+        if self._used + size > self.page_size:
+            self._flush()
+        self._page[self._used : self._used + size] = data
+        self._offsets.append(self._page_start + self._used)
+        self._sizes.append(size)
+        self._heights.append(height)
+        self._widths.append(width)
+        self._raw.append(raw)
+        self._used += size
+
+    def _flush(self) -> None:
+        self._page[self._used :] = bytes(self.page_size - self._used)
+        self._write(self._page)
+        self._page_start += self.page_size
+        self._used = 0
+
+    def _write(self, data: bytes | bytearray) -> None:
+        self._digest.update(data)
+        view = memoryview(data)
+        while len(view):  # unbuffered: one call may write less
+            view = view[self._file.write(view) :]
+
+    def finish(self, labels: np.ndarray) -> tuple[FileRecord, np.ndarray]:
+        """Completes the file, durably. labels: int64 [N]. Returns its record and its index."""
+        if self._used:
+            self._flush()
+        index = np.zeros(len(self), INDEX_DTYPE)
+        columns = (self._offsets, self._sizes, self._heights, self._widths, labels, self._raw)
+        for name, column in zip(INDEX_DTYPE.names or (), columns, strict=True):
+            index[name] = column
+        allocations = np.zeros(len(index), ALLOCATION)
+        allocations["sample"] = np.arange(len(index))
+        allocations["ptr"], allocations["size"] = index["offset"], index["size"]
+        table = self._page_start
+        self._write(allocations.tobytes())
+        rows = np.zeros(len(index), self._metadata)
+        rows["label"] = index["label"]
+        rows["image"]["mode"] = np.where(index["raw"], RAW, JPEG)
+        rows["image"]["width"], rows["image"]["height"] = index["width"], index["height"]
+        rows["image"]["ptr"] = index["offset"]
+        head = HEADER.pack(VERSION, 2, self.page_size, len(index), table)
+        head += FIELD.pack(IMAGE_TYPE, b"image", b"") + FIELD.pack(INT_TYPE, b"label", b"")
+        head += rows.tobytes()
+        head += bytes(self._start - len(head))
+        self._file.seek(0)
+        body, self._digest = self._digest.hexdigest(), hashlib.sha256()
+        self._write(head)
+        os.fsync(self._file.fileno())
+        self.close()
+        end = table + allocations.nbytes
+        ranges = [[self._start, self._digest.hexdigest()], [end - self._start, body]]
+        return FileRecord(end, ranges), index
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def is_beton(path: Path) -> bool:
+    """True for a file that begins as a beton does, of any version up to 9."""
+    with open(path, "rb") as file:
+        head = file.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return path.suffix == ".beton"
+    version, fields, page_size, _, _ = HEADER.unpack(head)
+    power = page_size >= 1 << 10 and page_size & (page_size - 1) == 0
+    return path.suffix == ".beton" or (version < 10 and 0 < fields < 256 and power)
+
+
+def open_beton(path: Path) -> MappedStore:
+    """Any beton as a Store, ours or FFCV's own. O(N) in samples; no pixels are read.
+
+    Images: the field named "image", else the first RGB field. Labels: the Int field named "label",
+    else the first; without one all are -1. Raises UserError for what is broken or cut off.
+    """
+    size = path.stat().st_size
+    if size < HEADER.size:
+        raise UserError(f"{path}: truncated: {size} bytes are no beton; copy or write it again")
+    with open(path, "rb") as file:
+        head = file.read(HEADER.size)
+        version, fields, _, samples, table = HEADER.unpack(head)
+        if version != VERSION:
+            raise UserError(f"{path}: not a beton of version {VERSION} (it says {version}); "
+                            "prepare the images again")
+        if table == 0:
+            raise UserError(f"{path}: half-written: whatever wrote it was stopped; write it again")
+        descriptions = file.read(fields * FIELD.size)
+    if table > size or (size - table) % ALLOCATION.itemsize or len(descriptions) % FIELD.size:
+        raise UserError(f"{path}: truncated: its image table is cut off; copy or write it again")
+    metadata, image, label = parse_fields(path, descriptions)
+    start = HEADER.size + len(descriptions)
+    if samples == 0:
+        raise UserError(f"{path}: holds no samples; write it again")
+    if start + samples * metadata.itemsize > size:
+        raise UserError(f"{path}: truncated: its metadata is cut off; copy or write it again")
+    rows = np.fromfile(path, metadata, samples, offset=start)
+    allocations = np.fromfile(path, ALLOCATION, offset=table)
+    index = np.zeros(samples, INDEX_DTYPE)
+    pictures = rows[image]
+    index["offset"], index["raw"] = pictures["ptr"], pictures["mode"] == RAW
+    index["height"], index["width"] = pictures["height"], pictures["width"]
+    index["label"] = rows[label] if label else -1
+    index["size"] = sizes_at(path, pictures["ptr"], allocations)
+    if int((index["offset"] + index["size"]).max()) > size:
+        raise UserError(f"{path}: truncated: images lie behind its end; copy or write it again")
+    digest = hashlib.sha256(head + descriptions + size.to_bytes(8, "little"))
+    digest.update(rows.tobytes())
+    digest.update(allocations.tobytes())
+    return MappedStore(path, path, index, [], digest.hexdigest())
+
+
+def parse_fields(path: Path, descriptions: bytes) -> tuple[np.dtype, str, str]:
+    """The metadata's dtype and the names, in it, of the image and the label ("": none)."""
+    types: list[tuple[str, object]] = []
+    images: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for number, (kind, name, _) in enumerate(FIELD.iter_unpack(descriptions)):
+        if kind not in METADATA:
+            raise UserError(f"{path}: field {number} is of a type of its own ({kind}), whose size "
+                            "is not known; write it without that field")
+        types.append((f"f{number}", METADATA[kind]))
+        named = name.split(b"\0", 1)[0].decode("ascii", "replace")
+        if kind == IMAGE_TYPE:
+            images[named] = f"f{number}"
+        elif kind == INT_TYPE:
+            labels[named] = f"f{number}"
+    if not images:
+        raise UserError(f"{path}: has no RGB image field; fastmoco trains on images")
+    image = images.get("image", next(iter(images.values())))
+    label = labels.get("label", next(iter(labels.values()), ""))
+    return np.dtype(types, align=True), image, label
+
+
+def sizes_at(path: Path, pointers: np.ndarray, allocations: np.ndarray) -> np.ndarray:
+    """The size, uint64 [N], of the allocation that begins at each pointer."""
+    order = np.argsort(allocations["ptr"], kind="stable")
+    starts = allocations["ptr"][order]
+    at = np.searchsorted(starts, pointers)
+    if len(starts) == 0 or at.max() >= len(starts) or (starts[at] != pointers).any():
+        raise UserError(f"{path}: damaged: its table lacks images; copy or write it again")
+    return allocations["size"][order][at]

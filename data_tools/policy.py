@@ -1,0 +1,52 @@
+"""What `prep` keeps, re-encodes, resizes and quarantines. Standard library only: it is the CLI."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from data_tools.errors import UserError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """prep's flags. The defaults change nothing that a decoder can read as it is."""
+
+    # 2048 leaves web photographs (ImageNet's median longer side is 500 pixels) untouched and caps
+    # camera originals, whose size would rule everyone's memory and decode time: the official FFCV
+    # loader pins max height x max width x 3 bytes for each image in flight.
+    max_side: int | None = 2048
+    """Longer side, in pixels, above which an image is shrunk (antialiased). None: no limit."""
+
+    quality: int = 90
+    """JPEG quality, 1 to 100, of the images that are re-encoded."""
+
+    reencode: Literal["never", "needed", "always"] = "needed"
+    """needed: copy clean JPEGs byte for byte. never: quarantine the rest. always: re-encode all."""
+
+    check: Literal["structure", "decode"] = "structure"
+    """How far a JPEG is read before it is copied: its headers and its end, or every pixel."""
+
+    max_pixels: int = 178_956_970
+    """Images with more pixels than this are quarantined unread (decompression bombs)."""
+
+    workers: int = 0
+    """Threads that read and re-encode; 0: one a core. Never changes the output."""
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("max-side", self.max_side is None or 1 <= self.max_side <= 65500, "1 to 65500"),
+            ("quality", 1 <= self.quality <= 100, "1 to 100"),
+            ("reencode", self.reencode in ("never", "needed", "always"), "never, needed or always"),
+            ("check", self.check in ("structure", "decode"), "structure or decode"),
+            ("max-pixels", self.max_pixels >= 1, "1 or more"),
+            ("workers", self.workers >= 0, "0 (all cores) or more"),
+        ]
+        for name, good, allowed in checks:
+            if not good:
+                value = getattr(self, name.replace("-", "_"))
+                raise UserError(f"--{name} {value}: give {allowed}")
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that decide the output's bytes, as JSON values: all but `workers`."""
+        fields = asdict(self)
+        del fields["workers"]
+        return fields

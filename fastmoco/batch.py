@@ -1,0 +1,49 @@
+"""What a loader hands to a step, and what an engine promises to a loader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastmoco.draws import Colour
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on the device. The tensors lie in a ring slot: they hold until the next batch is
+    asked for, so copy what must live longer."""
+
+    views: torch.Tensor
+    """uint8 [B, V, S, S, 3], RGB: the crops of each image."""
+    colour: Colour | None
+    """The factors of each view as tensors [B, V]; None for evaluation."""
+    label: torch.Tensor
+    """int64 [B], -1 where unlabelled."""
+    index: torch.Tensor
+    """int64 [B]: sample ids in the store."""
+    shuffle: torch.Tensor | None
+    """int64 [B]: how the keys are dealt to the parts of split BatchNorm; None for evaluation."""
+
+
+class Pending(Protocol):
+    """Work under way in an engine."""
+
+    def result(self) -> Any:
+        """Wait until the slot is filled; raise what went wrong, naming the sample."""
+
+
+class Engine(Protocol):
+    """Encoded bytes and windows to pixels. An engine draws nothing."""
+
+    def submit(
+        self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
+    ) -> Pending:
+        """Begin to fill out, uint8 [B, V, S, S, 3], from windows [B, V, 4] (top, left, height,
+        width): integers, or floats for evaluation's boxes."""
+
+    def close(self) -> None:
+        """Stop all threads; what has not begun is dropped."""

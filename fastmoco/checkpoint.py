@@ -1,0 +1,95 @@
+"""A run on disk: atomic, loaded without unpickling code, with all that resume needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pickle
+import platform
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_tools.errors import UserError
+from fastmoco import __version__
+from fastmoco.recipe import Recipe, from_dict, to_dict
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds. Clock fields are the only ones that differ between a run that was
+    interrupted and one that was not."""
+
+    recipe: Recipe
+    """With its precision resolved."""
+    moco: dict[str, torch.Tensor]
+    """Both encoders, their BatchNorm buffers, the queue [K, dim] and its pointer."""
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    step: int
+    """Steps done, over the whole run: with recipe.batch, the cursor in samples."""
+    dataset: str
+    """Fingerprint of the store."""
+    samples: int
+    window: dict[str, Any] = field(default_factory=dict)
+    """Sums for the next log line."""
+    threads: int = 0
+    """torch's threads: they decide the order of sums on the CPU."""
+    versions: dict[str, str] = field(default_factory=dict)
+    clock: dict[str, float] = field(default_factory=dict)
+    """train_seconds so far."""
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a run depend on besides the recipe."""
+    names = ("torch", "torchvision", "numpy", "numba", "simplejpeg", "pillow")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {
+        "fastmoco": __version__,
+        "python": platform.python_version(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        **found,
+    }
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write beside, sync, rename: at every instant the old file or the new one is whole."""
+    content = {**vars(checkpoint), "recipe": to_dict(checkpoint.recipe), "format": FORMAT}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as the latter
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({str(error).splitlines()[0]}); the last one is "
+            f"whole: make room and go on with --resume"
+        ) from None
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint (weights_only: nothing in it is run); UserError if it is none of ours."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoint.pt"
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        if content.pop("format") != FORMAT:
+            raise UserError(f"{path}: written by another version of fastmoco")
+        recipe = from_dict(content.pop("recipe"))
+        return Checkpoint(recipe=recipe, **content)
+    except (
+        RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, TypeError,
+        AttributeError, ValueError,
+    ):
+        raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None

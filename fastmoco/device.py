@@ -1,0 +1,143 @@
+"""The only file that names CUDA: devices, pinned slots, streams, precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_tools.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' to a device; UserError where there is none such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Resolve 'auto': bfloat16 where the hardware multiplies it, else float16 or float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Mixed precision for the encoders; the loss and all statistics stay in float32."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
+
+
+def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """float16 needs its gradients scaled; for the others the scaler passes through."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, as results cite it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = "cpu"
+    try:
+        with open("/proc/cpuinfo") as f:
+            name = next((x.split(":")[1].strip() for x in f if x.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of a slot: its dtype and shape."""
+
+    dtype: Any
+    shape: tuple[int, ...]
+
+
+class Slot:
+    """One batch's arrays in a single host buffer, and that buffer's copy on the device.
+
+    On the CPU the tensors are the host buffer itself. On CUDA the host buffer is pinned, one
+    asynchronous copy moves everything on a side stream, and two events say when the host side
+    (copy done) and the device side (last reader done) may be written again.
+    """
+
+    def __init__(self, layout: dict[str, Field], device: torch.device) -> None:
+        places, size = {}, 0
+        for name, field in layout.items():
+            places[name] = size
+            size += -(-int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize // 64) * 64
+        self.device = device
+        on_cuda = device.type == "cuda"
+        try:
+            self._host = torch.empty(size, dtype=torch.uint8, pin_memory=on_cuda)
+        except RuntimeError as error:
+            raise UserError(
+                f"cannot pin {size / 2**20:.0f} MiB of host memory for a batch: use a smaller "
+                f"--batch, or raise the limit on locked memory ({str(error).splitlines()[0]})"
+            ) from None
+        self._device = torch.empty(size, dtype=torch.uint8, device=device) if on_cuda else None
+        self._copied = torch.cuda.Event() if on_cuda else None
+        self._used = torch.cuda.Event() if on_cuda else None
+        self.arrays: dict[str, NDArray] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
+        flat = self._host.numpy()
+        for name, field in layout.items():
+            length = int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize
+            part = slice(places[name], places[name] + length)
+            self.arrays[name] = flat[part].view(field.dtype).reshape(field.shape)
+            like = torch.from_numpy(self.arrays[name])
+            self._tensors[name] = (
+                like if self._device is None else self._device[part].view(like.dtype).view(like.shape)
+            )
+
+    def wait_writable(self) -> None:
+        """Block this host thread until the last copy has left the host buffer."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def to_device(self, copy_stream: torch.cuda.Stream | None) -> dict[str, torch.Tensor]:
+        """Start the copy and make the current stream wait for it; no host wait."""
+        if self._device is not None and copy_stream is not None:
+            assert self._used is not None and self._copied is not None
+            copy_stream.wait_event(self._used)
+            with torch.cuda.stream(copy_stream):
+                self._device.copy_(self._host, non_blocking=True)
+                self._copied.record(copy_stream)
+            torch.cuda.current_stream(self.device).wait_event(self._copied)
+        return self._tensors
+
+    def mark_used(self) -> None:
+        """What was launched so far on the current stream is the last reader of the tensors."""
+        if self._used is not None:
+            self._used.record(torch.cuda.current_stream(self.device))
+
+
+def copy_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A side stream for the copies, where there are streams."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device (benchmarks only)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes of device memory at the most so far; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

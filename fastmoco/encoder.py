@@ -1,0 +1,79 @@
+"""Encoders: torchvision's ResNets and a small one for CPUs, CIFAR stems, the two heads."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock
+
+from fastmoco.batchnorm import SplitBatchNorm2d
+from fastmoco.recipe import Recipe
+
+
+class Encoder(nn.Module):
+    """A trunk (images to pooled features [N, width]) and a head (features to [N, dim])."""
+
+    def __init__(self, trunk: nn.Module, width: int, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.width, self.head = trunk, width, head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.trunk(x))
+
+
+class MiniResNet(nn.Module):
+    """Four stages of one basic block (1512.03385), a 3x3 stem, global average pooling."""
+
+    def __init__(self, widths: tuple[int, ...], norm_layer, stem_stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False)
+        self.bn1 = norm_layer(widths[0])
+        blocks, before = [], widths[0]
+        for stage, width in enumerate(widths):
+            stride = 1 if stage == 0 else 2
+            shortcut = None
+            if stride != 1 or before != width:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(before, width, 1, stride, bias=False), norm_layer(width)
+                )
+            blocks.append(BasicBlock(before, width, stride, shortcut, norm_layer=norm_layer))
+            before = width
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.blocks(x).mean(dim=(2, 3))
+
+
+def build_encoder(recipe: Recipe) -> Encoder:
+    """The encoder of a recipe, randomly initialised from torch's global generator."""
+    norm_layer = partial(SplitBatchNorm2d, splits=recipe.bn_splits)
+    if recipe.arch == "resnet-mini":
+        widths = (32, 64, 128, 256)
+        return _with_head(MiniResNet(widths, norm_layer), widths[-1], recipe)
+    trunk = getattr(resnet, recipe.arch)(norm_layer=norm_layer)
+    if recipe.stem == "cifar":
+        trunk.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+        trunk.maxpool = nn.Identity()
+    width = trunk.fc.in_features
+    trunk.fc = nn.Identity()
+    return _with_head(trunk, width, recipe)
+
+
+def _with_head(trunk: nn.Module, width: int, recipe: Recipe) -> Encoder:
+    if recipe.head == "mlp":  # 2003.04297: no BatchNorm in the head
+        head: nn.Module = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, recipe.dim)
+        )
+    else:
+        head = nn.Linear(width, recipe.dim)
+    encoder = Encoder(trunk, width, head)
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""Engines: encoded bytes and windows to uint8 views. They draw nothing."""

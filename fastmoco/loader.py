@@ -1,0 +1,140 @@
+"""Store + draws + engine -> Batch, prefetched, on the device."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_tools.store import Store
+from fastmoco import draws
+from fastmoco.batch import Batch, Engine, Pending
+from fastmoco.device import Field, Slot, copy_stream
+from fastmoco.draws import Colour
+from fastmoco.recipe import Recipe
+
+RING = 4  # slots: one in use, one copied, two being filled
+
+
+class Ring:
+    """Batches from an engine through a ring of slots; data_wait is the time spent waiting."""
+
+    def __init__(self, engine: Engine, layout: dict[str, Field], device: torch.device) -> None:
+        self._engine = engine
+        self._slots = [Slot(layout, device) for _ in range(RING)]
+        self._stream = copy_stream(device)
+        self.data_wait = 0.0
+
+    def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
+        """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
+        which hold until the next one is asked for."""
+        waiting: deque[tuple[Slot, Pending, int]] = deque()
+        free = deque(self._slots)
+
+        def begin() -> None:
+            plan = next(plans, None)
+            if plan is None:
+                return
+            slot = free.popleft()
+            slot.wait_writable()
+            n = len(plan["index"])
+            for name, array in slot.arrays.items():
+                if name != "views":
+                    array[:n] = plan[name]
+            views = slot.arrays["views"][:n]
+            waiting.append((slot, self._engine.submit(plan["index"], plan["windows"], views), n))
+
+        try:
+            for _ in range(RING - 1):
+                begin()
+            while waiting:
+                slot, pending, n = waiting.popleft()
+                begun = time.perf_counter()
+                pending.result()  # the one place where a step can wait for data
+                self.data_wait += time.perf_counter() - begun
+                tensors = slot.to_device(self._stream)
+                begin()
+                yield {name: tensor[:n] for name, tensor in tensors.items()}
+                slot.mark_used()
+                free.append(slot)
+        finally:  # an early break: nothing may still write into the slots
+            for _, pending, _ in waiting:
+                pending.result()
+
+
+class TrainLoader:
+    """Two augmentable views of every image, in an order and with draws that depend on
+    (recipe.seed, epoch, sample, view) alone; the last incomplete batch is left out."""
+
+    def __init__(self, store: Store, recipe: Recipe, engine: Engine, device: torch.device) -> None:
+        self.store, self.recipe = store, recipe
+        self.steps_per_epoch = len(store) // recipe.batch
+        plan = self._plan(0, 0, np.zeros(recipe.batch, np.int64))
+        plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
+        layout = {k: Field(a.dtype, a.shape) for k, a in plan.items() if k != "windows"}
+        self._ring = Ring(engine, layout, device)
+
+    @property
+    def data_wait(self) -> float:
+        """Seconds that steps have waited for data so far."""
+        return self._ring.data_wait
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from its first_step on."""
+        order = draws.permutation(self.recipe.seed, epoch, len(self.store))
+        size = self.recipe.batch
+
+        def plans() -> Iterator[dict[str, NDArray]]:
+            for step in range(first_step, self.steps_per_epoch):
+                yield self._plan(epoch, step, order[step * size : (step + 1) * size])
+
+        colour = Colour.__dataclass_fields__
+        for t in self._ring.batches(plans()):
+            yield Batch(
+                t["views"], Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
+                t["shuffle"],
+            )
+
+    def _plan(self, epoch: int, step: int, ids: NDArray[np.int64]) -> dict[str, NDArray]:
+        r, aug = self.recipe, self.recipe.augmentation
+        return {
+            "index": ids,
+            "label": self.store.labels[ids],
+            "shuffle": draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, len(ids)),
+            "windows": draws.crop_windows(
+                r.seed, epoch, ids, self.store.sizes[ids], 2, aug.scale, aug.ratio
+            ),
+            **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
+        }
+
+
+class EvalLoader:
+    """One centred view of every image, in the store's order, to the last one."""
+
+    def __init__(
+        self, store: Store, recipe: Recipe, engine: Engine, device: torch.device, batch: int = 256
+    ) -> None:
+        self.store, self.recipe, self.batch = store, recipe, batch
+        self._ring = Ring(
+            engine,
+            {
+                "index": Field(np.int64, (batch,)),
+                "label": Field(np.int64, (batch,)),
+                "views": Field(np.uint8, (batch, 1, recipe.size, recipe.size, 3)),
+            },
+            device,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        def plans() -> Iterator[dict[str, NDArray]]:
+            for start in range(0, len(self.store), self.batch):
+                ids = np.arange(start, min(start + self.batch, len(self.store)))
+                boxes = draws.eval_boxes(self.store.sizes[ids], self.recipe.eval_crop)
+                yield {"index": ids, "label": self.store.labels[ids], "windows": boxes}
+
+        for t in self._ring.batches(plans()):
+            yield Batch(t["views"], None, t["label"], t["index"], None)

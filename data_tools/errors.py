@@ -5,5 +5,6 @@ class UserError(Exception):
     """What the user gave can't be used. `str(error)` is one line: which file, and what to do."""
 
     def __str__(self) -> str:
-        # A file name may hold a newline; the promise of one line holds all the same.
-        return " ".join(super().__str__().splitlines())
+        # A file name may hold a newline, or bytes that no terminal prints.
+        line = " ".join(super().__str__().splitlines())
+        return line.encode("utf-8", "backslashreplace").decode()

@@ -20,14 +20,19 @@ JPEG_MAX_SIDE = 65500  # libjpeg's own limit
 # decoding is faster.
 FULL_CHROMA_BELOW = 256
 # Formats Pillow reads by itself. Not EPS (runs Ghostscript) and the like.
-FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "MPO", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF")
 # Start of frame markers: baseline, extended, progressive; then arithmetic coded.
 COPIED_FRAMES, ARITHMETIC_FRAMES = (0xC0, 0xC1, 0xC2), (0xC9, 0xCA)
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class BadImage(Exception):
-    """An image that can't be stored. `str(error)` is the reason; details follow a colon."""
+    """A file that can't be stored. `str(error)` is the reason; details follow a colon."""
+
+    def __init__(self, reason: str, is_image: bool = True) -> None:
+        super().__init__(reason)
+        self.is_image = is_image
+        """False where the file is no image at all, rather than a broken one."""
 
 
 class Prepared(NamedTuple):
@@ -130,7 +135,7 @@ def prepare_image(data: bytes, policy: Policy, max_bytes: int = 1 << 32) -> Prep
     Raises BadImage with the reason for what can't be stored.
     """
     if not data:
-        raise BadImage("empty file")
+        raise BadImage("empty file", is_image=False)
     if data[:3] == b"\xff\xd8\xff":
         header = sniff_jpeg(data)
         check_pixels(header.width, header.height, policy)
@@ -186,7 +191,7 @@ def reencode(
     try:
         image: PILImage.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadImage(unidentified(data)) from None
+        raise unidentified(data) from None
     except Exception as error:
         raise BadImage(f"damaged image: {error}") from None
     name = image.format or "image"
@@ -195,6 +200,7 @@ def reencode(
     if not reason:
         reason = name + (" with alpha" if image.has_transparency_data else "")
         reason += ", 16-bit" if image.mode.startswith("I") else ""
+        reason += ", first frame" if getattr(image, "is_animated", False) else ""
     limit = JPEG_MAX_SIDE if policy.max_side is None else policy.max_side
     shrink = max(width, height) > limit
     if shrink:
@@ -253,7 +259,7 @@ def to_rgb(image: PILImage.Image, name: str) -> PILImage.Image:
     return image.convert("RGB")
 
 
-def unidentified(data: bytes) -> str:
+def unidentified(data: bytes) -> BadImage:
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC image: not supported, convert it first"
-    return "not an image"
+        return BadImage("HEIC image: not supported, convert it first")
+    return BadImage("not an image", is_image=False)

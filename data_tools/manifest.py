@@ -49,6 +49,8 @@ class Manifest:
     """Files left out, by reason; each with its path is in quarantine.jsonl."""
     ignored: int
     """Hidden and system files."""
+    stray: str
+    """Where images lie in folders but not all: the first that doesn't, so that none is labelled."""
     largest: list[int]
     """The greatest height and the greatest width, in pixels, maybe of two images."""
     policy: dict[str, Any]
@@ -154,5 +156,7 @@ def summary(manifest: Manifest) -> str:
                      "each is named in quarantine.jsonl")
     if manifest.ignored:
         lines.append(f"ignored: {manifest.ignored:,} hidden or system files")
+    if manifest.stray:
+        lines.append(f"no labels, because {manifest.stray} lies beside the folders of the others")
     lines.append(f"greatest height {height:,}, greatest width {width:,} pixels")
     return "\n".join(lines)

@@ -25,8 +25,8 @@ class Policy:
     check: Literal["structure", "decode"] = "structure"
     """How far a JPEG is read before it is copied: its headers and its end, or every pixel."""
 
-    max_pixels: int = 178_956_970
-    """Images with more pixels than this are quarantined unread (decompression bombs)."""
+    max_pixels: int = 1 << 27
+    """Images of more pixels are quarantined unread: decoded, they could fill the memory."""
 
     workers: int = 0
     """Threads that read and re-encode; 0: one a core. Never changes the output."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -42,9 +43,9 @@ PARTIAL = beton.NAME + ".partial"
 # Every name that a run may leave when it is killed.
 FILES = (PARTIAL, beton.NAME, INDEX, KEYS, QUARANTINE)
 # A chunk is one task of a thread: large enough that handing it over costs nothing.
-CHUNK_FILES, CHUNK_BYTES = 256, 4 << 20
+CHUNK_FILES, CHUNK_BYTES = 256, 2 << 20
 LARGEST_FILE = 1 << 30
-Result = Prepared | str  # an image, or why there is none
+Result = Prepared | BadImage
 
 
 def prepare(
@@ -67,7 +68,7 @@ def prepare(
             done = finished(files, out, policy)
             if done is not None:
                 return done
-            with output_folder(out, FILES):
+            with output_folder(out, FILES), quiet_pillow():
                 return write_dataset(files, Path(source), out, policy, progress)
         raise UserError(f"{out}: lies inside {source}; give a folder beside it")
     finally:
@@ -104,15 +105,17 @@ def write_dataset(
     quarantined: Counter[str] = Counter()
     quarantine: list[str] = []
     stored: list[str] = []
+    tell = 0.0
     images: list[str] = []  # keys of images, also of broken ones: they too spell the classes
     try:
         for i, result in results(files, policy, page_size):
             key = files.keys[i]
-            if isinstance(result, str):
-                quarantined[result.split(":", 1)[0]] += 1
-                row = {"key": key, "reason": result, "size": files.sizes[i]}
+            if isinstance(result, BadImage):
+                reason = str(result)
+                quarantined[reason.split(":", 1)[0]] += 1
+                row = {"key": key, "reason": reason, "size": files.sizes[i]}
                 quarantine.append(json.dumps(row) + "\n")
-                if result != "not an image":
+                if result.is_image:
                     images.append(key)
             else:
                 writer.append(result.data, result.height, result.width)
@@ -120,14 +123,15 @@ def write_dataset(
                 images.append(key)
                 if result.reason:
                     reencoded[result.reason] += 1
-            if progress is not None and (i % CHUNK_FILES == 0 or i == total - 1):
+            if progress is not None and (time.monotonic() >= tell or i == total - 1):
                 progress(i + 1, total)
+                tell = time.monotonic() + 0.1
         if not stored:
             first = json.loads(quarantine[0])
             raise UserError(f"{source}: no readable image in {total} files; the first, "
                             f"{first['key']}: {first['reason']}")
         refuse_splits(images, source)
-        labels, classes = labels_of(images)
+        labels, classes, stray = labels_of(images)
         kept = set(stored)
         labels = labels[[key in kept for key in images]]
         data, index = writer.finish(labels)
@@ -155,11 +159,12 @@ def write_dataset(
         reencoded=dict(sorted(reencoded.items())),
         quarantined=dict(sorted(quarantined.items())),
         ignored=files.ignored,
+        stray=stray,
         largest=[int(index["height"].max()), int(index["width"].max())],
         policy=policy.decisive(),
         source=files.name,
         source_fingerprint=files.fingerprint,
-        versions={name: version(name) for name in ("numpy", "pillow", "simplejpeg")},
+        versions={name: version(name) for name in ("pillow", "simplejpeg")},
     )
     commit(out, manifest)
     return manifest
@@ -173,20 +178,20 @@ def page_size_for(files: Source, policy: Policy) -> int:
         for i, size in enumerate(files.sizes):
             if size > need:
                 result = prepare_one(files, i, policy, beton.MAX_PAGE)
-                if not isinstance(result, str):
+                if isinstance(result, Prepared):
                     need = max(need, 1 << (len(result.data) - 1).bit_length())
     return need
 
 
 def results(files: Source, policy: Policy, max_bytes: int) -> Iterator[tuple[int, Result]]:
     """(i, what became of file i), in order, computed by threads a bounded distance ahead."""
-    workers = policy.workers or len(os.sched_getaffinity(0))
+    workers = policy.workers or cores()
 
     def work(chunk: range) -> list[Result]:
         return [prepare_one(files, i, policy, max_bytes) for i in chunk]
 
     pending: deque[tuple[range, Future[list[Result]]]] = deque()
-    with quiet_pillow(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             for chunk in chunks(files.sizes):
                 pending.append((chunk, pool.submit(work, chunk)))
@@ -198,6 +203,11 @@ def results(files: Source, policy: Policy, max_bytes: int) -> Iterator[tuple[int
                 yield from zip(done, future.result(), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Those this process may use; where that can't be asked, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chunks(sizes: list[int]) -> Iterator[range]:
@@ -212,13 +222,14 @@ def chunks(sizes: list[int]) -> Iterator[range]:
 
 def prepare_one(files: Source, i: int, policy: Policy, max_bytes: int) -> Result:
     if files.sizes[i] > LARGEST_FILE:
-        return f"larger than {LARGEST_FILE} bytes"
+        return BadImage(f"larger than {LARGEST_FILE} bytes", is_image=False)
     try:
         return prepare_image(files.read(i), policy, max_bytes)
     except BadImage as error:
-        return str(error)
+        # Without the old one's traceback, which would keep the file's bytes alive.
+        return BadImage(str(error), error.is_image)
     except OSError as error:
-        return f"can't be read: {error.strerror}"
+        return BadImage(f"can't be read: {error.strerror}", is_image=False)
 
 
 @contextmanager

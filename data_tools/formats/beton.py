@@ -176,6 +176,9 @@ def open_beton(path: Path) -> MappedStore:
     index["size"] = sizes_at(path, pictures["ptr"], allocations)
     if int((index["offset"] + index["size"]).max()) > size:
         raise UserError(f"{path}: truncated: images lie behind its end; copy or write it again")
+    pixels = 3 * index["height"].astype(np.uint64) * index["width"].astype(np.uint64)
+    if (index["raw"].astype(bool) & (index["size"] != pixels)).any():
+        raise UserError(f"{path}: damaged: raw images of the wrong size; copy or write it again")
     digest = hashlib.sha256(head + descriptions + size.to_bytes(8, "little"))
     digest.update(rows.tobytes())
     digest.update(allocations.tobytes())

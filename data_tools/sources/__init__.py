@@ -81,18 +81,21 @@ def refuse_splits(keys: Sequence[str], path: str | os.PathLike[str]) -> None:
         )
 
 
-def labels_of(keys: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def labels_of(keys: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     """The labels (int64 [N]) and classes that sorted image keys spell.
 
     Behind the directories that all share, the first folder is the class, numbered by name. If an
-    image lies at the top there, the set is flat: labels -1, no classes.
+    image lies at the top there, the set is flat: labels -1, no classes. If others lie in folders
+    all the same, the last value names the first at the top; else it is empty.
     """
     import numpy as np
 
     start = len(common_prefix(keys))
     folders = [key[start:].partition("/") for key in keys]
     if not all(slash for _, slash, _ in folders):
-        return np.full(len(keys), -1, np.int64), []
+        top = next(key for key, (_, slash, _) in zip(keys, folders, strict=True) if not slash)
+        mixed = any(slash for _, slash, _ in folders)
+        return np.full(len(keys), -1, np.int64), [], top if mixed else ""
     classes = sorted({folder for folder, _, _ in folders})
     number = {folder: i for i, folder in enumerate(classes)}
-    return np.array([number[folder] for folder, _, _ in folders], np.int64), classes
+    return np.array([number[folder] for folder, _, _ in folders], np.int64), classes, ""

@@ -14,11 +14,11 @@ class FolderSource:
     """The files under `path`. Links are followed, but not into a folder they lie in."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._root = str(path)
         self.name = path.resolve().name
         self.ignored = 0
         found: list[tuple[str, int, int]] = []
-        self._list(str(path), "", (), found)
+        self._list(self._root, "", (), found)
         found.sort()
         self.keys = [key for key, _, _ in found]
         self.sizes = [size for _, size, _ in found]
@@ -58,7 +58,7 @@ class FolderSource:
                 self.ignored += 1  # sockets, pipes, devices
 
     def read(self, i: int) -> bytes:
-        with open(self.path / self.keys[i], "rb", buffering=0) as file:
+        with open(f"{self._root}/{self.keys[i]}", "rb", buffering=0) as file:
             return file.read()
 
     def close(self) -> None:

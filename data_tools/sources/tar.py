@@ -39,6 +39,10 @@ class TarSource:
             raise UserError(f"{path}: can't be opened: {error.strerror}") from None
         try:
             members, links, hidden = self._walk(os.fstat(self._file).st_size)
+        except ValueError:
+            self.close()
+            raise UserError(f"{path}: damaged: a header holds no number where one must be; "
+                            "copy or download it again") from None
         except BaseException:
             self.close()
             raise
@@ -64,6 +68,8 @@ class TarSource:
         pax: dict[str, str] = {}  # what an extension header says of the next member
         position = start = 0
         window = b""
+        if end < BLOCK:
+            raise self._no_tar(os.pread(self._file, end, 0))
         while position + BLOCK <= end:
             at = position - start
             if not 0 <= at <= len(window) - BLOCK:
@@ -117,16 +123,18 @@ class TarSource:
             good = octal(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * 32
         except ValueError:
             good = False
-        if good:
-            return
-        if position == 0:
-            for magic, name in COMPRESSED.items():
-                if block.startswith(magic):
-                    raise UserError(f"{self.path}: compressed ({name}); unpack it to a plain tar "
-                                    "or a folder first")
-            raise UserError(f"{self.path}: neither a folder nor a tar; give one of these")
-        raise UserError(f"{self.path}: damaged: no tar header at byte {position}; "
-                        "copy or download it again")
+        if not good and position == 0:
+            raise self._no_tar(block)
+        if not good:
+            raise UserError(f"{self.path}: damaged: no tar header at byte {position}; "
+                            "copy or download it again")
+
+    def _no_tar(self, block: bytes) -> UserError:
+        for magic, name in COMPRESSED.items():
+            if block.startswith(magic):
+                return UserError(f"{self.path}: compressed ({name}); unpack it to a plain tar "
+                                 "or a folder first")
+        return UserError(f"{self.path}: neither a folder nor a tar; give one of these")
 
     @staticmethod
     def _names(block: bytes, pax: dict[str, str]) -> tuple[str, str]:

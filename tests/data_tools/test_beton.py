@@ -1,0 +1,191 @@
+"""The beton: the bytes of the format, what the reader refuses, and FFCV's own reader and loader."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from sample_images import jpeg, smooth
+
+from data_tools.errors import UserError
+from data_tools.formats import beton
+from data_tools.formats.beton import BetonWriter, open_beton
+
+PAGE = 2 << 20
+
+
+def write(path: Path, images: list[bytes], sides: list[tuple[int, int]], room: int = 0) -> None:
+    writer = BetonWriter(path, len(images) + room, PAGE)
+    for image, (height, width) in zip(images, sides, strict=True):
+        writer.append(image, height, width)
+    record, index = writer.finish(np.arange(len(images)) % 3)
+    assert record.bytes == path.stat().st_size == sum(length for length, _ in record.sha256)
+    assert len(index) == len(images)
+
+
+def test_a_beton_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    # Sizes that fill a page exactly, then overflow it by one.
+    images = [bytes([i + 1]) * size for i, size in enumerate([PAGE - 10, 10, 1, PAGE, 5, PAGE - 4])]
+    sides = [(i + 1, 2 * i + 1) for i in range(6)]
+    write(path, images, sides, room=100)
+    store = open_beton(path)
+    assert len(store) == 6 and store.classes == [] and not store.raw.any()
+    assert store.sizes.tolist() == [list(side) for side in sides] and store.sizes.dtype == np.int32
+    assert store.labels.tolist() == [0, 1, 2, 0, 1, 2] and store.labels.dtype == np.int64
+    for i, image in enumerate(images):
+        view = store.encoded(i)
+        assert view.tobytes() == image
+        assert view.dtype == np.uint8 and not view.flags.owndata and not view.flags.writeable
+    assert store.key(3) == f"sample 3 of {path}"
+
+
+def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    write(path, [b"abc", b"de"], [(5, 7), (300, 400)])
+    data = path.read_bytes()
+    assert struct.unpack_from("<HHIQQ", data) == (2, 2, PAGE, 2, 2 * PAGE)
+    assert data[24:41] == b"\x02image" + bytes(11) and data[1065:1082] == b"\x01label" + bytes(11)
+    rows = [struct.unpack_from("<BHHQ3xq", data, 2106 + 24 * i) for i in range(2)]
+    assert rows == [(0, 7, 5, PAGE, 0), (0, 400, 300, PAGE + 3, 1)]
+    assert data[PAGE : PAGE + 6] == b"abcde\0"
+    assert data[2 * PAGE :] == struct.pack("<6Q", 0, PAGE, 3, 1, PAGE + 3, 2)
+
+
+def test_writer_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        BetonWriter(tmp_path / "x", 1, 3 << 20)
+    writer = BetonWriter(tmp_path / "x", 1, PAGE)
+    for data in (b"", bytes(PAGE + 1)):
+        with pytest.raises(ValueError, match="an image of"):
+            writer.append(data, 1, 1)
+    writer.append(b"1", 1, 1)
+    with pytest.raises(ValueError, match="number 1 of 1"):
+        writer.append(b"1", 1, 1)
+    writer.close()
+
+
+def test_every_way_of_cutting_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    write(path, [b"abc", b"de"], [(5, 7), (3, 4)])
+    whole = path.read_bytes()
+    for end in (0, 10, 24, 1000, 2106, PAGE, PAGE + 2, 2 * PAGE, 2 * PAGE + 24, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match="truncated|table") as caught:
+            open_beton(path)
+        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (0, b"\x01\0", "version 2"),
+        (16, bytes(8), "half-written"),
+        (16, b"\xff" * 8, "truncated"),
+        (8, bytes(8), "no samples"),
+        (8, b"\xff" * 8, "metadata is cut off"),
+        (24, b"\x00", "no RGB image field"),
+        (24, b"\xff", "type of its own"),
+        (2106 + 5, b"\x01", "lacks images"),
+        (2106, b"\x01", "raw images of the wrong size"),
+        (2 * PAGE + 16, b"\xff" * 4, "behind its end"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, at: int, value: bytes, message: str) -> None:
+    path = tmp_path / "x.beton"
+    write(path, [b"abc", b"de"], [(5, 7), (3, 4)])
+    data = bytearray(path.read_bytes())
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        open_beton(path)
+
+
+def test_fields_of_any_order_are_found_by_their_type(tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    names = [(0, b"weight"), (1, b"id"), (2, b"photo"), (1, b"label"), (2, b"image"), (4, b"mask")]
+    image = [("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8")]
+    kinds = ["<f8", "<i8", np.dtype(image), "<i8", np.dtype(image), "<u8"]
+    row = np.zeros(1, np.dtype([("", kind) for kind in kinds], align=True))
+    row["f1"], row["f3"], row["f2"], row["f4"] = 5, 9, (0, 1, 2, PAGE), (1, 2, 1, PAGE + 3)
+    head = struct.pack("<HHIQQ", 2, 6, PAGE, 1, PAGE + 9)
+    head += b"".join(struct.pack("<B16s1024s", kind, name, b"") for kind, name in names)
+    table = struct.pack("<6Q", 0, PAGE + 3, 6, 0, PAGE, 3)
+    path.write_bytes((head + row.tobytes()).ljust(PAGE, b"\0") + b"abcRGBRGB" + table)
+    store = open_beton(path)
+    assert store.labels.tolist() == [9] and store.sizes.tolist() == [[1, 2]]
+    assert store.encoded(0).tobytes() == b"RGBRGB" and store.raw.tolist() == [True]
+
+
+def test_without_a_label_field_all_are_unlabelled(tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    head = beton.HEADER.pack(2, 1, PAGE, 1, PAGE + 3) + beton.FIELD.pack(2, b"image", b"")
+    head += struct.pack("<BHHQ", 0, 1, 1, PAGE)
+    path.write_bytes(head.ljust(PAGE, b"\0") + b"abc" + struct.pack("<3Q", 0, PAGE, 3))
+    assert open_beton(path).labels.tolist() == [-1]
+
+
+def ffcv_pipelines() -> dict:
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+
+    return {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_the_official_loader_reads_ours(tmp_path: Path, os_cache: bool) -> None:
+    loader = pytest.importorskip("ffcv.loader", exc_type=ImportError)
+    path = tmp_path / "x.beton"
+    images = [jpeg(40, 56, seed) for seed in range(23)]
+    writer = BetonWriter(path, 500_000, PAGE)  # most of the room stays unused
+    for i, image in enumerate(images):
+        writer.append(image, 40, 56)
+        if i % 8 == 0:  # so that there are several pages
+            writer._flush()
+    labels = np.arange(23) * 7 % 5
+    writer.finish(labels)
+    load = loader.Loader(
+        str(path),
+        batch_size=5,
+        num_workers=1,
+        order=loader.OrderOption.SEQUENTIAL,
+        os_cache=os_cache,
+        drop_last=False,
+        pipelines=ffcv_pipelines(),
+    )
+    got_pixels, got_labels = [], []
+    for batch, label in load:
+        got_pixels.append(np.array(batch))
+        got_labels.append(np.array(label)[:, 0])
+    assert np.concatenate(got_labels).tolist() == labels.tolist()
+    want = np.stack([simplejpeg.decode_jpeg(image, fastdct=True) for image in images])
+    difference = np.abs(np.concatenate(got_pixels).astype(int) - want)
+    assert difference.mean() < 0.5  # FFCV decodes with the fast DCT
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_we_read_what_the_official_writer_writes(tmp_path: Path) -> None:
+    writer = pytest.importorskip("ffcv.writer", exc_type=ImportError)
+    from ffcv.fields import IntField, RGBImageField
+
+    class Pictures:
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+            return smooth(30 + i, 50, seed=i), 11 - i
+
+    for mode in ("jpg", "raw"):
+        path = tmp_path / f"{mode}.beton"
+        fields = {"image": RGBImageField(write_mode=mode, jpeg_quality=95), "label": IntField()}
+        writer.DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Pictures())
+        store = open_beton(path)
+        assert store.labels.tolist() == list(range(11, -1, -1))
+        assert store.sizes.tolist() == [[30 + i, 50] for i in range(12)]
+        assert store.raw.all() == (mode == "raw")
+        for i in range(12):
+            data = store.encoded(i)
+            picture = data.reshape(30 + i, 50, 3) if mode == "raw" else simplejpeg.decode_jpeg(data)
+            assert np.abs(picture.astype(int) - smooth(30 + i, 50, seed=i)).mean() < 3

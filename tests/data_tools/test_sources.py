@@ -1,0 +1,185 @@
+"""Folders and tars: the same keys, bytes, labels; and what a walk must not trip over."""
+
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_images import jpeg
+
+from data_tools.errors import UserError
+from data_tools.sources import labels_of, open_source
+from data_tools.sources.tar import TarSource
+
+Write = Callable[..., Path]
+FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    source = open_source(path)
+    try:
+        assert source.keys == sorted(source.keys)
+        read = {key: source.read(i) for i, key in enumerate(source.keys)}
+        assert source.sizes == [len(data) for data in read.values()]
+        return read
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tar_reads_as_its_folder(write_tree: Write, pack: Write, form: str) -> None:
+    long = "/".join(["a-folder-of-many-letters"] * (4 if form == "ustar" else 12))
+    files = {
+        "b/2.jpg": b"x" * 513,
+        "b/10.jpg": b"y" * 512,
+        "a/é ü.jpg": b"",
+        f"a/{long}/1.jpg": b"z",
+        "b-/1.jpg": b"w" * 70_000,
+    }
+    folder = write_tree(files)
+    assert contents(folder) == files
+    assert contents(pack(folder, FORMS[form], ".")) == files
+    packed = contents(pack(folder, FORMS[form], "top"))
+    assert packed == {f"top/{key}": data for key, data in files.items()}
+
+
+def test_names_that_are_not_utf8(write_tree: Write, pack: Write) -> None:
+    folder = write_tree({"a/1.jpg": b"1"})
+    os.rename(os.fsencode(folder / "a/1.jpg"), os.fsencode(folder / "a") + b"/\xff.jpg")
+    want = {"a/\udcff.jpg": b"1"}
+    assert contents(folder) == want
+    for form in FORMS.values():
+        assert contents(pack(folder, form, ".")) == want
+
+
+def test_clutter_is_ignored_and_counted_alike(write_tree: Write, pack: Write) -> None:
+    files = {
+        "a/1.jpg": b"1",
+        "a/._1.jpg": b"2",
+        ".DS_Store": b"3",
+        "__MACOSX/a/1.jpg": b"4",
+        "__MACOSX/a/2.jpg": b"5",
+        "a/Thumbs.db": b"6",
+        ".git/objects/1": b"7",
+    }
+    folder = write_tree(files)
+    for path in (folder, pack(folder, arcname=".")):
+        assert contents(path) == {"a/1.jpg": b"1"}
+        assert open_source(path).ignored == 5
+
+
+def test_links(write_tree: Write, pack: Write) -> None:
+    folder = write_tree({"a/1.jpg": b"1"})
+    (folder / "b").mkdir()
+    (folder / "b/2.jpg").symlink_to("../a/1.jpg")
+    (folder / "b/3.jpg").symlink_to("2.jpg")
+    os.link(folder / "a/1.jpg", folder / "b/4.jpg")
+    want = {key: b"1" for key in ("a/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg")}
+    assert contents(folder) == want
+    assert contents(pack(folder, arcname=".")) == want
+    (folder / "b/5.jpg").symlink_to("nowhere")
+    for path in (folder, pack(folder, arcname=".")):
+        source = open_source(path)
+        with pytest.raises(OSError):
+            source.read(source.keys.index("b/5.jpg"))
+
+
+def test_folders_are_followed_through_links_but_not_in_circles(write_tree: Write) -> None:
+    folder = write_tree({"a/1.jpg": b"1"})
+    other = write_tree({"2.jpg": b"2"}, "other")
+    (folder / "b").symlink_to(other)
+    (folder / "a/up").symlink_to(folder)
+    assert contents(folder) == {"a/1.jpg": b"1", "b/2.jpg": b"2"}
+
+
+def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path, write_tree: Write) -> None:
+    folder = write_tree({"1.jpg": b"old"})
+    path = tmp_path / "twice.tar"
+    for mode, data in (("w", b"old"), ("a", b"newer")):
+        (folder / "1.jpg").write_bytes(data)
+        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+            tar.add(folder / "1.jpg", "a/1.jpg")
+    assert contents(path) == {"a/1.jpg": b"newer"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "labels", "classes"),
+    [
+        (["a/1", "a/2", "b/1"], [0, 0, 1], ["a", "b"]),
+        (["top/train/a/1", "top/train/b/x/1", "top/train/b/y/1"], [0, 1, 1], ["a", "b"]),
+        (["1", "2"], [-1, -1], []),
+        (["only/1", "only/2"], [-1, -1], []),
+        (["a-b/1", "a/1"], [1, 0], ["a", "a-b"]),
+        (["ab/1", "ac/1"], [0, 1], ["ab", "ac"]),
+        (["x/1"], [-1], []),
+    ],
+)
+def test_labels_are_the_first_folders(keys: list[str], labels: list[int], classes: list) -> None:
+    got, names, stray = labels_of(keys)
+    assert got.dtype == np.int64
+    assert (got.tolist(), names, stray) == (labels, classes, "")
+
+
+def test_an_image_beside_the_folders_makes_the_set_flat_and_is_named() -> None:
+    labels, classes, stray = labels_of(["a/1", "b/1", "cover.jpg"])
+    assert (labels.tolist(), classes, stray) == ([-1, -1, -1], [], "cover.jpg")
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("TRAIN", "Test"), ("test", "validation")])
+def test_splits_side_by_side_are_refused(write_tree: Write, pack: Write, names: tuple) -> None:
+    folder = write_tree({f"{name}/cat/1.jpg": jpeg() for name in (*names, "extra")})
+    for path in (folder, pack(folder)):
+        with pytest.raises(UserError, match=f"{min(names)} and {max(names)}.*by itself"):
+            open_source(path)
+
+
+def test_one_split_or_a_class_called_train_is_fine(write_tree: Write) -> None:
+    open_source(write_tree({"train/a/1.jpg": b"1", "train/b/1.jpg": b"1", "README": b""}, "one"))
+    open_source(write_tree({"train/1.jpg": b"1", "bus/1.jpg": b"1"}, "two"))
+
+
+def test_paths_that_hold_no_images(tmp_path: Path, write_tree: Write) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = write_tree({".hidden": b"1"}, "hidden")
+    text = tmp_path / "notes.txt"
+    text.write_text("notes")
+    zipped = tmp_path / "x.tar.gz"
+    with tarfile.open(zipped, "w:gz") as tar:
+        tar.add(text)
+    for path, message in [
+        (tmp_path / "missing", "no such"),
+        (tmp_path / "empty", "no files"),
+        (folder, "no files"),
+        (text, "neither a folder nor a tar"),
+        (zipped, "gzip.*unpack"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
+            open_source(path)
+        assert str(caught.value).startswith(str(path))
+
+
+def test_a_tar_cut_anywhere_is_refused_or_whole_up_to_there(write_tree: Write, pack: Write) -> None:
+    path = pack(write_tree({f"a/{i}.jpg": bytes([i + 1]) * 700 for i in range(3)}), arcname=".")
+    whole = path.read_bytes()
+    assert len(contents(path)) == 3
+    for end in range(1, len(whole), 100):
+        path.write_bytes(whole[:end])
+        try:
+            source = TarSource(path)
+        except UserError as error:
+            assert "tar" in str(error)
+            continue
+        for i in range(len(source.keys)):
+            assert len(source.read(i)) == 700
+        source.close()
+
+
+def test_a_damaged_header_is_refused(write_tree: Write, pack: Write) -> None:
+    path = pack(write_tree({"a/1.jpg": b"1" * 600, "a/2.jpg": b"2" * 600}), arcname=".")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"a/2.jpg")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="no tar header at byte"):
+        open_source(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import time
 import warnings
@@ -234,13 +235,17 @@ def prepare_one(files: Source, i: int, policy: Policy, max_bytes: int) -> Result
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings off, and its limit on pixels: the policy has its own."""
+    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
     from PIL import Image
 
+    log = logging.getLogger("PIL")
+    level = log.level
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
+        log.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+        log.setLevel(level)

@@ -213,5 +213,5 @@ def sizes_at(path: Path, pointers: np.ndarray, allocations: np.ndarray) -> np.nd
     starts = allocations["ptr"][order]
     at = np.searchsorted(starts, pointers)
     if len(starts) == 0 or at.max() >= len(starts) or (starts[at] != pointers).any():
-        raise UserError(f"{path}: damaged: its table lacks images; copy or write it again")
+        raise UserError(f"{path}: truncated or damaged: its table lacks images; write it again")
     return allocations["size"][order][at]

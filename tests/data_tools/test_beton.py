@@ -72,7 +72,7 @@ def test_every_way_of_cutting_is_one_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in (0, 10, 24, 1000, 2106, PAGE, PAGE + 2, 2 * PAGE, 2 * PAGE + 24, len(whole) - 1):
         path.write_bytes(whole[:end])
-        with pytest.raises(UserError, match="truncated|table") as caught:
+        with pytest.raises(UserError, match="truncated") as caught:
             open_beton(path)
         assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 

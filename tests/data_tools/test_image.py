@@ -46,8 +46,9 @@ def test_clean_jpegs_are_copied(options: dict) -> None:
 
 
 def test_what_follows_a_jpeg_is_copied_with_it() -> None:
-    data = jpeg() + b"\0" * 100 + jpeg(seed=1)
-    assert prepare_image(data, Policy()).data == data
+    for tail in (b"\0" * 100, jpeg(seed=1), jpeg(seed=1)[:-9]):
+        data = jpeg() + tail
+        assert prepare_image(data, Policy()).data == data
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])

@@ -25,6 +25,7 @@ from data_tools.prepare import prepare
 
 Write = Callable[..., Path]
 DATA = "train.beton"
+ROOT = Path(module.__file__).parents[1]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -40,7 +41,7 @@ def mixed(pets: dict[str, bytes]) -> dict[str, bytes]:
         "cat/lies.jpg": encode(Image.fromarray(smooth(31, 50)), "PNG"),
         "dog/turned.jpg": encode(Image.fromarray(smooth(30, 50)), "JPEG", exif=exif),
         "dog/wide.jpg": jpeg(10, 100),
-        "dog/cut.jpg": jpeg()[:-20],
+        "cat/cut.jpg": jpeg()[:-20],
         "README.md": b"# Pets",
         "dog/empty.jpg": b"",
         "emu/broken.jpg": jpeg()[:100],
@@ -75,9 +76,9 @@ def test_everything_is_counted_and_nothing_lost(
     assert manifest.ignored == 1
     rows = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows] == [
-        "README.md", "dog/cut.jpg", "dog/empty.jpg", "emu/broken.jpg"
+        "README.md", "cat/cut.jpg", "dog/empty.jpg", "emu/broken.jpg"
     ]  # fmt: skip
-    assert rows[1] == {"key": "dog/cut.jpg", "reason": "truncated JPEG", "size": len(jpeg()) - 20}
+    assert rows[1] == {"key": "cat/cut.jpg", "reason": "truncated JPEG", "size": len(jpeg()) - 20}
     store = open_store(out)
     # A text at the top doesn't make the set flat; a class whose images are all broken stays one.
     assert store.classes == ["cat", "dog", "emu"]
@@ -197,7 +198,7 @@ def test_a_killed_run_counts_for_nothing_and_runs_again(
         "from data_tools.prepare import prepare\n"
         "prepare(sys.argv[1], sys.argv[2], progress=lambda *_: time.sleep(60))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, folder, out], cwd=Path.cwd())
+    process = subprocess.Popen([sys.executable, "-c", code, folder, out], cwd=ROOT)
     while not (out / (DATA + ".partial")).exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -244,6 +245,8 @@ def test_opening_what_is_broken(write_tree: Write, tmp_path: Path, pets: dict) -
     (out / "index.npy").unlink()
     refused("index.npy: missing")
     (out / "index.npy").write_bytes(bytes(len(whole["index.npy"])))
+    refused("index.npy: damaged")
+    (out / "index.npy").write_bytes(whole["index.npy"].replace(b"<i4", b"<u4"))
     refused("index.npy: damaged")
     for content in ("{", "[]", '{"kind": "other"}'):
         (out / MANIFEST).write_text(content)
@@ -296,6 +299,29 @@ def test_progress_ends_at_the_total(write_tree: Write, tmp_path: Path, pets: dic
     assert told == sorted(told) and told[-1] == (8, 8)
 
 
+def test_work_in_flight_is_bounded(
+    write_tree: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_FILES", 2)
+    begun: list[int] = []
+    real = module.prepare_one
+    monkeypatch.setattr(module, "prepare_one", lambda *args: begun.append(1) or real(*args))
+    ahead: list[int] = []
+
+    def slow(done: int, total: int) -> None:
+        time.sleep(0.2)  # the writer waits; threads without a bound would run to the end
+        ahead.append(len(begun) - done)
+
+    prepare(
+        write_tree({f"{i:03}.jpg": jpeg() for i in range(100)}),
+        tmp_path / "out",
+        Policy(workers=2),
+        progress=slow,
+    )
+    assert len(begun) == 100
+    assert max(ahead) <= (2 * 2 + 1) * 2
+
+
 def test_images_above_a_page_get_a_larger_page(write_tree: Write, tmp_path: Path) -> None:
     padded = jpeg() + bytes(9 << 20)
     folder = write_tree({"a.jpg": padded, "b.jpg": jpeg(seed=1)})
@@ -322,7 +348,8 @@ def test_importing_is_cheap() -> None:
         ("data_tools.open", {"numpy"}),
         ("data_tools.prepare", {"numpy"}),
     ]:
-        output = subprocess.check_output([sys.executable, "-c", code.format(name)], text=True)
+        command = [sys.executable, "-c", code.format(name)]
+        output = subprocess.check_output(command, text=True, cwd=ROOT)
         heavy = {"numpy", "PIL", "simplejpeg", "torch", "rich", "fastmoco", "tyro", "numba"}
         assert heavy & set(output.split()) == allowed, name
 

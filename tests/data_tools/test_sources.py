@@ -76,7 +76,7 @@ def test_links(write_tree: Write, pack: Write) -> None:
     (folder / "b/2.jpg").symlink_to("../a/1.jpg")
     (folder / "b/3.jpg").symlink_to("2.jpg")
     os.link(folder / "a/1.jpg", folder / "b/4.jpg")
-    want = {key: b"1" for key in ("a/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg")}
+    want = dict.fromkeys(("a/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg"), b"1")
     assert contents(folder) == want
     assert contents(pack(folder, arcname=".")) == want
     (folder / "b/5.jpg").symlink_to("nowhere")
@@ -174,6 +174,24 @@ def test_a_tar_cut_anywhere_is_refused_or_whole_up_to_there(write_tree: Write, p
         for i in range(len(source.keys)):
             assert len(source.read(i)) == 700
         source.close()
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_above_8_gib_are_passed_over(tmp_path: Path, form: int) -> None:
+    path, size = tmp_path / "huge.tar", 9 << 30
+    member = tarfile.TarInfo("a/film.mkv")
+    member.size = size
+    small = tarfile.TarInfo("b/1.jpg")
+    small.size = 3
+    with open(path, "wb") as file:  # a hole, not 9 GiB
+        file.write(member.tobuf(form))
+        file.seek(size, 1)
+        file.write(small.tobuf(form) + b"123".ljust(512, b"\0") + bytes(1024))
+    source = open_source(path)
+    assert source.keys == ["a/film.mkv", "b/1.jpg"] and source.sizes == [size, 3]
+    assert source.read(1) == b"123"
+    source.close()
+    path.unlink()
 
 
 def test_a_damaged_header_is_refused(write_tree: Write, pack: Write) -> None:

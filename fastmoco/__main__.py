@@ -1,0 +1,7 @@
+"""python -m fastmoco, torchrun -m fastmoco."""
+
+import sys
+
+from fastmoco.cli import main
+
+sys.exit(main())

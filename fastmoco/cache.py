@@ -1,0 +1,44 @@
+"""A folder that was never prepared, prepared once into the user's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from data_tools.manifest import UNFINISHED, summary
+from data_tools.open import is_dataset
+from data_tools.prepare import prepare
+from data_tools.sources import open_source
+
+
+def cache_dir() -> Path:
+    """$XDG_CACHE_HOME/fastmoco, by default ~/.cache/fastmoco."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "fastmoco"
+
+
+def prepared(
+    data: str | os.PathLike[str],
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The dataset at `data`: itself where it is prepared (or a beton), else its preparation in the
+    cache, made now if it is not there. The cache knows a source by its fingerprint, so a folder
+    that changed is prepared anew."""
+    path = Path(data)
+    if is_dataset(path) or path.suffix == ".beton" or not path.exists():
+        return path
+    if (path / UNFINISHED).exists():  # a prep of this folder was killed: open_store says so
+        return path
+    source = open_source(path)
+    try:
+        out = cache_dir() / f"{source.name}-{source.fingerprint[:12]}"
+    finally:
+        source.close()
+    if not is_dataset(out):
+        say(f"{path} is not prepared yet: preparing it into {out}")
+    manifest = prepare(path, out, progress=progress)
+    for line in summary(manifest).splitlines():
+        say(line)
+    return out

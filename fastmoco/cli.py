@@ -1,0 +1,170 @@
+"""The command line: parse, one library call, show. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from data_tools.errors import UserError
+from fastmoco import __version__
+
+HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
+
+usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
+
+  prep SOURCE OUT              an image folder, or a tar of one, into a prepared dataset
+  views DATA --out views.png   a contact sheet: sources with their two windows, q and k
+  bench DATA                   images/s stage by stage, what binds, what to change
+  train DATA --recipe moco-v2  pre-train; --resume goes on to the same bits
+  knn CHECKPOINT TRAIN VAL     weighted kNN of a checkpoint's features
+
+Every command exits with 2 and one line where its input is at fault.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"fastmoco {__version__}")
+        return 0
+    commands = {"prep": prep, "views": views, "bench": bench, "train": train, "knn": knn}
+    try:
+        if argv[0] not in commands:
+            raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
+        commands[argv[0]](argv[1:])
+        return 0
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(text: str) -> int:
+    print(f"fastmoco: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+def prep(argv: list[str]) -> None:
+    """fastmoco prep SOURCE OUT"""
+    from fastmoco.flags import PrepArgs, parse
+
+    args = parse(PrepArgs, argv, "prep")
+    from data_tools.manifest import summary
+    from data_tools.prepare import prepare
+    from fastmoco import console
+
+    with console.progress("preparing", "images") as tick:
+        manifest = prepare(args.source, args.out, args.policy, None if args.json else tick)
+    print(manifest.to_json() if args.json else summary(manifest))
+
+
+def views(argv: list[str]) -> None:
+    """fastmoco views DATA --out FILE"""
+    from fastmoco.flags import ViewsArgs, parse
+
+    args = parse(ViewsArgs, argv, "views")
+    from fastmoco import console
+    from fastmoco.views import views
+
+    ids = views(
+        _prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
+    )
+    console.say(f"{args.out}: {len(ids)} images with their two windows, and both views")
+
+
+def bench(argv: list[str]) -> None:
+    """fastmoco bench DATA"""
+    from fastmoco.flags import BenchArgs, parse
+
+    args = parse(BenchArgs, argv, "bench")
+    from fastmoco import console
+    from fastmoco.recipe import RunOptions
+    from fastmoco.throughput import bench
+
+    options = RunOptions(device=args.device, threads=args.threads, compile=args.compile)
+    data = _prepared(args.data, quiet=args.json)
+    with console.progress("measuring", "stages") as tick:
+        report = bench(
+            data, args.recipe.plain(), options, args.rounds, args.seconds,
+            None if args.json else tick,
+        )
+    if args.json:
+        print(json.dumps(dataclasses.asdict(report), indent=1))
+    else:
+        console.print_report(report)
+
+
+def train(argv: list[str]) -> None:
+    """fastmoco train DATA"""
+    from fastmoco.flags import TrainArgs, parse
+
+    args = parse(TrainArgs, argv, "train")
+    from fastmoco import console
+    from fastmoco.train import train
+
+    options, recipe = args.options, args.recipe.plain()
+    if not options.out:  # named after what the user typed, not after a cache
+        out = f"runs/{args.data.resolve().stem}-{recipe.name}"
+        options = dataclasses.replace(options, out=out)
+    data = _prepared(args.data, quiet=args.json)
+    if options.val:
+        val = _prepared(Path(options.val), quiet=args.json)
+        options = dataclasses.replace(options, val=str(val))
+    if args.json:
+        train(data, recipe, options, [console.print_event_json])
+    else:
+        with console.live_run() as listener:
+            train(data, recipe, options, [listener])
+
+
+def knn(argv: list[str]) -> None:
+    """fastmoco knn CHECKPOINT TRAIN VAL"""
+    from fastmoco.flags import KnnArgs, parse
+
+    args = parse(KnnArgs, argv, "knn")
+    from data_tools.open import open_store
+    from fastmoco import console
+    from fastmoco.checkpoint import load
+    from fastmoco.device import pick_device
+    from fastmoco.knn import knn
+
+    device = pick_device(args.device)
+    checkpoint = load(args.checkpoint, device)
+    bank, queries = (open_store(_prepared(p, quiet=args.json)) for p in (args.train, args.val))
+    with console.progress("features", "images") as tick:
+        rows = knn(
+            checkpoint, bank, queries, device, args.threads, args.companions,
+            None if args.json else tick,
+        )
+    if args.json:
+        result = {
+            "checkpoint": str(args.checkpoint), "step": checkpoint.step, "bank": len(bank),
+            "queries": len(queries), "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        print(json.dumps(result, indent=1))
+    else:
+        console.print_knn(rows, len(bank), len(queries), checkpoint.step)
+
+
+def _prepared(path: Path, quiet: bool = False) -> Path:
+    """The dataset at a path; a folder of images is prepared into the cache, and that is said."""
+    from fastmoco import console
+    from fastmoco.cache import prepared
+
+    if quiet:
+        return prepared(path, lambda _: None)
+    with console.progress("preparing", "images") as tick:
+        return prepared(path, console.say, tick)

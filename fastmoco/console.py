@@ -1,0 +1,187 @@
+"""What people see; the only file that imports rich. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastmoco import events
+from fastmoco.events import Event
+
+if TYPE_CHECKING:
+    from fastmoco.knn import Row
+    from fastmoco.throughput import Report
+
+screen = Console(highlight=False, soft_wrap=True)
+PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+
+
+def say(text: str) -> None:
+    """One line for people, as it is (no markup)."""
+    screen.print(text, markup=False)
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A (done, total) callback that shows rate and time left."""
+    begun = time.monotonic()
+    if screen.is_terminal:
+        rate = TextColumn("{task.fields[rate]}")
+        bar = Progress(
+            TextColumn(title), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(),
+            console=screen, transient=True,
+        )
+        with bar:
+            task = bar.add_task(title, total=None, rate="")
+
+            def show(done: int, total: int) -> None:
+                speed = done / max(time.monotonic() - begun, 1e-9)
+                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s")
+
+            yield show
+        return
+    shown = begun
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= PLAIN_EVERY:
+            shown = now
+            speed = done / (now - begun)
+            say(
+                f"{title}: {done:,} of {total:,}, {speed:,.0f} {unit}/s, "
+                f"{duration((total - done) / speed)} left"
+            )
+
+    yield line
+
+
+def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table; numbers to the right."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, header in enumerate(headers):
+        grid.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    Console(highlight=False, width=None if screen.is_terminal else 120).print(grid, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def print_report(report: Report) -> None:
+    """What `fastmoco bench` found."""
+    say(
+        f"{report.images:,} images of {report.mean_megapixels:.2f} megapixels and "
+        f"{report.mean_kilobytes:.0f} kB on average; {report.recipe} at {report.size} px, "
+        f"batch {report.batch}, {report.precision}"
+    )
+    say(f"on {report.machine}; {report.cores} decoding threads")
+    table(
+        ("stage", "images/s", "per core", "least", "most"),
+        [
+            (s.name, *(_number(v) for v in (s.images_per_s, s.per_core, s.least, s.most)))
+            for s in report.stages
+        ],
+    )
+    share = report.rate("two views") / report.rate("decode")
+    say(f"two views run at {share:.0%} of the decode bound")
+    say(f"binds: {report.binds}")
+    say(f"change: {report.advice}")
+
+
+def print_knn(rows: list[Row], bank: int, queries: int, step: int) -> None:
+    """What `fastmoco knn` found: a line a protocol and k, a column a set of features."""
+    say(f"{queries:,} queries, bank of {bank:,}; features: pooled trunk, step {step:,}")
+    sets = list(dict.fromkeys(row.features for row in rows))
+    by = {(row.features, row.protocol, row.k): row for row in rows}
+    table(
+        ("protocol", "k", "T", *sets),
+        [
+            (r.protocol, str(r.k), str(r.T), *(f"{by[s, r.protocol, r.k].top1:.1%}" for s in sets))
+            for r in rows
+            if r.features == sets[0]
+        ],
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+@contextmanager
+def live_run() -> Iterator[Callable[[Event], None]]:
+    """A listener for a training run: a bar at the foot of a terminal, lines above it."""
+    if not screen.is_terminal:
+        yield print_event
+        return
+    bar = Progress(
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
+        TimeRemainingColumn(), console=screen, transient=True,
+    )
+    with bar:
+        task = bar.add_task("training", total=None, now="")
+
+        def listen(event: Event) -> None:
+            if isinstance(event, events.Progress):
+                now = f"{event.images_per_s:,.0f} images/s  loss {event.loss:.3f}"
+                bar.update(task, completed=event.step, total=event.steps, now=now)
+            print_event(event)
+
+        yield listen
+
+
+def print_event(event: Event) -> None:
+    """The listener for people: a line an event."""
+    if isinstance(event, events.Started):
+        r = event.recipe
+        say(
+            f"{r.name}: {r.arch} ({event.parameters / 1e6:.1f} M parameters), K {r.K:,}, m {r.m}, "
+            f"T {r.T}, {r.size} px, batch {r.batch}, {r.epochs} epochs of {event.steps_per_epoch:,} "
+            f"steps on {event.samples:,} images"
+        )
+        say(f"on {event.device}, {r.precision}, engine {event.engine}; into {event.out}")
+        if event.first_step:
+            say(f"resumed at step {event.first_step:,}")
+    elif isinstance(event, events.Progress):
+        say(
+            f"epoch {event.epoch:7.2f}  step {event.step:,}/{event.steps:,}  "
+            f"{event.images_per_s:,.0f} images/s  loss {event.loss:.3f} "
+            f"(chance {event.chance:.3f})  queue {event.queue_fill:.0%}  "
+            f"pretext {event.pretext_accuracy:.1%}  lr {event.lr:.4f}  "
+            f"data wait {event.data_wait:.0%}  {duration(event.seconds_left)} left"
+        )
+    elif isinstance(event, events.Evaluated):
+        say(
+            f"epoch {event.epoch:7.2f}  kNN {event.knn:.1%} ({event.protocol}), "
+            f"took {duration(event.seconds)}"
+        )
+    elif isinstance(event, events.Noted):
+        say(f"note: {event.text}")
+    elif isinstance(event, events.Saved):
+        say(f"saved {event.path} at step {event.step:,}")
+    elif isinstance(event, events.Ended):
+        state = "done" if event.finished else "stopped; go on with --resume"
+        say(f"{state}: step {event.step:,}/{event.steps:,}, {duration(event.train_seconds)} training")
+
+
+def print_event_json(event: Event) -> None:
+    """The listener for programs: one JSON object a line."""
+    print(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}), flush=True)

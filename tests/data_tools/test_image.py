@@ -81,6 +81,15 @@ def test_transparency_is_laid_over_white() -> None:
     assert (pixels(prepared) > 250).all()  # the last was see-through everywhere
 
 
+def test_of_an_animation_the_first_frame_is_kept_and_that_is_said() -> None:
+    frames = [Image.fromarray(smooth(30, 50, seed)) for seed in range(3)]
+    for form, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        data = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
+        prepared = prepare_image(data, FINE)
+        assert prepared.reason == f"{form}, first frame"
+        assert_near(pixels(prepared), frames[0], 8 if form == "GIF" else 1)
+
+
 def test_palette_and_bilevel() -> None:
     image = Image.fromarray(smooth(30, 50))
     for small in (image.quantize(64), image.convert("1")):

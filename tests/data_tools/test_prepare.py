@@ -160,6 +160,17 @@ def test_errors_leave_nothing_behind(write_tree: Write, tmp_path: Path) -> None:
     assert not out.parent.exists()
 
 
+def test_splits_without_suffixes_are_refused_in_the_end(write_tree: Write, tmp_path: Path) -> None:
+    files = {"train/a/1.jpg": jpeg(), "train/b/1.jpg": jpeg(), "val/a/1": jpeg()}
+    with pytest.raises(UserError, match="train and val side by side"):
+        prepare(write_tree(files), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_one_line_that_any_terminal_prints() -> None:
+    assert str(UserError("a\nb\r\n\udcff: bad")) == "a b \\udcff: bad"
+
+
 def test_a_directory_with_other_files_is_left_alone(write_tree: Write, tmp_path: Path) -> None:
     folder = write_tree({"a.jpg": jpeg()})
     # Even files of our own names: without the mark of an unfinished run they may be a user's.
@@ -193,6 +204,7 @@ def test_a_killed_run_counts_for_nothing_and_runs_again(
 ) -> None:
     folder, out = write_tree(pets), tmp_path / "out"
     prepare(folder, tmp_path / "whole")
+    left: list[bool] = []
     code = (
         "import sys, time\n"
         "from data_tools.prepare import prepare\n"
@@ -209,7 +221,11 @@ def test_a_killed_run_counts_for_nothing_and_runs_again(
     assert UNFINISHED in os.listdir(out) and not is_dataset(out)
     with pytest.raises(UserError, match="did not finish"):
         open_store(out)
-    prepare(folder, out)
+    for name in module.FILES:  # as if killed later
+        (out / name).write_bytes(b"half of it")
+    # What was left goes before the work: two datasets might not fit on the disk.
+    prepare(folder, out, progress=lambda *_: left.append((out / DATA).exists()))
+    assert left and not any(left)
     assert snapshot(out) == snapshot(tmp_path / "whole")
 
 

@@ -1,0 +1,51 @@
+"""A small photograph-like dataset, made once from a seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_tools.open import open_store
+from data_tools.prepare import prepare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    # Tiny tensors: a second thread costs more than it gives, most of all on a busy machine.
+    torch.set_num_threads(1)
+
+
+def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Blobs of colour with a little texture: compresses and resizes as a photograph does."""
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    base = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(base) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Two classes of 48 JPEGs of various sizes."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(7)
+    for label in ("ash", "oak"):
+        (root / label).mkdir()
+        for i in range(48):
+            height, width = rng.integers(40, 120, 2)
+            image = Image.fromarray(smooth_image(rng, int(height), int(width)))
+            image.save(root / label / f"{i:03}.jpg", quality=92)
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(folder, tmp_path_factory) -> Path:
+    """The folder, prepared: 96 images."""
+    out = tmp_path_factory.mktemp("prepared") / "trees"
+    prepare(folder, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def store(dataset):
+    return open_store(dataset)

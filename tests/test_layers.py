@@ -1,0 +1,82 @@
+"""The floors of the design: a file imports only from lines above its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Lowest first; files of one line may not import each other.
+FLOORS = [
+    ["recipe"],
+    ["draws"],
+    ["batch"],
+    ["device"],
+    ["events", "schedule"],
+    ["augment"],
+    ["augment_kornia", "augment_numba"],
+    ["batchnorm"],
+    ["encoder"],
+    ["dictionaries", "info_nce"],
+    ["moco"],
+    ["engines.threads"],
+    ["loader"],
+    ["checkpoint"],
+    ["features"],
+    ["knn"],
+    ["run_dir"],
+    ["train"],
+    ["throughput", "views", "cache"],
+    ["console", "flags"],
+    ["cli"],
+    ["__main__"],
+]
+HEAVY = {"torch", "torchvision", "kornia", "numba", "rich"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def test_every_file_has_a_floor_and_imports_downwards():
+    package = ROOT / "fastmoco"
+    floor = {f"fastmoco.{name}": i for i, names in enumerate(FLOORS) for name in names}
+    files = {
+        "fastmoco." + str(p.relative_to(package))[:-3].replace("/", ".")
+        for p in package.rglob("*.py") if p.name != "__init__.py"
+    }
+    assert files == set(floor)
+    for name in files:
+        path = package / (name.removeprefix("fastmoco.").replace(".", "/") + ".py")
+        for other in imports(path) & set(floor):
+            assert floor[other] < floor[name], f"{name} imports {other}, which is not below it"
+
+
+def test_data_tools_stands_alone():
+    for path in (ROOT / "data_tools").rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & (HEAVY | {"fastmoco", "ffcv", "cv2"}), path
+
+
+def test_one_file_imports_rich_and_one_names_cuda():
+    for path in (ROOT / "fastmoco").rglob("*.py"):
+        if path.name != "console.py":
+            assert not any(n.split(".")[0] == "rich" for n in imports(path)), path
+        if path.name != "device.py":
+            assert "torch.cuda" not in path.read_text(), path
+
+
+def test_recipes_and_help_import_nothing_heavy():
+    code = (
+        "import sys, fastmoco.flags, fastmoco.cli; "
+        "print(sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not (HEAVY | {"numpy", "PIL"}) & set(ast.literal_eval(seen.stdout))

@@ -52,7 +52,7 @@ def normalise(planes: Planes, aug: Augmentation, dtype: torch.dtype) -> torch.Te
 
 
 def centre_view(views: torch.Tensor, aug: Augmentation, dtype: torch.dtype) -> torch.Tensor:
-    """Evaluation: uint8 views [B, 1, S, S, 3] to normalised images [B, 3, S, S], no augmentation."""
+    """Evaluation: uint8 views [B, 1, S, S, 3] to normalised images [B, 3, S, S]."""
     return normalise([views[:, 0, ..., i].float() / 255 for i in range(3)], aug, dtype)
 
 
@@ -92,7 +92,8 @@ def _blend(planes: Planes, op: torch.Tensor, factor: torch.Tensor, due: torch.Te
     f = _per_image(torch.where(due, factor, 1.0))
     gray = _gray(planes)
     mean = gray.mean(dim=(1, 2), keepdim=True)
-    towards = torch.where(_per_image(op == SATURATION), gray, torch.where(_per_image(op == CONTRAST), mean, 0.0))
+    flat = torch.where(_per_image(op == CONTRAST), mean, torch.zeros_like(mean))
+    towards = torch.where(_per_image(op == SATURATION), gray, flat)
     return [(f * p + (1 - f) * towards).clamp(0, 1) for p in planes]
 
 

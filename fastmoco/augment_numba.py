@@ -37,18 +37,17 @@ def augment_numba(
     drawn = (c["jitter"], c["order"], factors, c["gray"], c["flip"], c["sigma"] > 0, c["taps"])
 
     def work(rows: slice) -> None:
-        _augment_rows(
-            pixels[rows], target[:, rows], *(x[rows] for x in drawn), aug.gray_first, mean, std
-        )
+        parts = [x[rows] for x in drawn]
+        _augment_rows(pixels[rows], target[:, rows], *parts, aug.gray_first, mean, std)  # type: ignore
 
     threads = threads or os.cpu_count() or 1
     step = -(-b // threads)
-    parts = [slice(i, i + step) for i in range(0, b, step)]
-    if len(parts) == 1:
-        work(parts[0])
+    slices = [slice(i, i + step) for i in range(0, b, step)]
+    if len(slices) == 1:
+        work(slices[0])
     else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(work, parts))
+        with ThreadPoolExecutor(len(slices)) as pool:
+            list(pool.map(work, slices))
     return out.permute(0, 1, 4, 2, 3).to(dtype)
 
 

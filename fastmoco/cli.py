@@ -1,4 +1,4 @@
-"""The command line: parse, one library call, show. Nothing heavy is imported before it is needed."""
+"""The command line: parse, one library call, show. Heavy imports wait until they are needed."""
 
 from __future__ import annotations
 

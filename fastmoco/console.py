@@ -154,8 +154,8 @@ def print_event(event: Event) -> None:
         r = event.recipe
         say(
             f"{r.name}: {r.arch} ({event.parameters / 1e6:.1f} M parameters), K {r.K:,}, m {r.m}, "
-            f"T {r.T}, {r.size} px, batch {r.batch}, {r.epochs} epochs of {event.steps_per_epoch:,} "
-            f"steps on {event.samples:,} images"
+            f"T {r.T}, {r.size} px, batch {r.batch}, {r.epochs} epochs of "
+            f"{event.steps_per_epoch:,} steps on {event.samples:,} images"
         )
         say(f"on {event.device}, {r.precision}, engine {event.engine}; into {event.out}")
         if event.first_step:
@@ -179,7 +179,8 @@ def print_event(event: Event) -> None:
         say(f"saved {event.path} at step {event.step:,}")
     elif isinstance(event, events.Ended):
         state = "done" if event.finished else "stopped; go on with --resume"
-        say(f"{state}: step {event.step:,}/{event.steps:,}, {duration(event.train_seconds)} training")
+        took = duration(event.train_seconds)
+        say(f"{state}: step {event.step:,}/{event.steps:,}, {took} of training")
 
 
 def print_event_json(event: Event) -> None:

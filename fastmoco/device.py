@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
+from fastmoco.recipe import Precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,7 +29,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(precision: str, device: torch.device) -> str:
+def pick_precision(precision: Precision, device: torch.device) -> Precision:
     """Resolve 'auto': bfloat16 where the hardware multiplies it, else float16 or float32."""
     if precision != "auto":
         return precision
@@ -102,7 +103,9 @@ class Slot:
             self.arrays[name] = flat[part].view(field.dtype).reshape(field.shape)
             like = torch.from_numpy(self.arrays[name])
             self._tensors[name] = (
-                like if self._device is None else self._device[part].view(like.dtype).view(like.shape)
+                like
+                if self._device is None
+                else self._device[part].view(like.dtype).view(like.shape)
             )
 
     def wait_writable(self) -> None:

@@ -57,7 +57,7 @@ def uniforms(
     seed: int, epoch: int, ids: ArrayLike, streams: ArrayLike, n: int
 ) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64 [len(ids), len(streams), n], multiples of 2**-32."""
-    return _words(seed, epoch, ids, streams, n) * 2.0**-32
+    return _words(seed, epoch, ids, streams, n).astype(np.float64) * 2.0**-32
 
 
 def _random_order(seed: int, epoch: int, n: int, stream: int) -> NDArray[np.int64]:
@@ -133,18 +133,18 @@ def eval_boxes(sizes: ArrayLike, eval_crop: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Colour:
-    """The factors of every view: arrays [B, V] (numpy here; the loader makes them tensors)."""
+    """What is done to every view: arrays [B, V], numpy as drawn, tensors once on the device."""
 
-    brightness: NDArray[np.float32]
-    contrast: NDArray[np.float32]
-    saturation: NDArray[np.float32]
-    hue: NDArray[np.float32]  # turns, -0.5..0.5
-    order: NDArray[np.uint8]  # [B, V, 4]: which of the four comes 1st, 2nd, 3rd, 4th
-    jitter: NDArray[np.bool_]  # whether the four are applied at all
-    gray: NDArray[np.bool_]
-    sigma: NDArray[np.float32]  # of the blur, in pixels; 0 where there is none
-    taps: NDArray[np.float32]  # [B, V, t]: the blur's kernel in each direction
-    flip: NDArray[np.bool_]
+    brightness: Any  # float32 factor
+    contrast: Any  # float32 factor
+    saturation: Any  # float32 factor
+    hue: Any  # float32 turns, -0.5..0.5
+    order: Any  # uint8 [B, V, 4]: which of the four comes 1st, 2nd, 3rd, 4th
+    jitter: Any  # bool: whether the four are applied at all
+    gray: Any  # bool
+    sigma: Any  # float32, of the blur in pixels; 0 where there is none
+    taps: Any  # float32 [B, V, t]: the blur's kernel in each direction
+    flip: Any  # bool
 
     def arrays(self) -> dict[str, Any]:
         """The fields by name."""

@@ -20,8 +20,13 @@ from fastmoco.recipe import AUGMENTATIONS, RECIPES, Recipe, RunOptions, replace
 
 T = TypeVar("T")
 FLAT = tyro.conf.arg(name="")
-DataArg = Annotated[Path, tyro.conf.Positional]
-Device = str
+
+
+def positional(name: str) -> Any:
+    """A path that stands by its place; `name` is what help and errors call it."""
+    return Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar=name)]
+
+
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class RecipeFlags(Recipe):
 class PrepArgs:
     """Prepare an image folder (class folders, or flat), or a tar of one, for training."""
 
-    source: DataArg
+    source: positional("SOURCE")  # type: ignore[valid-type]
     """Image folder, or a tar of one."""
-    out: DataArg
+    out: positional("OUT")  # type: ignore[valid-type]
     """Directory of the prepared dataset: new or empty."""
     policy: Annotated[Policy, FLAT] = field(default_factory=Policy)
     json: bool = False
@@ -53,7 +58,7 @@ class PrepArgs:
 class ViewsArgs:
     """Draw a contact sheet: each source with its two windows, and the views q and k."""
 
-    data: DataArg
+    data: positional("DATA")  # type: ignore[valid-type]
     """Prepared dataset, image folder or beton."""
     out: Path = Path("views.png")
     """Image file to write."""
@@ -68,10 +73,10 @@ class ViewsArgs:
 class BenchArgs:
     """Measure images/s of every stage, alone and together, and say what to change."""
 
-    data: DataArg
+    data: positional("DATA")  # type: ignore[valid-type]
     """Prepared dataset, image folder or beton."""
     recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
-    device: Device = "auto"
+    device: str = "auto"
     """cuda, cuda:N or cpu."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
@@ -89,7 +94,7 @@ class BenchArgs:
 class TrainArgs:
     """Pre-train an encoder. A folder that was never prepared is prepared into a cache first."""
 
-    data: DataArg
+    data: positional("DATA")  # type: ignore[valid-type]
     """Prepared dataset, image folder or beton."""
     recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
     options: Annotated[RunOptions, FLAT] = field(default_factory=RunOptions)
@@ -101,15 +106,15 @@ class TrainArgs:
 class KnnArgs:
     """Weighted kNN: the bank is TRAIN, the queries are VAL, the features the pooled trunk's."""
 
-    checkpoint: DataArg
+    checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
     """Checkpoint file or run directory."""
-    train: DataArg
+    train: positional("TRAIN")  # type: ignore[valid-type]
     """Labelled dataset: the bank."""
-    val: DataArg
+    val: positional("VAL")  # type: ignore[valid-type]
     """Labelled dataset: the queries."""
     companions: bool = True
     """Also the same encoder at step 0, and centred raw pixels."""
-    device: Device = "auto"
+    device: str = "auto"
     """cuda, cuda:N or cpu."""
     threads: int = 0
     """Decoding threads [default: all cores]."""

@@ -119,12 +119,13 @@ class EvalLoader:
         self, store: Store, recipe: Recipe, engine: Engine, device: torch.device, batch: int = 256
     ) -> None:
         self.store, self.recipe, self.batch = store, recipe, batch
+        size = recipe.eval_size or recipe.size
         self._ring = Ring(
             engine,
             {
                 "index": Field(np.int64, (batch,)),
                 "label": Field(np.int64, (batch,)),
-                "views": Field(np.uint8, (batch, 1, recipe.size, recipe.size, 3)),
+                "views": Field(np.uint8, (batch, 1, size, size, 3)),
             },
             device,
         )

@@ -84,8 +84,10 @@ class Recipe:
     """BatchNorm statistics per this many parts of the batch, keys dealt out anew (paper 3.3)."""
     size: int = 224
     """Side of the square views, in pixels."""
+    eval_size: int = 0
+    """Side of evaluation's views, in pixels [default: as --size]."""
     eval_crop: float = 0.875
-    """Evaluation resizes the short side to size / eval_crop and crops the centre."""
+    """Evaluation resizes the short side to its view's side / eval_crop and crops the centre."""
     augmentation: Augmentation = AUGMENT_V1
     """Distribution of the two views."""
     batch: int = 256
@@ -158,8 +160,9 @@ MOCO_CIFAR = replace(
 )
 # A small encoder for CPUs and a short run: tuned on a split of CIFAR-10's training set.
 MOCO_CIFAR_MINI = replace(
-    MOCO_CIFAR, name="moco-cifar-mini", arch="resnet-mini", batch=256, epochs=5, lr=0.06,
-    schedule_by="step",
+    MOCO_CIFAR, name="moco-cifar-mini", arch="resnet-mini", size=24, eval_size=32, batch=256,
+    epochs=14, lr=0.08, warmup=0.4, schedule_by="step", bn_splits=1,
+    augmentation=replace(AUGMENT_CIFAR, scale=(0.2, 1.0)),
 )
 RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI)}
 

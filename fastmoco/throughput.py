@@ -94,9 +94,8 @@ def bench(
     )
     # A small dataset is gone round often enough for the pipeline to run full.
     laps = -(-64 * batch // len(store))
-    engine = ThreadsEngine(store, options.threads)
     many = Subset(store, np.tile(np.arange(len(store)), laps))
-    engine.store = many
+    engine = ThreadsEngine(many, options.threads)
     try:
         stages = Stages(many, recipe, options, device, engine)
         stages.warm_up()
@@ -170,6 +169,7 @@ class Stages:
     def warm_up(self) -> None:
         """Compile and allocate outside the measurement; keep one batch of images."""
         for batch in self.batches():
+            assert batch.colour is not None and batch.shuffle is not None
             self.fixed = dataclasses.replace(
                 batch, views=batch.views.clone(),
                 colour=dataclasses.replace(
@@ -273,19 +273,20 @@ def verdict(
         "augmentation": 1 / rate["augmentation alone"],
         "step": 1 / rate["step alone"],
     }
+    names: tuple[str, ...] = tuple(cost)
     if device.type == "cuda":  # loading and the device's work overlap
         loading, computing = cost["decode"] + cost["crops"], cost["augmentation"] + cost["step"]
         names = ("decode", "crops") if loading > computing else ("augmentation", "step")
         where = f"the {'loader' if loading > computing else 'GPU'} is the slower side"
         whole = loading if loading > computing else computing
     else:
-        names, where, whole = tuple(cost), "all stages share the cores", sum(cost.values())
+        where, whole = "all stages share the cores", sum(cost.values())
     binds = max(names, key=lambda n: cost[n])
     share = cost[binds] / whole
     longer = float(store.sizes.max(axis=1).mean())
     advice = {
         "decode": f"prepare smaller images: the longer side is {longer:.0f} pixels on average; "
-        f"--max-side {max(recipe.size * 2, 256)} --reencode always decodes less (or use more cores)",
+        f"prep with --max-side {max(recipe.size * 2, 256)} decodes less (or use more cores)",
         "crops": "the crops cost more than the decode: prepare smaller images "
         f"(--max-side {max(recipe.size * 2, 256)}), or use more cores",
         "augmentation": "--compile fuses the augmentation on a GPU; a smaller --size costs less",

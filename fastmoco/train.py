@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +27,7 @@ from fastmoco.augment_kornia import augment_kornia
 from fastmoco.augment_numba import augment_numba
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.device import autocast, describe, grad_scaler, pick_device, pick_precision
-from fastmoco.encoder import build_encoder
+from fastmoco.encoder import Encoder, build_encoder
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Ended, Evaluated, Listener, Noted, Progress, Saved, Started
 from fastmoco.features import Subset, extract, shared_labels
@@ -216,7 +217,7 @@ class Monitor:
         begun = time.perf_counter()
         bank_labels, labels, classes = self.labels
         bank, queries = (
-            extract(moco.encoder_q, s, self.recipe, self.device, self.threads)
+            extract(cast(Encoder, moco.encoder_q), s, self.recipe, self.device, self.threads)
             for s in (self.bank, self.val)
         )
         top1 = weighted_knn(bank, bank_labels, queries, labels, classes, CIFAR_DEMO)
@@ -316,7 +317,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(number, before[number])
 
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {int(s): signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     for s in before:
         signal.signal(s, handler)
     try:

@@ -108,7 +108,8 @@ def test_kornia_agrees_on_the_same_draws(name):
 
 def test_flip_and_normalise_and_layout():
     aug = dataclasses.replace(
-        AUGMENT_CIFAR, jitter_p=0.0, gray_p=0.0, flip_p=1.0, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+        AUGMENT_CIFAR, jitter_p=0.0, gray_p=0.0, flip_p=1.0,
+        mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7),
     )
     views = some_views(3, 8)
     images = augment(views, some_draws(aug, 3), aug, torch.bfloat16)

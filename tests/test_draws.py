@@ -40,10 +40,11 @@ def test_permutation_is_one_and_depends_on_seed_and_epoch():
 
 def test_draws_do_not_depend_on_the_batch():
     ids, sizes = np.array([9, 2, 77, 5]), np.array([[50, 60], [300, 40], [20, 20], [99, 1]])
-    whole = draws.crop_windows(1, 2, ids, sizes, 2, (0.2, 1), (3 / 4, 4 / 3))
+    area = {"views": 2, "scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)}
+    whole = draws.crop_windows(1, 2, ids, sizes, **area)
     colours = draws.colour(1, 2, ids, 2, AUGMENT_V2).arrays()
     for i in range(4):
-        alone = draws.crop_windows(1, 2, ids[i : i + 1], sizes[i : i + 1], 2, (0.2, 1), (3 / 4, 4 / 3))
+        alone = draws.crop_windows(1, 2, ids[i : i + 1], sizes[i : i + 1], **area)
         assert np.array_equal(alone[0], whole[i])
         one = draws.colour(1, 2, ids[i : i + 1], 2, AUGMENT_V2).arrays()
         assert all(np.array_equal(one[k][0], colours[k][i]) for k in colours)

@@ -1,0 +1,39 @@
+# Each target makes its own environment in .venv where there is none.
+PYTHON ?= python3
+BIN = .venv/bin
+# Pinned: the versions that every figure of this project was measured with.
+TORCH = torch==2.14.1 torchvision==0.29.1
+OK = .venv/ok
+
+.PHONY: demo test lint bench clean
+
+demo: $(OK)
+	$(BIN)/python -m bench.demo
+
+test: $(OK) .venv/ffcv
+	$(BIN)/python -m pytest
+
+lint: $(OK)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(OK)
+	$(BIN)/python -m bench.run
+
+$(OK): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+# ffcv serves one group of tests (its official loader reads our files). It compiles against system
+# libraries; where these may not be installed, those tests are skipped and say so.
+.venv/ffcv: $(OK)
+	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null || bash .ci/system-packages || true
+	@$(BIN)/pip install --quiet 'ffcv>=1.0.2' > .venv/ffcv.log 2>&1 \
+	  || echo 'note: ffcv did not build (.venv/ffcv.log tells why): its tests are skipped'
+	@touch $@
+
+clean:
+	rm -rf .venv demo-out build *.egg-info

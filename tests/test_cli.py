@@ -1,0 +1,151 @@
+"""The commands as a user meets them: real output, one-line errors, exit codes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from data_tools.open import is_dataset
+from fastmoco.cli import main
+
+TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "64"]
+
+
+def run(capsys, *argv):
+    code = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys, *argv):
+    """The one line that a command answers bad input with."""
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert err.startswith("fastmoco: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_help_is_quick_and_complete():
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "fastmoco", "--help"], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.3
+    assert all(c in done.stdout for c in ("prep", "views", "bench", "train", "knn"))
+
+
+@pytest.mark.parametrize("command", ["prep", "views", "bench", "train", "knn"])
+def test_each_command_tells_its_flags(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"fastmoco {command}" in text and "--help" in text
+
+
+def test_training_flags_are_the_recipes_fields(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", "moco-v1", "--help"])
+    text = capsys.readouterr().out
+    assert "--recipe" in text and "--K" in text and "--T FLOAT" in text and "0.07" in text
+    assert "--augmentation.blur-p" in text and "--checkpoint-minutes" in text
+
+
+def test_the_whole_way(folder, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    code, text, _ = run(capsys, "prep", folder, data)
+    assert code == 0 and "96 images, 2 classes" in text
+    code, text, _ = run(capsys, "views", data, "--out", tmp_path / "v.png", "--count", 5)
+    with Image.open(tmp_path / "v.png") as sheet:
+        assert code == 0 and sheet.width > 400
+    code, text, _ = run(capsys, "train", data, *TINY, "--epochs", 2, "--out", out, "--val", data)
+    assert code == 0 and "kNN" in text and "chance 4.17" in text and "done: step 12/12" in text
+    code, text, _ = run(capsys, "train", data, "--resume", "--out", out)  # knows its own recipe
+    assert code == 0 and "resumed at step 12" in text
+    code, text, _ = run(capsys, "knn", out, data, data)
+    assert code == 0 and "trained" in text and "at step 0" in text and "raw pixels" in text
+    code, text, _ = run(capsys, "knn", out, data, data, "--json", "--no-companions")
+    rows = json.loads(text)["rows"]
+    assert {(r["k"], r["T"]) for r in rows} == {(200, 0.1), (10, 0.07), (20, 0.07), (100, 0.07),
+                                               (200, 0.07)}
+
+
+def test_bench_tells_every_stage(dataset, capsys):
+    argv = ["bench", dataset, *TINY, "--rounds", 1, "--seconds", 0.05]
+    code, text, _ = run(capsys, *argv)
+    assert code == 0 and "of the decode bound" in text and "change:" in text
+    code, text, _ = run(capsys, *argv, "--json")
+    report = json.loads(text)
+    rate = {s["name"]: s["images_per_s"] for s in report["stages"]}
+    assert list(rate) == ["decode", "two views", "augmentation alone", "step alone",
+                          "two views + augmentation", "two views + augmentation + step"]
+    assert all(r > 0 for r in rate.values()) and report["binds"]
+    assert rate["two views + augmentation + step"] < rate["decode"]
+
+
+def test_a_folder_is_prepared_into_the_cache_once(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    argv = ["train", folder, *TINY, "--epochs", 1]
+    code, text, _ = run(capsys, *argv, "--out", tmp_path / "a")
+    assert code == 0 and "is not prepared yet: preparing it into" in text
+    (made,) = (tmp_path / "cache" / "fastmoco").iterdir()
+    assert is_dataset(made)
+    code, text, _ = run(capsys, *argv, "--out", tmp_path / "b")
+    assert code == 0 and "not prepared yet" not in text and "already prepared" in text
+
+
+def test_events_as_json(dataset, tmp_path, capsys):
+    code, text, _ = run(
+        capsys, "train", dataset, *TINY, "--epochs", 1, "--out", tmp_path / "run", "--json"
+    )
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert code == 0 and [r["event"] for r in rows] == ["started", "progress", "saved", "ended"]
+
+
+def test_bad_input_is_one_line(dataset, folder, tmp_path, capsys):
+    assert "/no/such" in refused(capsys, "prep", "/no/such", tmp_path / "out")
+    assert "/no/such" in refused(capsys, "train", "/no/such", "--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(capsys, "prep", tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jpg").write_text("no image")
+    assert "no readable image" in refused(capsys, "prep", tmp_path / "text", tmp_path / "out")
+    assert "no readable image" in refused(capsys, "train", tmp_path / "text", "--out",
+                                          tmp_path / "out")
+    cut = tmp_path / "cut.beton"
+    cut.write_bytes((dataset / "train.beton").read_bytes()[:-1000])
+    assert "cut.beton" in refused(capsys, "train", cut, "--out", tmp_path / "out")
+    small_k = refused(capsys, "train", dataset, *TINY, "--K", 8, "--out", tmp_path / "out")
+    assert "--K is 8, below --batch 16" in small_k
+    assert "--frob" in refused(capsys, "train", dataset, "--frob", "1")
+    assert "--K" in refused(capsys, "train", dataset, "--K", "many")
+    assert "DATA" in refused(capsys, "train")
+    assert "no command" in refused(capsys, "trian", dataset)
+    assert "moco-v1" in refused(capsys, "train", dataset, "--recipe", "moco-v9")
+    assert "larger than the dataset" in refused(capsys, "train", dataset, *TINY, "--batch", 128,
+                                                "--K", 128, "--out", tmp_path / "out")
+    assert "finite" in refused(capsys, "train", dataset, *TINY, "--lr", "nan", "--out",
+                               tmp_path / "out")
+    assert "no CUDA" in refused(capsys, "train", dataset, *TINY, "--device", "cuda", "--out",
+                                tmp_path / "out")
+    assert "no such checkpoint" in refused(capsys, "knn", tmp_path / "none", dataset, dataset)
+    assert "no such folder" in refused(capsys, "views", dataset, "--out", tmp_path / "x" / "v.png")
+    assert not (tmp_path / "out").exists()  # nothing left behind
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_checkpoint_of_another_recipe_is_one_line(dataset, tmp_path, capsys):
+    argv = ["train", dataset, *TINY, "--epochs", 1, "--out", tmp_path / "run"]
+    assert run(capsys, *argv)[0] == 0
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    assert "holds a run" in refused(capsys, *argv)
+    line = refused(capsys, *argv, "--recipe", "moco-v1", "--resume")
+    assert "trained with name moco-v2, not moco-v1" in line
+    assert "trained with T 0.2, not 0.5" in refused(capsys, *argv, "--resume", "--T", "0.5")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before

@@ -1,0 +1,1 @@
+"""Measurements and the demo; see README.md in this folder."""

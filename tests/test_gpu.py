@@ -1,0 +1,92 @@
+"""What only a CUDA device can show: pytest -m gpu."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastmoco import checkpoint as checkpoints
+from fastmoco.augment import augment
+from fastmoco.device import pick_device
+from fastmoco.encoder import build_encoder
+from fastmoco.engines.threads import ThreadsEngine
+from fastmoco.loader import TrainLoader
+from fastmoco.moco import MoCo
+from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.train import train
+from tests.test_train import assert_equal
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+RECIPE = dataclasses.replace(
+    MOCO_V2, arch="resnet18", size=64, batch=16, bn_splits=2, K=72, epochs=2, precision="float32"
+)
+
+
+def batches(store, device):
+    engine = ThreadsEngine(store, 2)
+    try:
+        loader = TrainLoader(store, RECIPE, engine, device)
+        for batch in loader.epoch(0):
+            yield batch
+    finally:
+        engine.close()
+
+
+def test_the_loader_brings_the_same_bytes(store):
+    pairs = zip(
+        batches(store, torch.device("cpu")), batches(store, pick_device("cuda")), strict=True
+    )
+    for on_cpu, on_gpu in pairs:
+        assert torch.equal(on_cpu.views, on_gpu.views.cpu())
+        assert torch.equal(on_cpu.shuffle, on_gpu.shuffle.cpu())
+        for name, values in on_cpu.colour.arrays().items():
+            assert torch.equal(values, on_gpu.colour.arrays()[name].cpu()), name
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled):
+    function = torch.compile(augment, fullgraph=True, dynamic=False) if compiled else augment
+    on_cpu = next(iter(batches(store, torch.device("cpu"))))
+    expected = augment(on_cpu.views, on_cpu.colour, RECIPE.augmentation)
+    on_gpu = next(iter(batches(store, pick_device("cuda"))))
+    got = function(on_gpu.views, on_gpu.colour, RECIPE.augmentation)
+    torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_whole_step_never_syncs(store, precision):
+    device = pick_device("cuda")
+    moco = MoCo(build_encoder(RECIPE), RECIPE.dim, RECIPE.K, RECIPE.m, RECIPE.T).to(device)
+    optimizer = torch.optim.SGD(moco.encoder_q.parameters(), lr=0.03, momentum=0.9, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+    dtype = getattr(torch, precision)
+    for i, batch in enumerate(batches(store, device)):
+        if i == 1:  # the first step allocates and picks kernels
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            im_q, im_k = augment(batch.views, batch.colour, RECIPE.augmentation)
+            with torch.autocast("cuda", dtype, enabled=precision != "float32"):
+                out = moco(im_q, im_k, batch.index, batch.shuffle)
+            scaler.scale(out.loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            moco.update(out)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        if i == 2:
+            break
+    assert out.loss.isfinite()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_run_trains_and_resumes(dataset, tmp_path, compiled):
+    options = RunOptions(out=str(tmp_path / "run"), device="cuda", compile=compiled)
+    last = train(dataset, RECIPE, options)
+    again = train(dataset, RECIPE, dataclasses.replace(options, resume=True))
+    assert last.step == again.step == 12
+    assert_equal(last.moco, again.moco)
+    assert checkpoints.load(tmp_path / "run").step == 12

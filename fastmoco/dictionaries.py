@@ -21,13 +21,18 @@ class Queue(nn.Module):
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(K, dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self._write = enqueue
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
         """Write keys [N, dim], N <= K, over the oldest; no sync, any N, nothing dropped."""
         if keys.shape[0] > self.keys.shape[0]:
             raise ValueError(f"{keys.shape[0]} keys do not fit a queue of {self.keys.shape[0]}")
-        enqueue(self.keys, self.pointer, keys)
+        self._write(self.keys, self.pointer, keys)
+
+    def compile_write(self) -> None:
+        """From now on the enqueue is one compiled kernel."""
+        self._write = torch.compile(enqueue, fullgraph=True, dynamic=False)
 
 
 def enqueue(queue: torch.Tensor, pointer: torch.Tensor, keys: torch.Tensor) -> None:

@@ -74,6 +74,14 @@ class MoCo(nn.Module):
         self.queue.enqueue(out.keys)
 
 
+def compile_parts(moco: MoCo) -> None:
+    """Compile both encoders and the enqueue, for fixed shapes: what a run saw before a resume
+    can then not change its code. Evaluation calls the trunks by themselves, which stay eager."""
+    moco.encoder_q.compile(dynamic=False)
+    moco.encoder_k.compile(dynamic=False)
+    moco.queue.compile_write()
+
+
 def unit(x: torch.Tensor) -> torch.Tensor:
     """Rows of length 1, [N, C], in float32 or wider whatever the encoder computed in."""
     return F.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=1)

@@ -31,7 +31,7 @@ from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.features import Subset, Tick
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo
+from fastmoco.moco import MoCo, compile_parts
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.train import augmentation
 
@@ -155,8 +155,7 @@ class Stages:
         )
         self.scaler = grad_scaler(device, recipe.precision)
         if options.compile:
-            self.moco.encoder_q.compile(dynamic=False)
-            self.moco.encoder_k.compile(dynamic=False)
+            compile_parts(self.moco)
         self.runs: dict[str, Callable[[float], float]] = {
             "decode": self.decode,
             "two views": self.two_views,

@@ -33,7 +33,7 @@ from fastmoco.events import Ended, Evaluated, Listener, Noted, Progress, Saved, 
 from fastmoco.features import Subset, extract, shared_labels
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo
+from fastmoco.moco import MoCo, compile_parts
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.run_dir import RunDir
 from fastmoco.schedule import learning_rate
@@ -52,6 +52,8 @@ def train(
     Stops early, with a checkpoint, at SIGTERM or SIGINT. Raises UserError for what the user can
     mend: data, recipe, run directory.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("this release trains on one device: run torchrun with --nproc-per-node 1")
     store = open_store(data)
     recipe.check(len(store))
     device = pick_device(options.device)
@@ -77,8 +79,7 @@ def train(
     window = Window(loader, recipe, device)
     to_images, note = augmentation(options, device)
     if options.compile and note is None:
-        moco.encoder_q.compile(dynamic=False)
-        moco.encoder_k.compile(dynamic=False)
+        compile_parts(moco)
 
     per_epoch, steps, step, earlier = loader.steps_per_epoch, 0, 0, 0.0
     steps = recipe.epochs * per_epoch

@@ -29,8 +29,7 @@ def batches(store, device):
     engine = ThreadsEngine(store, 2)
     try:
         loader = TrainLoader(store, RECIPE, engine, device)
-        for batch in loader.epoch(0):
-            yield batch
+        yield from loader.epoch(0)
     finally:
         engine.close()
 

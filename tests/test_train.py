@@ -27,13 +27,13 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from tests.test_train import RECIPE, RunOptions, train
-from fastmoco.events import Progress
+from fastmoco.events import Progress, Saved
 
 def kill(event):
-    if isinstance(event, Progress) and event.step == 9:
+    if isinstance(event, Saved) and event.step == 9:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(sys.argv[1], RECIPE, RunOptions(out=sys.argv[2], log_every=1, checkpoint_minutes=0), [kill])
+train(sys.argv[1], RECIPE, RunOptions(out=sys.argv[2], log_every=4, checkpoint_minutes=0), [kill])
 """
 
 
@@ -67,11 +67,12 @@ def metrics(path):
 
 
 def test_killed_and_resumed_equals_undisturbed(dataset, tmp_path):
-    whole = train(dataset, RECIPE, RunOptions(out=str(tmp_path / "whole"), log_every=1))
+    whole = train(dataset, RECIPE, RunOptions(out=str(tmp_path / "whole"), log_every=4))
     killed = run_python(KILLED, dataset, tmp_path / "killed")
     assert killed.wait() == -signal.SIGKILL
-    assert checkpoints.load(tmp_path / "killed").step == 8  # 6 steps an epoch: in its middle
-    options = RunOptions(out=str(tmp_path / "killed"), log_every=1, resume=True)
+    # 6 steps an epoch, 4 a log line: in the middle of both
+    assert checkpoints.load(tmp_path / "killed").step == 9
+    options = RunOptions(out=str(tmp_path / "killed"), log_every=4, resume=True)
     train(dataset, RECIPE, options)
     a, b = (vars(checkpoints.load(tmp_path / name)) for name in ("whole", "killed"))
     assert a.pop("clock").keys() == b.pop("clock").keys()
@@ -83,8 +84,9 @@ def test_killed_and_resumed_equals_undisturbed(dataset, tmp_path):
 
 def test_sigterm_saves_and_exits_with_0(dataset, tmp_path):
     code = KILLED.replace("signal.SIGKILL", "signal.SIGTERM").replace("minutes=0", "minutes=9")
+    code = code.replace("Saved) and event.step == 9", "Progress) and event.step == 8")
     assert run_python(code, dataset, tmp_path / "run").wait() == 0
-    assert checkpoints.load(tmp_path / "run").step == 9
+    assert checkpoints.load(tmp_path / "run").step == 8
     assert metrics(tmp_path / "run")[-1]["event"] == "ended"
 
 

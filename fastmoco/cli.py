@@ -113,12 +113,16 @@ def train(argv: list[str]) -> None:
 
     args = parse(TrainArgs, argv, "train")
     from fastmoco import console
+    from fastmoco.checkpoint import load
     from fastmoco.train import train
 
-    options, recipe = args.options, args.recipe.plain()
+    options = args.options
     if not options.out:  # named after what the user typed, not after a cache
-        out = f"runs/{args.data.resolve().stem}-{recipe.name}"
+        out = f"runs/{args.data.resolve().stem}-{args.recipe.name}"
         options = dataclasses.replace(options, out=out)
+    if options.resume:  # the run knows its recipe; flags given again must agree with it
+        args = parse(TrainArgs, argv, "train", load(options.out).recipe)
+    recipe = args.recipe.plain()
     data = _prepared(args.data, quiet=args.json)
     if options.val:
         val = _prepared(Path(options.val), quiet=args.json)

@@ -122,15 +122,16 @@ class KnnArgs:
     """Print the rows as JSON."""
 
 
-def parse(kind: type[T], argv: list[str], command: str) -> T:
+def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = None) -> T:
     """argv as a `kind`; --help prints and exits. Raises UserError, in one line, for a wrong flag.
 
-    --recipe and --augmentation name starting points, so they are looked up before the rest.
+    --recipe and --augmentation name starting points, so they are looked up before the rest;
+    `recipe` is the starting point where --recipe names none.
     """
     defaults: dict[str, Any] = {}
     for f in dataclasses.fields(kind):  # type: ignore[arg-type]
         if f.name == "recipe":
-            defaults["recipe"], argv = _starting_point(argv, resume="--resume" in argv)
+            defaults["recipe"], argv = _starting_point(argv, recipe or RECIPES["moco-v2"])
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             defaults[f.name] = tyro.MISSING
     said = io.StringIO()
@@ -146,17 +147,13 @@ def parse(kind: type[T], argv: list[str], command: str) -> T:
     raise UserError(f"{_one_line(said.getvalue())} (fastmoco {command} --help tells the flags)")
 
 
-def _starting_point(argv: list[str], resume: bool) -> tuple[RecipeFlags, list[str]]:
+def _starting_point(argv: list[str], recipe: Recipe) -> tuple[RecipeFlags, list[str]]:
     """The recipe whose values are the flags' defaults, and argv without --augmentation."""
     named = _value(argv, "--recipe")
-    if named is not None and named not in RECIPES:
-        raise UserError(f"--recipe {named}: there are {', '.join(RECIPES)}")
-    recipe: Recipe = RECIPES[named or "moco-v2"]
-    out = _value(argv, "--out")
-    if resume and named is None and out is not None:  # the run knows its own recipe
-        from fastmoco.checkpoint import load
-
-        recipe = load(out).recipe
+    if named is not None:
+        if named not in RECIPES:
+            raise UserError(f"--recipe {named}: there are {', '.join(RECIPES)}")
+        recipe = RECIPES[named]
     name = _value(argv, "--augmentation")
     if name is not None:
         if name not in AUGMENTATIONS:

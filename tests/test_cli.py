@@ -76,6 +76,14 @@ def test_the_whole_way(folder, tmp_path, capsys):
                                                (200, 0.07)}
 
 
+def test_resume_needs_nothing_said_again(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "train", dataset, *TINY, "--epochs", 1)[0] == 0
+    code, text, _ = run(capsys, "train", dataset, "--resume")
+    assert code == 0 and "resumed at step 6" in text
+    assert (tmp_path / "runs" / "trees-moco-v2" / "checkpoint.pt").exists()
+
+
 def test_bench_tells_every_stage(dataset, capsys):
     argv = ["bench", dataset, *TINY, "--rounds", 1, "--seconds", 0.05]
     code, text, _ = run(capsys, *argv)

@@ -49,12 +49,14 @@ class ThreadsEngine:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]) -> None:
-        exact = windows.dtype.kind == "f"
+        cut = _cut_box if windows.dtype.kind == "f" else _cut_window
+        # One buffer for the chunk: fresh pages for every image cost time.
+        most = int(self.store.sizes[ids].prod(axis=1, dtype=np.int64).max())
+        pixels = np.empty(most * 3, np.uint8)
         rows = windows.tolist()
         for sample, i in enumerate(ids.tolist()):
-            image = decode(self.store, i)
+            image = decode(self.store, i, pixels)
             for view, window in enumerate(rows[sample]):
-                cut = _cut_box if exact else _cut_window
                 cut(image, window, out[sample, view])
 
 
@@ -76,14 +78,17 @@ class Chunks:
             raise failed
 
 
-def decode(store: Store, i: int) -> NDArray[np.uint8]:
-    """One sample's pixels, uint8 [H, W, 3] RGB; UserError that names the sample if it has none."""
+def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """One sample's pixels, uint8 [H, W, 3] RGB, in the buffer where one is given.
+
+    Raises UserError that names the sample where no decoder takes it.
+    """
     encoded = store.encoded(i)
     if store.raw[i]:
         height, width = store.sizes[i]
         return encoded.reshape(height, width, 3)
     try:
-        return simplejpeg.decode_jpeg(encoded)
+        return simplejpeg.decode_jpeg(encoded, buffer=buffer)
     except ValueError as error:
         raise UserError(
             f"{store.key(i)} (sample {i} of {store.path}) cannot be decoded: {error}; "

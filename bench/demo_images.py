@@ -106,7 +106,7 @@ def photograph(rng: Rng, kind: str, size: tuple[int, int]) -> Image.Image:
     width, height = size
     shrink = min(1.0, DRAWN / max(size))
     w, h = max(16, round(width * shrink)), max(16, round(height * shrink))
-    u, v = coordinates(rng, w, h, upright=kind == "hills")
+    u, v = coordinates(rng, w, h)
     field = KINDS[kind](rng, u, v)
     picture = lit(rng, coloured(rng, normal(rng, field)), field)
     if rng.random() < 0.2:
@@ -119,11 +119,11 @@ def photograph(rng: Rng, kind: str, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
 
 
-def coordinates(rng: Rng, w: int, h: int, upright: bool) -> tuple[Plane, Plane]:
-    """u, v of a scene seen at some angle and distance, not quite head-on, on uneven ground."""
+def coordinates(rng: Rng, w: int, h: int) -> tuple[Plane, Plane]:
+    """u, v of a scene from some distance, not quite level nor head-on, on uneven ground."""
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     x, y = (x - w / 2) / min(w, h), (y - h / 2) / min(w, h)
-    angle = rng.uniform(-0.15, 0.15) if upright else rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-0.3, 0.3)
     tilt = rng.uniform(-0.35, 0.35), rng.uniform(-0.35, 0.35)
     away = 1 + tilt[0] * x + tilt[1] * y
     x, y = x / away, y / away
@@ -148,11 +148,11 @@ def normal(rng: Rng, field: Plane) -> Plane:
 
 
 def palette(rng: Rng) -> np.ndarray:
-    """256 colours [256, 3] from dark to light through three hues."""
-    hue, spread = rng.random(), rng.normal(0, 0.15)
+    """256 colours [256, 3] from dark to light, of neighbouring hues."""
+    hue, spread, rich = rng.random(), rng.normal(0, 0.06), rng.uniform(0.05, 0.6)
     light = np.array([rng.uniform(0.03, 0.25), rng.uniform(0.35, 0.6), rng.uniform(0.7, 0.97)])
     stops = [
-        colorsys.hls_to_rgb((hue + spread * n) % 1, light[n], rng.uniform(0.05, 0.75))
+        colorsys.hls_to_rgb((hue + spread * n) % 1, light[n], rich)
         for n in range(3)
     ]
     at = np.linspace(0, 1, 256)
@@ -165,7 +165,7 @@ def coloured(rng: Rng, tone: Plane) -> np.ndarray:
     """Tones through a palette, or through two that share the picture; float32 [h, w, 3]."""
     index = (tone * 255).astype(np.uint8)
     picture = palette(rng)[index]
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         share = step(fractal(rng, *tone.shape, 1.5, 3), 0.35, 0.65)[..., None]
         picture = picture * (1 - share) + palette(rng)[index] * share
     return picture

@@ -58,7 +58,8 @@ def parts(seed: str) -> tuple[dict[str, float], dict[str, float]]:
             "fastmoco bench", train, "--recipe", RECIPE, "--rounds", "3", "--seconds", "0.5"
         ),
         "train": call(
-            "fastmoco train", train, "--recipe", RECIPE, "--seed", seed, "--val", val, "--out", run
+            "fastmoco train", train, "--recipe", RECIPE, "--seed", seed, "--val", val,
+            "--val-every", "4", "--log-every", "46", "--out", run,  # 46 steps: an epoch
         ),
         "knn": call("fastmoco knn", run, train, val, "--json", into=table),
     }

@@ -3,7 +3,7 @@
     python -m bench.demo_images OUT [--seed 0] [--train 3000] [--val 804]
 
 writes OUT/train/KIND/NUMBER.jpg and OUT/val/KIND/NUMBER.jpg. Structure alone tells the kinds apart
-(bench/demo_textures.py); palette, light, contrast, angle, scale, blur, noise and what stands in the
+(bench/demo_textures.py); palette, light, contrast, scale, blur, noise and what stands in the
 way vary freely inside each, so neither the mean colour nor the raw pixels give a kind away. As in
 a folder from the field, some files are PNG, WebP, grey, CMYK or EXIF-rotated, one is oversize, and
 a few are broken on purpose.

@@ -3,7 +3,7 @@
 Each kind is a function (rng, u, v) -> a field of heights in about 0..1, float32 [h, w]. u and v
 [h, w] are the picture's coordinates in units of one brick, one leaf, one strand: whoever calls
 decides angle, scale, perspective and warp, and turns the field into a photograph afterwards. No
-kind has a colour, a brightness or a direction of its own, so nothing but its structure tells it.
+kind has a colour or a brightness of its own, so nothing but its structure tells it.
 """
 
 from __future__ import annotations

@@ -166,7 +166,8 @@ def coloured(rng: Rng, tone: Plane) -> np.ndarray:
     index = (tone * 255).astype(np.uint8)
     picture = palette(rng)[index]
     if rng.random() < 0.15:
-        share = step(fractal(rng, *tone.shape, 1.5, 3), 0.35, 0.65)[..., None]
+        h, w = tone.shape
+        share = step(fractal(rng, h, w, 1.5, 3), 0.35, 0.65)[..., None]
         picture = picture * (1 - share) + palette(rng)[index] * share
     return picture
 

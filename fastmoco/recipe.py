@@ -164,7 +164,13 @@ MOCO_CIFAR_MINI = replace(
     epochs=14, lr=0.08, warmup=0.4, schedule_by="step", bn_splits=1,
     augmentation=replace(AUGMENT_CIFAR, scale=(0.2, 1.0)),
 )
-RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI)}
+# What `make demo` trains: drawn images whose colours tell nothing, hence the strong hue.
+MOCO_DEMO = replace(
+    MOCO_CIFAR, name="moco-demo", arch="resnet-mini", K=512, size=32, eval_size=64, batch=64,
+    epochs=24, schedule_by="step", warmup=0.4,
+    augmentation=replace(AUGMENT_V2, jitter=(0.4, 0.4, 0.4, 0.4)),
+)
+RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI, MOCO_DEMO)}
 
 
 @dataclass(frozen=True)

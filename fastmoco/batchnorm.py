@@ -47,7 +47,12 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
 
 def deal(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Put row order[i] at place i, [N, ...]: the shuffle before the key encoder."""
+    """Put row order[i] at place i, [N, ...]: the shuffle before the key encoder.
+
+    Images keep channels last, which index_select on [N, C, H, W] would lose.
+    """
+    if x.dim() == 4:
+        return x.permute(0, 2, 3, 1).index_select(0, order).permute(0, 3, 1, 2)
     return x.index_select(0, order)
 
 

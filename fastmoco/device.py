@@ -107,6 +107,8 @@ class Slot:
                 if self._device is None
                 else self._device[part].view(like.dtype).view(like.shape)
             )
+        # The allocator may hand out memory that launched work still reads: that comes first.
+        self.mark_used()
 
     def wait_writable(self) -> None:
         """Block this host thread until the last copy has left the host buffer."""

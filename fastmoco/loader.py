@@ -58,8 +58,10 @@ class Ring:
                 self.data_wait += time.perf_counter() - begun
                 tensors = slot.to_device(self._stream)
                 begin()
-                yield {name: tensor[:n] for name, tensor in tensors.items()}
-                slot.mark_used()
+                try:
+                    yield {name: tensor[:n] for name, tensor in tensors.items()}
+                finally:  # also where the consumer breaks off
+                    slot.mark_used()
                 free.append(slot)
         finally:  # an early break: nothing may still write into the slots
             for _, pending, _ in waiting:

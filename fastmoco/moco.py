@@ -19,6 +19,7 @@ from torch import nn
 from fastmoco.batchnorm import deal, undeal
 from fastmoco.dictionaries import Queue
 from fastmoco.info_nce import info_nce
+from fastmoco.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class MoCo(nn.Module):
             list(self.encoder_k.parameters()), list(self.encoder_q.parameters()), 1 - self.m
         )
         self.queue.enqueue(out.keys)
+
+
+def make_optimizer(moco: MoCo, recipe: Recipe) -> torch.optim.SGD:
+    """SGD on the query encoder, every parameter decayed, as main_moco.py has it.
+
+    The momentum starts as zeros: torch's fused SGD would leave it unset where float16's scaler
+    skips the first step.
+    """
+    optimizer = torch.optim.SGD(
+        moco.encoder_q.parameters(), lr=recipe.lr, momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay, fused=True,
+    )
+    if recipe.momentum > 0:
+        for p in moco.encoder_q.parameters():
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def compile_parts(moco: MoCo) -> None:

@@ -161,7 +161,7 @@ MOCO_CIFAR = replace(
 # A small encoder for CPUs and a short run: tuned on a split of CIFAR-10's training set.
 MOCO_CIFAR_MINI = replace(
     MOCO_CIFAR, name="moco-cifar-mini", arch="resnet-mini", size=24, eval_size=32, batch=256,
-    epochs=14, lr=0.08, warmup=0.4, schedule_by="step", bn_splits=1,
+    epochs=13, lr=0.08, warmup=0.4, schedule_by="step", bn_splits=1,
     augmentation=replace(AUGMENT_CIFAR, scale=(0.2, 1.0)),
 )
 # What `make demo` trains: drawn images whose colours tell nothing, hence the strong hue.

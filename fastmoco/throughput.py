@@ -19,6 +19,7 @@ from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco.batch import Batch
 from fastmoco.device import (
+    DTYPES,
     autocast,
     describe,
     grad_scaler,
@@ -31,7 +32,7 @@ from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.features import Subset, Tick
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo, compile_parts
+from fastmoco.moco import MoCo, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.train import augmentation
 
@@ -145,16 +146,13 @@ class Stages:
     ) -> None:
         self.store, self.recipe, self.device, self.engine = store, recipe, device, engine
         self.loader = TrainLoader(store, recipe, engine, device)
-        self.to_images, _ = augmentation(options, device)
+        self.to_images, note = augmentation(options, device)
         torch.manual_seed(recipe.seed)
         encoder = build_encoder(recipe)
         self.moco = MoCo(encoder, recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
-        self.optimizer = torch.optim.SGD(
-            self.moco.encoder_q.parameters(), lr=recipe.lr, momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay, fused=True,
-        )
+        self.optimizer = make_optimizer(self.moco, recipe)
         self.scaler = grad_scaler(device, recipe.precision)
-        if options.compile:
+        if options.compile and note is None:
             compile_parts(self.moco)
         self.runs: dict[str, Callable[[float], float]] = {
             "decode": self.decode,
@@ -186,7 +184,8 @@ class Stages:
         return itertools.chain.from_iterable(self.loader.epoch(e) for e in itertools.count())
 
     def augment(self, batch: Batch) -> torch.Tensor:
-        return self.to_images(batch.views, batch.colour, self.recipe.augmentation)
+        dtype = DTYPES[self.recipe.precision]
+        return self.to_images(batch.views, batch.colour, self.recipe.augmentation, dtype)
 
     def step(self, images: torch.Tensor, batch: Batch) -> None:
         with autocast(self.device, self.recipe.precision):

@@ -26,14 +26,14 @@ from fastmoco.augment import augment
 from fastmoco.augment_kornia import augment_kornia
 from fastmoco.augment_numba import augment_numba
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.device import autocast, describe, grad_scaler, pick_device, pick_precision
+from fastmoco.device import DTYPES, autocast, describe, grad_scaler, pick_device, pick_precision
 from fastmoco.encoder import Encoder, build_encoder
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Ended, Evaluated, Listener, Noted, Progress, Saved, Started
 from fastmoco.features import Subset, extract, shared_labels
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo, compile_parts
+from fastmoco.moco import MoCo, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.run_dir import RunDir
 from fastmoco.schedule import learning_rate
@@ -69,10 +69,7 @@ def train(
 
     torch.manual_seed(recipe.seed)
     moco = MoCo(build_encoder(recipe), recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
-    optimizer = torch.optim.SGD(
-        moco.encoder_q.parameters(), lr=recipe.lr, momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay, fused=True,
-    )
+    optimizer = make_optimizer(moco, recipe)
     scaler = grad_scaler(device, recipe.precision)
     engine = ThreadsEngine(store, options.threads)
     loader = TrainLoader(store, recipe, engine, device)
@@ -81,7 +78,8 @@ def train(
     if options.compile and note is None:
         compile_parts(moco)
 
-    per_epoch, steps, step, earlier = loader.steps_per_epoch, 0, 0, 0.0
+    dtype, shuffles = DTYPES[recipe.precision], recipe.bn_splits > 1
+    per_epoch, step, earlier = loader.steps_per_epoch, 0, 0.0
     steps = recipe.epochs * per_epoch
     if saved is not None:
         moco.load_state_dict(saved.moco)
@@ -121,9 +119,9 @@ def train(
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                     assert batch.colour is not None
-                    im_q, im_k = to_images(batch.views, batch.colour, recipe.augmentation)
+                    im_q, im_k = to_images(batch.views, batch.colour, recipe.augmentation, dtype)
                     with autocast(device, recipe.precision):
-                        out = moco(im_q, im_k, batch.index, batch.shuffle)
+                        out = moco(im_q, im_k, batch.index, batch.shuffle if shuffles else None)
                     scaler.scale(out.loss).backward()
                     scaler.step(optimizer)
                     scaler.update()
@@ -139,7 +137,7 @@ def train(
                         clock.mark()
                     if stop.is_set():
                         break
-                if monitor is not None and monitor.due(step, per_epoch):
+                if monitor is not None and monitor.due(step, per_epoch) and not stop.is_set():
                     with clock.paused():
                         tell(monitor(moco, step, per_epoch))
             seconds = earlier + clock.seconds()

@@ -6,13 +6,13 @@ image stay in cache from the first op to the normalised pixel, and only what was
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numba import njit
 
+from data_tools.prepare import cores
 from fastmoco.augment import BRIGHTNESS, CONTRAST, SATURATION
 from fastmoco.draws import Colour
 from fastmoco.recipe import Augmentation
@@ -40,7 +40,7 @@ def augment_numba(
         parts = [x[rows] for x in drawn]
         _augment_rows(pixels[rows], target[:, rows], *parts, aug.gray_first, mean, std)  # type: ignore
 
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     step = -(-b // threads)
     slices = [slice(i, i + step) for i in range(0, b, step)]
     if len(slices) == 1:

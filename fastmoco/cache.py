@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from data_tools.formats.beton import is_beton
 from data_tools.manifest import UNFINISHED, summary
 from data_tools.open import is_dataset
 from data_tools.prepare import prepare
@@ -27,7 +28,7 @@ def prepared(
     cache, made now if it is not there. The cache knows a source by its fingerprint, so a folder
     that changed is prepared anew."""
     path = Path(data)
-    if is_dataset(path) or path.suffix == ".beton" or not path.exists():
+    if not path.exists() or is_dataset(path) or (path.is_file() and is_beton(path)):
         return path
     if (path / UNFINISHED).exists():  # a prep of this folder was killed: open_store says so
         return path

@@ -69,9 +69,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as the latter
         partial.unlink(missing_ok=True)
+        remedy = "the last one is whole: make room and go on with --resume"
         raise UserError(
-            f"{path}: cannot write the checkpoint ({str(error).splitlines()[0]}); the last one is "
-            f"whole: make room and go on with --resume"
+            f"{path}: cannot write the checkpoint ({str(error).splitlines()[0]}); "
+            f"{remedy if path.exists() else 'make room and start again'}"
         ) from None
 
 

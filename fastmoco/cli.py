@@ -45,16 +45,25 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.filename is None:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
-        return _fail(f"{error.filename}: {error.strerror}")
+        return _fail(f"out of memory: use a smaller --batch, --size or --K ({error})")
     except KeyboardInterrupt:
         return 130
 
 
 def _fail(text: str) -> int:
-    print(f"fastmoco: {' '.join(text.split())}", file=sys.stderr)
+    line = " ".join(text.split())
+    print(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}", file=sys.stderr)
     return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's error is known by its words: importing torch here would slow every --help
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(w in str(error) for w in words)
 
 
 def prep(argv: list[str]) -> None:
@@ -114,12 +123,12 @@ def train(argv: list[str]) -> None:
     args = parse(TrainArgs, argv, "train")
     from fastmoco import console
     from fastmoco.checkpoint import load
+    from fastmoco.run_dir import default_out
     from fastmoco.train import train
 
     options = args.options
     if not options.out:  # named after what the user typed, not after a cache
-        out = f"runs/{args.data.resolve().stem}-{args.recipe.name}"
-        options = dataclasses.replace(options, out=out)
+        options = dataclasses.replace(options, out=default_out(args.data, args.recipe))
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()

@@ -23,9 +23,15 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(
+            f"--device {name}: torch sees {f'{count} of them' if count else 'no CUDA device'} here"
+            f"; use --device {'cuda:0' if count else 'cpu'}"
+        )
     return device
 
 
@@ -36,6 +42,12 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def choose_deterministic(device: torch.device) -> None:
+    """cuDNN's reproducible kernels: what makes a resumed run equal one never stopped."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -87,9 +99,10 @@ class Slot:
         try:
             self._host = torch.empty(size, dtype=torch.uint8, pin_memory=on_cuda)
         except RuntimeError as error:
+            remedy = ", or raise the limit on locked memory" if on_cuda else ""
             raise UserError(
-                f"cannot pin {size / 2**20:.0f} MiB of host memory for a batch: use a smaller "
-                f"--batch, or raise the limit on locked memory ({str(error).splitlines()[0]})"
+                f"cannot get {size / 2**20:.0f} MiB of host memory for a batch: use a smaller "
+                f"--batch{remedy} ({str(error).splitlines()[0]})"
             ) from None
         self._device = torch.empty(size, dtype=torch.uint8, device=device) if on_cuda else None
         self._copied = torch.cuda.Event() if on_cuda else None

@@ -10,8 +10,7 @@ from torch import nn
 class Queue(nn.Module):
     """The last K keys, [K, dim] float32, as a ring whose pointer stays on the device.
 
-    It begins as random unit vectors, like the official code's. (The official layout is
-    [dim, K]; see interop for the way between.)
+    It begins as random unit vectors, like the official code's, whose layout is [dim, K].
     """
 
     keys: torch.Tensor

@@ -93,7 +93,8 @@ def raw_pixels(
         engine.close()
     pixels = torch.cat(parts)
     centre = pixels.mean(dim=0) if centre is None else centre
-    return F.normalize(pixels - centre, dim=1), centre
+    pixels -= centre
+    return F.normalize(pixels, dim=1, out=pixels), centre
 
 
 def load_encoder(checkpoint: Checkpoint, device: torch.device) -> Encoder:

@@ -165,21 +165,23 @@ def _starting_point(argv: list[str], recipe: Recipe) -> tuple[RecipeFlags, list[
 
 
 def _value(argv: list[str], flag: str) -> str | None:
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(flag + "="):
-            return word[len(flag) + 1 :]
-    return None
+    """The value of a flag; of its last mention, as the parser has it."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
+        if word == flag:
+            found = following
+        elif word.startswith(flag + "="):
+            found = word[len(flag) + 1 :]
+    return found
 
 
 def _without(argv: list[str], flag: str) -> list[str]:
-    for i, word in enumerate(argv):
-        if word == flag:
-            return argv[:i] + argv[i + 2 :]
-        if word.startswith(flag + "="):
-            return argv[:i] + argv[i + 1 :]
-    return argv
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != flag and not word.startswith(flag + "="):
+            kept.append(word)
+        skip = word == flag
+    return kept
 
 
 def _one_line(box: str) -> str:

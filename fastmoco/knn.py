@@ -91,16 +91,16 @@ def knn(
     encoders = {"trained": load_encoder(checkpoint, device)}
     if companions:
         encoders["at step 0"] = initial_encoder(recipe, device)
-    sets = {
-        name: tuple(extract(e, s, recipe, device, threads, tick) for s in (train, val))
-        for name, e in encoders.items()
-    }
-    if companions:
-        bank, centre = raw_pixels(train, recipe, threads=threads)
-        sets["raw pixels"] = (bank, raw_pixels(val, recipe, centre, threads)[0])
-    rows = []
-    for name, (bank, queries) in sets.items():
+    rows: list[Row] = []
+
+    def measure(name: str, bank: torch.Tensor, queries: torch.Tensor) -> None:
         for protocol in PROTOCOLS:
             result = weighted_knn(bank, bank_labels, queries, labels, classes, protocol)
-            rows += [Row(name, protocol.name, k, protocol.T, top1) for k, top1 in result.items()]
+            rows.extend(Row(name, protocol.name, k, protocol.T, v) for k, v in result.items())
+
+    for name, encoder in encoders.items():  # one set of features in memory at a time
+        measure(name, *(extract(encoder, s, recipe, device, threads, tick) for s in (train, val)))
+    if companions:
+        bank, centre = raw_pixels(train, recipe, threads=threads)
+        measure("raw pixels", bank, raw_pixels(val, recipe, centre, threads)[0])
     return rows

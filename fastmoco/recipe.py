@@ -46,6 +46,43 @@ class Augmentation:
     """Standard deviation of each channel, divided by last."""
 
 
+    def check(self) -> None:
+        """Raise UserError, in one line, where the values are no distribution."""
+        rules = {
+            "scale": 0 < self.scale[0] <= self.scale[1] <= 1,
+            "ratio": 0 < self.ratio[0] <= self.ratio[1] < math.inf,
+            "jitter": all(0 <= x < math.inf for x in self.jitter) and self.jitter[3] <= 0.5,
+            "jitter_p": 0 <= self.jitter_p <= 1,
+            "gray_p": 0 <= self.gray_p <= 1,
+            "blur_p": 0 <= self.blur_p <= 1,
+            "blur_sigma": 0 <= self.blur_sigma[0] <= self.blur_sigma[1] < math.inf,
+            "flip_p": 0 <= self.flip_p <= 1,
+            "mean": all(math.isfinite(x) for x in self.mean),
+            "std": all(0 < x < math.inf for x in self.std),
+        }
+        allowed = {
+            "scale": "two shares of the area, above 0 and up to 1, the smaller first",
+            "ratio": "two ratios above 0, the smaller first",
+            "jitter": "four strengths from 0, the last (hue) up to 0.5",
+            "blur_sigma": "two sigmas from 0, the smaller first",
+            "mean": "three finite numbers",
+            "std": "three numbers above 0",
+        }
+        _refuse(self, rules, allowed, "augmentation.")
+
+
+def _refuse(
+    values: Any, rules: dict[str, bool], allowed: dict[str, str], prefix: str = ""
+) -> None:
+    for name, good in rules.items():
+        if not good:
+            value = getattr(values, name)
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise UserError(
+                f"--{prefix}{flag(name)} {shown}: give {allowed.get(name, 'a share from 0 to 1')}"
+            )
+
+
 AUGMENT_V1 = Augmentation()
 AUGMENT_V2 = replace(
     AUGMENT_V1, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray_first=False, blur_p=0.5
@@ -69,7 +106,7 @@ class Recipe:
     arch: Arch = "resnet50"
     """Encoder: torchvision's ResNet-18 or 50, or the small residual net for CPU runs."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers: 7x7 stride 2 and max pooling, or one 3x3 of stride 1 for small images."""
+    """First layers of a ResNet-18 or 50: 7x7 stride 2 and max pooling, or one 3x3 of stride 1."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection: one linear layer (v1), or linear, ReLU, linear (v2)."""
     dim: int = 128
@@ -113,18 +150,33 @@ class Recipe:
 
     def check(self, samples: int | None = None) -> None:
         """Raise UserError, in one line, where the values cannot train (on so many samples)."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"--{flag(field.name)} is {value}: give a finite number")
-        for name in ("dim", "K", "bn_splits", "size", "batch", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{flag(name)} is {getattr(self, name)}: it must be at least 1")
-        if self.lr <= 0 or self.T <= 0:
-            name, value = ("lr", self.lr) if self.lr <= 0 else ("T", self.T)
-            raise UserError(f"--{flag(name)} is {value}: it must be above 0")
-        if not 0 <= self.m <= 1:
-            raise UserError(f"--m is {self.m}: the key encoder's momentum lies in 0..1")
+        whole = ("dim", "K", "bn_splits", "size", "batch", "epochs")
+        rules = {name: getattr(self, name) >= 1 for name in whole} | {
+            "lr": 0 < self.lr < math.inf,
+            "T": 0 < self.T < math.inf,
+            "m": 0 <= self.m <= 1,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "warmup": 0 <= self.warmup <= self.epochs,
+            "eval_size": self.eval_size >= 0,
+            "eval_crop": 0 < self.eval_crop <= 1,
+            "seed": 0 <= self.seed < 2**63,
+        }
+        finite = "a finite number above 0"
+        allowed = dict.fromkeys(whole, "1 or more") | {
+            "lr": finite,
+            "T": finite,
+            "momentum": "a number from 0, below 1",
+            "weight_decay": "a finite number from 0",
+            "warmup": f"epochs from 0 to --epochs {self.epochs}",
+            "eval_size": "a size in pixels, or 0 for --size",
+            "eval_crop": "a share above 0, up to 1",
+            "seed": "a whole number from 0, below 2**63",
+        }
+        _refuse(self, rules, allowed)
+        self.augmentation.check()
+        if samples is not None and samples < 2:
+            raise UserError(f"the dataset holds {samples} image: training needs at least two")
         if self.K < self.batch:
             raise UserError(
                 f"--K is {self.K}, below --batch {self.batch}: the queue must hold one batch of "
@@ -135,15 +187,17 @@ class Recipe:
                 f"--batch {self.batch} does not divide into --bn-splits {self.bn_splits} parts; "
                 f"choose a multiple"
             )
-        if self.batch // self.bn_splits < 2:
-            raise UserError(
-                f"--bn-splits {self.bn_splits} leaves one image a part of --batch {self.batch}: "
-                f"BatchNorm needs two; use --bn-splits {max(1, self.batch // 2)} or fewer"
-            )
         if samples is not None and samples < self.batch:
             raise UserError(
                 f"--batch {self.batch} is larger than the dataset ({samples} images); "
-                f"use --batch {max(1, samples)} or less"
+                f"use --batch {samples} or less"
+            )
+        if self.batch < 2:
+            raise UserError(f"--batch {self.batch}: BatchNorm needs at least two images")
+        if self.batch // self.bn_splits < 2:
+            raise UserError(
+                f"--bn-splits {self.bn_splits} leaves one image a part of --batch {self.batch}: "
+                f"BatchNorm needs two; use --bn-splits {self.batch // 2} or fewer"
             )
 
 
@@ -152,13 +206,15 @@ MOCO_V1 = Recipe()
 MOCO_V2 = replace(
     MOCO_V1, name="moco-v2", head="mlp", T=0.2, schedule="cosine", augmentation=AUGMENT_V2
 )
-# The official CIFAR-10 demo (colab, asymmetric): 82.6 % kNN after 200 epochs, on a GPU.
+# The official CIFAR-10 demo (colab, asymmetric): 82.6 % kNN after 200 epochs, on a GPU. Its cosine
+# counts epochs from 1, ours from 0.
 MOCO_CIFAR = replace(
     MOCO_V1, name="moco-cifar", arch="resnet18", stem="cifar", K=4096, m=0.99, T=0.1, size=32,
     eval_crop=1.0, batch=512, lr=0.06, weight_decay=5e-4, schedule="cosine",
     augmentation=AUGMENT_CIFAR,
 )
-# A small encoder for CPUs and a short run: tuned on a split of CIFAR-10's training set.
+# A small encoder for CPUs and a short run: tuned on a split of CIFAR-10's training set, with whole
+# BatchNorm (bench/README.md).
 MOCO_CIFAR_MINI = replace(
     MOCO_CIFAR, name="moco-cifar-mini", arch="resnet-mini", size=24, eval_size=32, batch=256,
     epochs=13, lr=0.08, warmup=0.4, schedule_by="step", bn_splits=1,
@@ -175,7 +231,7 @@ RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI, MO
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How and where a run works; nothing here changes what it learns, beyond rounding."""
+    """How and where a run works; none of it is drawn from, so a recipe stays the same recipe."""
 
     out: str = ""
     """Run directory: checkpoints, metrics.jsonl, resolved recipe [default: runs/DATA-RECIPE]."""
@@ -197,6 +253,22 @@ class RunOptions:
     """Backend: our torch form on the GPU and compiled loops on the CPU, or one of them for all."""
     compile: bool = False
     """Compile encoders and augmentation with torch.compile (needs a C++ compiler on the CPU)."""
+
+    def check(self) -> None:
+        """Raise UserError, in one line, for a value that no run can have."""
+        rules = {
+            "val_every": self.val_every >= 0,
+            "checkpoint_minutes": 0 <= self.checkpoint_minutes < math.inf,
+            "log_every": self.log_every >= 1,
+            "threads": self.threads >= 0,
+        }
+        allowed = {
+            "val_every": "epochs, or 0 for about ten measurements a run",
+            "checkpoint_minutes": "minutes from 0",
+            "log_every": "1 or more",
+            "threads": "1 or more, or 0 for all cores",
+        }
+        _refuse(self, rules, allowed)
 
 
 def flag(name: str) -> str:

@@ -10,7 +10,13 @@ from pathlib import Path
 from data_tools.errors import UserError
 from fastmoco.checkpoint import versions
 from fastmoco.events import Ended, Evaluated, Event, Progress, Started
-from fastmoco.recipe import to_dict
+from fastmoco.recipe import Recipe, to_dict
+
+
+def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
+    """Where a run goes that names no directory: runs/DATA-RECIPE."""
+    path = Path(data).resolve()
+    return f"runs/{path.name if path.is_dir() else path.stem}-{recipe.name}"
 
 
 class RunDir:
@@ -50,7 +56,9 @@ class RunDir:
                 "recipe": to_dict(event.recipe),
                 "versions": versions(),
             }
-            (self.path / "run.json").write_text(json.dumps(content, indent=1) + "\n")
+            partial = self.path / "run.json.partial"
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+            os.replace(partial, self.path / "run.json")
         elif isinstance(event, Progress | Evaluated | Ended):
             row = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
             with open(self.metrics, "a") as file:

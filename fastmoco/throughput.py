@@ -15,12 +15,12 @@ import numpy as np
 import simplejpeg
 import torch
 
+from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco.batch import Batch
 from fastmoco.device import (
     DTYPES,
-    autocast,
     describe,
     grad_scaler,
     peak_memory,
@@ -34,7 +34,7 @@ from fastmoco.features import Subset, Tick
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
-from fastmoco.train import augmentation
+from fastmoco.train import augmentation, training_step
 
 ROUNDS = 7  # interleaved; the medians are shown
 
@@ -86,6 +86,10 @@ def bench(
 
     On the CPU the batch is 64 at the most, so that a large encoder can be measured at all.
     """
+    if rounds < 1 or not 0 < seconds < math.inf:
+        raise UserError(f"--rounds {rounds} --seconds {seconds}: give 1 or more, and above 0")
+    options.check()
+    recipe.check()
     store = open_store(data)
     device = pick_device(options.device)
     batch = min(recipe.batch, len(store)) if device.type == "cuda" else min(recipe.batch, 64)
@@ -188,13 +192,8 @@ class Stages:
         return self.to_images(batch.views, batch.colour, self.recipe.augmentation, dtype)
 
     def step(self, images: torch.Tensor, batch: Batch) -> None:
-        with autocast(self.device, self.recipe.precision):
-            out = self.moco(images[0], images[1], batch.index, batch.shuffle)
-        self.scaler.scale(out.loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.moco.update(out)
+        im_q, im_k = images
+        training_step(self.moco, self.optimizer, self.scaler, im_q, im_k, batch, self.recipe)
 
     def timed(self, work: Iterator[int], seconds: float) -> float:
         """Images/s of an iterator that yields how many it did, for about so long."""
@@ -281,13 +280,18 @@ def verdict(
         where, whole = "all stages share the cores", sum(cost.values())
     binds = max(names, key=lambda n: cost[n])
     share = cost[binds] / whole
-    longer = float(store.sizes.max(axis=1).mean())
+    longer, enough = float(store.sizes.max(axis=1).mean()), max(recipe.size * 2, 256)
+    smaller = (
+        f"prepare smaller images (the longer side is {longer:.0f} pixels on average; prep "
+        f"--max-side {enough} decodes and cuts less), or "
+        if longer > 1.1 * enough
+        else ""
+    )
     advice = {
-        "decode": f"prepare smaller images: the longer side is {longer:.0f} pixels on average; "
-        f"prep with --max-side {max(recipe.size * 2, 256)} decodes less (or use more cores)",
-        "crops": "the crops cost more than the decode: prepare smaller images "
-        f"(--max-side {max(recipe.size * 2, 256)}), or use more cores",
-        "augmentation": "--compile fuses the augmentation on a GPU; a smaller --size costs less",
+        "decode": f"{smaller}use more cores",
+        "crops": f"{smaller}use more cores",
+        "augmentation": f"{'--compile fuses it; ' if device.type == 'cuda' else ''}a smaller "
+        "--size costs less",
         "step": "the encoder is what the time goes into, as it should be; --compile, a smaller "
         "--arch or --size make it cheaper",
     }

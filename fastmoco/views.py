@@ -39,6 +39,12 @@ def views(
     out = Path(out)
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"{out}: name a .png, .jpg or .webp file")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name an image file")
+    for name, value, least in (("count", count, 1), ("epoch", epoch, 0)):
+        if value < least:
+            raise UserError(f"--{name} {value}: give {least} or more")
+    recipe.check()
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first, or give another --out")
     store = open_store(data)
@@ -50,8 +56,11 @@ def views(
     pixels = crop_and_augment(store, ids, windows, recipe, epoch)
     sheet = draw_sheet([decode(store, int(i)) for i in ids], windows, pixels)
     partial = out.with_name(out.stem + ".partial" + out.suffix)
-    sheet.save(partial)
-    os.replace(partial, out)
+    try:
+        sheet.save(partial)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
     return ids.tolist()
 
 
@@ -101,7 +110,7 @@ def draw_sheet(
         sheet.paste(small, (x, y))
         for view, ink in ((0, Q_COLOUR), (1, K_COLOUR)):
             t, w_left, h, w = (float(v) * scale for v in windows[i, view])
-            box = (x + w_left, y + t, x + w_left + w - 1, y + t + h - 1)
+            box = (x + w_left, y + t, x + w_left + max(w - 1, 0), y + t + max(h - 1, 0))
             pen.rectangle(box, outline=ink, width=2)
             tile = Image.fromarray(pixels[view, i]).resize(
                 (TILE, TILE), Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST

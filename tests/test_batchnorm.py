@@ -48,3 +48,10 @@ def test_undeal_is_the_inverse_of_deal():
     x, order = torch.randn(7, 2), torch.randperm(7)
     assert torch.equal(undeal(deal(x, order), order), x)
     assert torch.equal(deal(x, order)[2], x[order[2]])
+
+
+def test_dealt_images_keep_channels_last():
+    x = torch.randn(6, 3, 5, 4).to(memory_format=torch.channels_last)
+    dealt = deal(x, torch.tensor([3, 0, 5, 1, 2, 4]))
+    assert dealt.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(dealt[2], x[5])

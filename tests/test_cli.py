@@ -148,6 +148,70 @@ def test_bad_input_is_one_line(dataset, folder, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ("--weight-decay -1", "--weight-decay"),
+        ("--momentum -1", "--momentum"),
+        ("--seed 99999999999999999999999", "--seed"),
+        ("--eval-crop 2", "--eval-crop"),
+        ("--eval-size -3", "--eval-size"),
+        ("--warmup 1e9", "--warmup"),
+        ("--epochs 0", "--epochs"),
+        ("--augmentation.scale 2 3", "--augmentation.scale"),
+        ("--augmentation.ratio 0 1", "--augmentation.ratio"),
+        ("--augmentation.jitter 5 5 5 5", "--augmentation.jitter"),
+        ("--augmentation.blur-p -1", "--augmentation.blur-p"),
+        ("--augmentation.blur-sigma 2 1", "--augmentation.blur-sigma"),
+        ("--augmentation.std 0 0 0", "--augmentation.std"),
+        ("--augmentation v7", "--augmentation"),
+        ("--log-every 0", "--log-every"),
+        ("--threads -1", "--threads"),
+        ("--device meta", "--device"),
+        ("--checkpoint-minutes nan", "--checkpoint-minutes"),
+        ("--K 100000000000000", "--K"),
+    ],
+)
+def test_odd_values_are_one_line(dataset, tmp_path, capsys, flags, word):
+    argv = ["train", dataset, *TINY, *flags.split(), "--out", tmp_path / "out"]
+    assert word in refused(capsys, *argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_values_of_the_other_commands(dataset, tmp_path, capsys):
+    assert "--count" in refused(capsys, "views", dataset, "--count", "0", "--out",
+                                tmp_path / "v.png")
+    assert "--epoch" in refused(capsys, "views", dataset, "--epoch", "-1", "--out",
+                                tmp_path / "v.png")
+    assert "--size" in refused(capsys, "views", dataset, "--size", "0", "--out", tmp_path / "v.png")
+    (tmp_path / "dir.png").mkdir()
+    assert "is a folder" in refused(capsys, "views", dataset, "--out", tmp_path / "dir.png")
+    assert "--rounds" in refused(capsys, "bench", dataset, *TINY, "--rounds", "0")
+    assert "--batch" in refused(capsys, "bench", dataset, "--batch", "0")
+    assert [p.name for p in tmp_path.iterdir()] == ["dir.png"]
+
+
+def test_the_last_recipe_named_wins(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", "moco-v2", "--recipe", "moco-v1", "--help"])
+    text = capsys.readouterr().out
+    assert "moco-v1)" in text and "0.07" in text
+
+
+def test_a_narrow_image_has_its_views(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (2000, 10), (200, 30, 30)).save(tmp_path / "in" / "strip.jpg")
+    run(capsys, "prep", tmp_path / "in", tmp_path / "data")
+    code, _, err = run(capsys, "views", tmp_path / "data", "--out", tmp_path / "v.png")
+    assert code == 0, err
+
+
+def test_a_foreign_beton_may_have_any_name(dataset, tmp_path, capsys):
+    (tmp_path / "data.ffcv").write_bytes((dataset / "train.beton").read_bytes())
+    code, _, err = run(capsys, "views", tmp_path / "data.ffcv", "--out", tmp_path / "v.png")
+    assert code == 0, err
+
+
 def test_a_checkpoint_of_another_recipe_is_one_line(dataset, tmp_path, capsys):
     argv = ["train", dataset, *TINY, "--epochs", 1, "--out", tmp_path / "run"]
     assert run(capsys, *argv)[0] == 0

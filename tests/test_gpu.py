@@ -1,15 +1,17 @@
 """What only a CUDA device can show: pytest -m gpu."""
 
 import dataclasses
+import os
+import signal
 
 import pytest
 import torch
 
-from fastmoco import checkpoint as checkpoints
 from fastmoco.augment import augment
 from fastmoco.device import pick_device
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import ThreadsEngine
+from fastmoco.events import Progress
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo
 from fastmoco.recipe import MOCO_V2, RunOptions
@@ -82,10 +84,16 @@ def test_a_whole_step_never_syncs(store, precision):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_run_trains_and_resumes(dataset, tmp_path, compiled):
-    options = RunOptions(out=str(tmp_path / "run"), device="cuda", compile=compiled)
-    last = train(dataset, RECIPE, options)
-    again = train(dataset, RECIPE, dataclasses.replace(options, resume=True))
-    assert last.step == again.step == 12
-    assert_equal(last.moco, again.moco)
-    assert checkpoints.load(tmp_path / "run").step == 12
+def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(dataset, tmp_path, compiled):
+    def stop(event):
+        if isinstance(event, Progress) and event.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = RunOptions(device="cuda", compile=compiled, log_every=1)
+    at = [dataclasses.replace(options, out=str(tmp_path / name)) for name in ("whole", "stopped")]
+    whole = train(dataset, RECIPE, at[0])
+    assert train(dataset, RECIPE, at[1], [stop]).step == 8
+    resumed = train(dataset, RECIPE, dataclasses.replace(at[1], resume=True))
+    assert whole.step == resumed.step == 12
+    assert_equal(whole.moco, resumed.moco)
+    assert_equal(whole.optimizer, resumed.optimizer)

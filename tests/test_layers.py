@@ -24,7 +24,7 @@ FLOORS = [
     ["checkpoint"],
     ["features"],
     ["knn"],
-    ["run_dir"],
+    ["run_dir", "monitor", "progress"],
     ["train"],
     ["throughput", "views", "cache"],
     ["console", "flags"],

@@ -9,7 +9,8 @@ from torch import nn
 
 from fastmoco.dictionaries import Queue, enqueue
 from fastmoco.info_nce import info_nce
-from fastmoco.moco import MoCo
+from fastmoco.moco import MoCo, make_optimizer
+from fastmoco.recipe import Recipe
 
 
 def small_net():
@@ -153,6 +154,38 @@ def test_the_loss_stays_exact_under_autocast():
         loss, _ = info_nce(q, k, queue, 0.07)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, atol=0, rtol=0)
+
+
+def test_the_update_compiles_to_one_graph():
+    moco, plain = (MoCo(small_net(), 8, 16, 0.9, 0.2).double() for _ in range(2))
+    plain.load_state_dict(moco.state_dict())
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, 3, 8, 8).double()
+    out = moco(*images, None)
+    compiled = torch.compile(moco.update, fullgraph=True, dynamic=False, backend="aot_eager")
+    with torch.no_grad():
+        for model in (moco, plain):
+            for p in model.encoder_q.parameters():
+                p.add_(1)
+    compiled(out)
+    plain.update(out)
+    for name, value in plain.state_dict().items():
+        if "encoder_q" not in name and "running" not in name and "batches" not in name:
+            torch.testing.assert_close(moco.state_dict()[name], value, msg=name)
+
+
+def test_a_skipped_first_step_leaves_the_momentum_at_zero():
+    moco = MoCo(small_net(), 8, 16, 0.9, 0.2).float()
+    optimizer = make_optimizer(moco, Recipe(lr=0.1, weight_decay=0.0))
+    scaler = torch.amp.GradScaler("cpu")
+    start = [p.detach().clone() for p in moco.encoder_q.parameters()]
+    for gradient in (float("inf"), 1.0):  # float16 overflows while the scale is being found
+        for p in moco.encoder_q.parameters():
+            p.grad = torch.full_like(p, gradient) * scaler.scale(torch.tensor(1.0))
+        scaler.step(optimizer)
+        scaler.update()
+    for p, before in zip(moco.encoder_q.parameters(), start, strict=True):
+        torch.testing.assert_close(p.detach(), before - 0.1)
 
 
 @pytest.mark.parametrize("function", [info_nce, enqueue])

@@ -1,6 +1,7 @@
 """The README's ten lines of Python run as they stand, and its commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 from fastmoco.flags import KnnArgs, PrepArgs, TrainArgs, ViewsArgs, parse
@@ -20,12 +21,10 @@ def test_the_python_runs(folder, tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     # a size that a test can afford; every other word is the README's
-    small = (
-        "MOCO_V2, arch='resnet-mini', size=16, batch=16, bn_splits=2, K=64, epochs=1, "
-    )
-    assert "MOCO_V2, " in code
-    names: dict = {}
-    exec(code.replace("MOCO_V2, ", small).replace("epochs=100", "seed=1"), names)
+    there = "replace(MOCO_V2, epochs=100)"
+    assert there in code
+    small = "arch='resnet-mini', size=16, batch=16, bn_splits=2, K=64, epochs=1)"
+    exec(code.replace(there, f"replace(MOCO_V2, {small}"), {})
     assert (tmp_path / "runs" / "photos" / "checkpoint.pt").exists()
 
 
@@ -36,7 +35,7 @@ def test_the_commands_parse():
         for line in re.findall(r"^\$ fastmoco (\w+) (.*)$", block, re.M):
             command, rest = line
             if command in kinds and "--resume" not in rest:
-                parse(kinds[command], rest.split(), command)
+                parse(kinds[command], shlex.split(rest, comments=True), command)
                 seen.add(command)
     assert seen == set(kinds)
 

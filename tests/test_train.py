@@ -13,7 +13,7 @@ import torch
 
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
-from fastmoco.events import Ended, Evaluated, Progress, Saved, Started
+from fastmoco.events import Ended, Evaluated, Noted, Progress, Saved, Started
 from fastmoco.recipe import MOCO_V2, RunOptions
 from fastmoco.train import train
 
@@ -181,6 +181,37 @@ def test_unlabelled_data_can_be_watched_by_a_labelled_set(dataset, folder, tmp_p
     options = RunOptions(out=str(tmp_path / "run"), val=str(dataset))
     train(tmp_path / "flat", dataclasses.replace(RECIPE, epochs=1), options, [told.append])
     assert any(isinstance(e, Evaluated) and "bank 48" in e.protocol for e in told)
+
+
+def test_a_stop_at_the_end_of_an_epoch_does_not_wait_for_the_monitor(dataset, tmp_path):
+    told = []
+
+    def listen(event):
+        told.append(event)
+        if isinstance(event, Progress) and event.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = RunOptions(out=str(tmp_path / "run"), log_every=6, val=str(dataset), val_every=1)
+    train(dataset, RECIPE, options, [listen])
+    after = told[told.index(next(e for e in told if isinstance(e, Progress))) + 1 :]
+    assert [type(e) for e in after] == [Saved, Ended] and not after[-1].finished
+
+
+def test_a_loss_that_is_no_number_stops_the_run(dataset, tmp_path):
+    with pytest.raises(UserError, match="the loss is nan at step .*lower --lr"):
+        train(dataset, dataclasses.replace(RECIPE, lr=1e30), RunOptions(out=str(tmp_path / "run"),
+                                                                        log_every=2))
+
+
+def test_a_resume_says_what_differs(dataset, tmp_path):
+    options = RunOptions(out=str(tmp_path / "run"))
+    train(dataset, dataclasses.replace(RECIPE, epochs=1), options)
+    told = []
+    options = dataclasses.replace(options, resume=True, augment="torch")
+    train(dataset, dataclasses.replace(RECIPE, epochs=1), options, [told.append])
+    assert [e.text for e in told if isinstance(e, Noted)] == [
+        "not to the same bits: augment differ from the checkpoint's"
+    ]
 
 
 def test_signal_handlers_are_given_back(dataset, tmp_path):

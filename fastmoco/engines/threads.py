@@ -7,7 +7,6 @@ between processes. Float boxes (evaluation) go through Pillow, which takes them 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_tools.errors import UserError
+from data_tools.prepare import cores
 from data_tools.store import Store
 
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
@@ -27,7 +27,7 @@ class ThreadsEngine:
 
     def __init__(self, store: Store, threads: int = 0) -> None:
         self.store = store
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fastmoco-decode")
 
     def submit(
@@ -39,8 +39,8 @@ class ThreadsEngine:
         step = max(1, min(32, -(-n // (4 * self.threads))))
         return Chunks(
             [
-                self._pool.submit(self._fill, ids[i : i + step], windows[i:], out[i : i + step])
-                for i in range(0, n, step)
+                self._pool.submit(self._fill, ids[part], windows[part], out[part])
+                for part in (slice(i, i + step) for i in range(0, n, step))
             ]
         )
 
@@ -86,7 +86,9 @@ def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDA
     encoded = store.encoded(i)
     if store.raw[i]:
         height, width = store.sizes[i]
-        return encoded.reshape(height, width, 3)
+        pixels = np.empty(len(encoded), np.uint8) if buffer is None else buffer[: len(encoded)]
+        pixels[:] = encoded  # the map of the file is read-only, which torch does not know
+        return pixels.reshape(height, width, 3)
     try:
         return simplejpeg.decode_jpeg(encoded, buffer=buffer)
     except ValueError as error:

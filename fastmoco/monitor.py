@@ -1,0 +1,62 @@
+"""kNN while training."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import torch
+
+from data_tools.open import open_store
+from data_tools.store import Store
+from fastmoco import draws
+from fastmoco.encoder import Encoder
+from fastmoco.events import Evaluated
+from fastmoco.features import Subset, extract, shared_labels
+from fastmoco.knn import CIFAR_DEMO, weighted_knn
+from fastmoco.moco import MoCo
+from fastmoco.recipe import Recipe, RunOptions
+
+BANK = 50_000  # training images at most
+
+
+class Monitor:
+    """kNN on a labelled store while training: the CIFAR demo's protocol on pooled features.
+
+    The bank is the training set (at most BANK images of it); where that has no labels,
+    one half of the validation store is the bank of the other.
+    """
+
+    def __init__(
+        self, store: Store, options: RunOptions, recipe: Recipe, device: torch.device
+    ) -> None:
+        val = open_store(options.val)
+        bank: Store = store
+        if len(store.labels) and int(store.labels.min()) < 0:
+            bank = Subset(val, draws.permutation(recipe.seed, 0, len(val))[::2])
+            val = Subset(val, draws.permutation(recipe.seed, 0, len(val))[1::2])
+        elif len(store) > BANK:
+            bank = Subset(store, draws.permutation(recipe.seed, 0, len(store))[:BANK])
+        self.bank, self.val = bank, val
+        self.labels = shared_labels(bank, val)
+        self.recipe, self.device, self.threads = recipe, device, options.threads
+        self.every = options.val_every or max(1, recipe.epochs // 10)
+
+    def due(self, step: int, per_epoch: int) -> bool:
+        """True after every so many epochs and at the end."""
+        epoch, rest = divmod(step, per_epoch)
+        return rest == 0 and (epoch % self.every == 0 or epoch == self.recipe.epochs)
+
+    def __call__(self, moco: MoCo, step: int, per_epoch: int) -> Evaluated:
+        begun = time.perf_counter()
+        bank_labels, labels, classes = self.labels
+        bank, queries = (
+            extract(cast(Encoder, moco.encoder_q), s, self.recipe, self.device, self.threads)
+            for s in (self.bank, self.val)
+        )
+        top1 = weighted_knn(bank, bank_labels, queries, labels, classes, CIFAR_DEMO)
+        k, accuracy = next(iter(top1.items()))
+        return Evaluated(
+            step, step / per_epoch, accuracy, f"k={k}, T={CIFAR_DEMO.T}, bank {len(bank):,}",
+            time.perf_counter() - begun,
+        )

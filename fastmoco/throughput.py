@@ -196,7 +196,9 @@ class Stages:
         training_step(self.moco, self.optimizer, self.scaler, im_q, im_k, batch, self.recipe)
 
     def timed(self, work: Iterator[int], seconds: float) -> float:
-        """Images/s of an iterator that yields how many it did, for about so long."""
+        """Images/s of an iterator that yields how many it did, for about so long, once running:
+        the first item fills the pipeline and is not counted."""
+        next(work)
         synchronize(self.device)
         begun, images = time.perf_counter(), 0
         for n in work:

@@ -161,6 +161,21 @@ def test_a_bad_sample_names_itself(store):
     assert store.key(third) in str(error.value) and "cannot be decoded" in str(error.value)
 
 
+def test_raw_images_are_cut_as_jpegs_are(store):
+    """A store may hold raw RGB; the maps of its file are read-only."""
+    pixels = [decode(store, i) for i in range(40)]
+
+    class Raw(Subset):
+        def encoded(self, i):
+            flat = pixels[i].reshape(-1)
+            flat.flags.writeable = False
+            return flat
+
+    raw = Raw(store, np.arange(40))
+    raw.raw = np.ones(40, bool)
+    assert_same(epoch(Subset(store, np.arange(40))), epoch(raw))
+
+
 def test_data_wait_is_counted(store):
     engine = ThreadsEngine(store, 1)
     loader = TrainLoader(store, RECIPE, engine, CPU)

@@ -37,9 +37,10 @@ def prepared(
         out = cache_dir() / f"{source.name}-{source.fingerprint[:12]}"
     finally:
         source.close()
-    if not is_dataset(out):
-        say(f"{path} is not prepared yet: preparing it into {out}")
-    manifest = prepare(path, out, progress=progress)
-    for line in summary(manifest).splitlines():
+    if is_dataset(out):
+        say(f"{path}: already prepared, in {out}")
+        return out
+    say(f"{path} is not prepared yet: preparing it into {out}")
+    for line in summary(prepare(path, out, progress=progress)).splitlines():
         say(line)
     return out

@@ -100,6 +100,11 @@ def train(
     ))
     if note is not None:
         tell(Noted(note))
+    if recipe.K > len(store):
+        tell(Noted(
+            f"--K {recipe.K} is larger than the dataset ({len(store)} images): the negatives hold "
+            f"older keys of the same images; a --K well below the dataset's size learns more"
+        ))
     made_by = checkpoints.versions() | {
         "device": device.type, "augment": options.augment, "compile": str(options.compile)
     }

@@ -173,6 +173,13 @@ def test_a_failed_write_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch
     assert sorted(p.name for p in run.iterdir()) == ["checkpoint.pt", "metrics.jsonl", "run.json"]
 
 
+def test_a_queue_larger_than_the_dataset_is_called_out(dataset, tmp_path):
+    told = []
+    recipe = dataclasses.replace(RECIPE, epochs=1, K=97)
+    train(dataset, recipe, RunOptions(out=str(tmp_path / "run")), [told.append])
+    assert ["larger than the dataset (96" in e.text for e in told if isinstance(e, Noted)] == [True]
+
+
 def test_unlabelled_data_can_be_watched_by_a_labelled_set(dataset, folder, tmp_path):
     from data_tools.prepare import prepare
 

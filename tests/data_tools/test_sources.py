@@ -136,8 +136,10 @@ def test_splits_side_by_side_are_refused(write_tree: Write, pack: Write, names: 
 
 
 def test_one_split_or_a_class_called_train_is_fine(write_tree: Write) -> None:
-    open_source(write_tree({"train/a/1.jpg": b"1", "train/b/1.jpg": b"1", "README": b""}, "one"))
-    open_source(write_tree({"train/1.jpg": b"1", "bus/1.jpg": b"1"}, "two"))
+    one = {"train/a/1.jpg": b"1", "train/b/1.jpg": b"1", "README": b""}
+    two = {"train/1.jpg": b"1", "bus/1.jpg": b"1"}
+    for name, tree in (("one", one), ("two", two)):
+        assert open_source(write_tree(tree, name)).keys == sorted(tree)
 
 
 def test_paths_that_hold_no_images(tmp_path: Path, write_tree: Write) -> None:

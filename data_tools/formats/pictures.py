@@ -1,0 +1,58 @@
+"""One image as the record files hold it: what it is, told by its first bytes.
+
+A raw image is stored as a binary PPM (netpbm's ppm(5), "P6"), which any decoder reads; behind the
+header lie plain pixels, and that is where our index points.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+from data_tools.image import FORMATS, BadImage, sniff_jpeg
+from data_tools.store import JPEG, OTHER, RAW
+
+PPM = re.compile(rb"P6\s(\d{1,9})\s(\d{1,9})\s255\s")
+BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6",
+    b"\0\0\0\x0cjP  ",
+)  # fmt: skip
+
+
+def ppm_header(height: int, width: int) -> bytes:
+    return b"P6\n%d %d\n255\n" % (width, height)
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether bytes begin as an image does that Pillow knows; at least 12 of them."""
+    webp, avif = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] == b"ftyp"
+    return head.startswith(BEGINNINGS) or webp or avif
+
+
+def sniff(data: bytes) -> tuple[int, int, int, int]:
+    """An encoded image -> (kind, height, width, bytes of a PPM header before the pixels, else 0).
+
+    Nothing is decoded, and nothing is raised: what is broken or unknown is OTHER, of 0 x 0 pixels.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        try:
+            header = sniff_jpeg(data)
+        except BadImage:
+            return OTHER, 0, 0, 0
+        return JPEG, header.height, header.width, 0
+    ppm = PPM.match(data)
+    if ppm:
+        height, width = int(ppm[2]), int(ppm[1])
+        if height and width and len(data) == ppm.end() + 3 * height * width:
+            return RAW, height, width, ppm.end()
+    from PIL import Image
+
+    try:
+        # Only the header is read. The pixels' limit is for who decodes.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except Exception:  # Pillow's readers raise nearly everything on damaged files
+        return OTHER, 0, 0, 0
+    if not (0 < height < 1 << 31 and 0 < width < 1 << 31):
+        return OTHER, 0, 0, 0
+    return OTHER, height, width, 0

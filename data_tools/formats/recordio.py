@@ -1,0 +1,138 @@
+"""RecordIO files of MXNet image records: written for every reader, read whoever wrote them.
+
+    record      <I magic, <I flag << 29 | length, payload, zeros up to a multiple of 4 bytes
+    payload     <IfQQ (flag, label, id, id2), then `flag` more labels as <f, then the image
+
+Where the magic number occurs in a payload at a multiple of 4 bytes, the record is broken there into
+several, and the magic is left out: the next record's own stands for it. So, seen in the file, a
+word is slipped in behind each such magic, and leaving these words out gives the payload back.
+
+Layout: dmlc-core/include/dmlc/recordio.h and src/recordio.cc; mxnet/recordio.py and its
+src/io/image_recordio.h.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.formats.pictures import ppm_header
+from data_tools.image import Prepared
+from data_tools.store import JPEG, RAW, SPLIT
+
+SUFFIX = ".rec"
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+IMAGE_HEAD = struct.Struct("<IfQQ")
+LENGTH_BITS = 29
+# float32, the label's type, holds every integer up to here.
+LARGEST_LABEL = 1 << 24
+
+
+class Writer:
+    """Appends one image record an image: its number in the source as id, its label as float32.
+
+    A full disk is an OSError, here and in finish().
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "wb", buffering=1 << 20)
+        self._end = 0
+
+    def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]:
+        """Writes the next record; -> (where the image's bytes or pixels begin, kind).
+
+        The kind is JPEG or RAW, with SPLIT where the image is broken at the magic number.
+        """
+        if abs(label) > LARGEST_LABEL:
+            raise UserError(f"{self.path}: RecordIO's labels are float32, and {label} is beyond "
+                            f"{LARGEST_LABEL}; choose another format")
+        head = IMAGE_HEAD.pack(0, label, i, 0)
+        if image.raw:
+            head += ppm_header(image.height, image.width)
+        payload = head + image.data
+        if len(payload) >> LENGTH_BITS:
+            raise UserError(f"{self.path}: RecordIO holds images below {1 << LENGTH_BITS} bytes, "
+                            f"not {len(payload)}; choose another format, or give --max-side")
+        breaks = aligned_magics(payload)
+        offset = self._end + 8 + in_file(breaks, len(head))
+        start = 0
+        for at in breaks:
+            self._write(MIDDLE if start else FIRST, payload[start:at])
+            start = at + 4
+        self._write(LAST if breaks else WHOLE, payload[start:])
+        kind = RAW if image.raw else JPEG
+        return offset, kind | is_split(breaks, len(head))
+
+    def _write(self, flag: int, payload: bytes) -> None:
+        length = len(payload)
+        self._file.write(struct.pack("<II", MAGIC, flag << LENGTH_BITS | length))
+        self._file.write(payload)
+        self._file.write(bytes(-length % 4))
+        self._end += 8 + length + -length % 4
+
+    def finish(self) -> None:
+        """Makes the file whole and durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def aligned_magics(payload: bytes) -> list[int]:
+    """Where the magic number occurs at multiples of 4 bytes."""
+    words = np.frombuffer(payload, "<u4", len(payload) // 4)
+    return [4 * int(at) for at in np.flatnonzero(words == MAGIC)]
+
+
+def in_file(breaks: list[int], at: int) -> int:
+    """Where byte `at` of a payload lies, counted from where the payload begins in the file."""
+    return at + 4 * sum(magic + 4 <= at for magic in breaks)
+
+
+def is_split(breaks: list[int], at: int) -> int:
+    """SPLIT if the payload from `at` on is broken, else 0."""
+    return SPLIT if any(magic + 4 > at for magic in breaks) else 0
+
+
+def join(content: np.ndarray, start: int, size: int) -> np.ndarray:
+    """A broken image, uint8 [size], from its file's bytes; `start`: where its own begin there.
+
+    Records begin at multiples of 4, so the file's words are the payload's, with one slipped in
+    behind each magic (which no length can equal: 6 is no flag).
+    """
+    first = start // 4 * 4
+    slipped = 0
+    while True:
+        whole = content[first : start + size + 4 * slipped]
+        words = whole[: len(whole) // 4 * 4].view("<u4")
+        magics = np.flatnonzero(words == MAGIC)
+        if len(magics) == slipped:
+            break
+        slipped = len(magics)
+    keep = np.ones(len(whole) + 4, bool)
+    keep[(4 * magics[:, None] + np.arange(4, 8)).ravel()] = False
+    joined = whole[keep[: len(whole)]][start - first :]
+    joined.flags.writeable = False
+    return joined
+
+
+def dali_index(rows: np.ndarray, first: int, base: int) -> str:
+    """The part of DALI's (and MXNet's) index for one file of ours: "key<tab>offset" a record.
+
+    rows: INDEX_DTYPE, of the file. first: how many records the files before it hold, base: how many
+    bytes. The parts of all files, in order, make the one index of the dataset.
+    """
+    heads = np.full(len(rows), 8 + IMAGE_HEAD.size, np.int64)
+    for k in np.flatnonzero(rows["kind"] & ~np.uint8(SPLIT) == RAW):
+        heads[k] += len(ppm_header(int(rows["height"][k]), int(rows["width"][k])))
+    starts = rows["offset"].astype(np.int64) - heads + base
+    return "".join(f"{first + k}\t{start}\n" for k, start in enumerate(starts.tolist()))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from data_tools.errors import UserError
 
-# What the output's bytes don't depend on: how many threads work, and whether a bad image stops them.
+# The output's bytes don't depend on how many threads work, or whether a bad image stops them.
 NOT_DECISIVE = ("workers", "strict")
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import ppm_header
+from data_tools.formats.scanning import LARGEST, Progress, Scan, beginning
 from data_tools.image import Prepared
 from data_tools.store import JPEG, RAW, SPLIT
 
@@ -136,3 +137,62 @@ def dali_index(rows: np.ndarray, first: int, base: int) -> str:
         heads[k] += len(ppm_header(int(rows["height"][k]), int(rows["width"][k])))
     starts = rows["offset"].astype(np.int64) - heads + base
     return "".join(f"{first + k}\t{start}\n" for k, start in enumerate(starts.tolist()))
+
+
+def is_recordio(path: Path) -> bool:
+    """True for a file that begins as a RecordIO file does."""
+    head = beginning(path, 8)
+    return head[:4] == MAGIC_BYTES and len(head) == 8 and head[7] >> 5 in (WHOLE, FIRST)
+
+
+def scan(path: Path, progress: Progress | None = None) -> tuple[np.ndarray, list[str]]:
+    """The images of a RecordIO file: INDEX_DTYPE [N], and no classes.
+
+    A record without an image (some files begin with one) is passed over. A label that is no whole
+    number, or a list, is none: -1. Raises UserError for what is damaged or truncated.
+    """
+    with Scan(path, progress) as scan:
+        while scan.begin():
+            start = scan.position + 8
+            payload, breaks = take_record(scan)
+            if len(payload) < IMAGE_HEAD.size:
+                raise scan.damaged(f"record {scan.number} is too short for an image record")
+            listed, label, _, _ = IMAGE_HEAD.unpack_from(payload)
+            image = IMAGE_HEAD.size + 4 * listed
+            if image > len(payload):
+                raise scan.damaged(f"record {scan.number} claims {listed} labels")
+            if listed == 1:
+                (label,) = struct.unpack_from("<f", payload, IMAGE_HEAD.size)
+            # False for NaN too.
+            whole = listed < 2 and 0 <= label < 1 << 62 and label == int(label)
+            if image < len(payload):
+                scan.add(payload[image:], start + in_file(breaks, image),
+                         int(label) if whole else -1, is_split(breaks, image))
+        return scan.rows(), []
+
+
+def take_record(scan: Scan) -> tuple[bytes, list[int]]:
+    """The payload of the next record, and where it was broken."""
+    payload, breaks = bytearray(), []
+    begun = False
+    while True:
+        magic, word = struct.unpack("<II", scan.take(8))
+        flag, length = word >> LENGTH_BITS, word & (1 << LENGTH_BITS) - 1
+        if magic != MAGIC:
+            raise scan.damaged(f"no magic number where record {scan.number} must be")
+        if flag not in ((MIDDLE, LAST) if begun else (WHOLE, FIRST)):
+            raise scan.damaged(f"a part is missing in record {scan.number}")
+        payload += scan.take(length)
+        scan.skip(-length % 4)
+        if flag in (WHOLE, LAST):
+            break
+        begun = True
+        breaks.append(len(payload))
+        payload += MAGIC_BYTES
+        if len(payload) > LARGEST:
+            raise scan.damaged(f"record {scan.number} is of more than {LARGEST} bytes")
+    whole = bytes(payload)
+    # What `join` goes by.
+    if breaks and breaks != aligned_magics(whole):
+        raise scan.damaged(f"record {scan.number} is broken at other places than its magic numbers")
+    return whole, breaks

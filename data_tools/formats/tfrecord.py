@@ -2,8 +2,7 @@
 
     record      <Q length, <I masked CRC-32C of these 8 bytes, data, <I masked CRC-32C of the data
 
-Layout: tensorflow/core/lib/io/record_writer.h; core/example/example.proto and feature.proto, in
-protobuf's wire format (protobuf.dev/programming-guides/encoding).
+Layout: tensorflow/core/lib/io/record_writer.h.
 """
 
 from __future__ import annotations
@@ -15,13 +14,20 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from data_tools.formats.pictures import ppm_header
+from data_tools.errors import UserError
+from data_tools.formats.example import (
+    bytes_of,
+    example_head,
+    features_of,
+    image_name,
+    integer_of,
+    label_name,
+)
+from data_tools.formats.scanning import Progress, Scan, beginning, inflated
 from data_tools.image import Prepared
 from data_tools.store import JPEG, RAW
 
 SUFFIX = ".tfrecord"
-IMAGE, LABEL = b"image/encoded", b"image/class/label"
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class Writer:
@@ -61,59 +67,60 @@ def masked(checksum: int) -> bytes:
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def example_head(image: Prepared, label: int) -> bytes:
-    """The Example of an image, up to its bytes or pixels. They come last, so nothing follows."""
-    ppm = ppm_header(image.height, image.width) if image.raw else b""
-    size = len(ppm) + len(image.data)
-    head = b""
-    for number in (1, 1, 2):  # the value in a BytesList, in a Feature, in a map entry
-        head = field_head(number, len(head) + size) + head
-    head = field(1, IMAGE) + head
-    head = field_head(1, len(head) + size) + head
-    head = b"".join((
-        feature(LABEL, integer(label)),
-        feature(b"image/format", text(b"ppm" if image.raw else b"jpeg")),
-        feature(b"image/height", integer(image.height)),
-        feature(b"image/width", integer(image.width)),
-        head,
-    ))
-    return field_head(1, len(head) + size) + head + ppm
-
-
-def feature(name: bytes, value: bytes) -> bytes:
-    """An entry of the map in Features."""
-    return field(1, field(1, name) + field(2, value))
-
-
-def text(value: bytes) -> bytes:
-    """A Feature that holds a BytesList of one."""
-    return field(1, field(1, value))
-
-
-def integer(value: int) -> bytes:
-    """A Feature that holds an Int64List of one."""
-    return field(3, field(1, varint(value % (1 << 64))))
-
-
-def field(number: int, payload: bytes) -> bytes:
-    return field_head(number, len(payload)) + payload
-
-
-def field_head(number: int, size: int) -> bytes:
-    return bytes([number << 3 | BYTES]) + varint(size)
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def dali_index(rows: np.ndarray) -> str:
     """DALI's index of one file of ours, from all its INDEX_DTYPE rows: "offset size" a record."""
     ends = (rows["offset"] + rows["size"] + 4).tolist()
     starts = [0, *ends[:-1]]
     return "".join(f"{a} {b - a}\n" for a, b in zip(starts, ends, strict=True))
+
+
+def is_tfrecord(path: Path) -> bool:
+    """True for a file that begins with a length and its checksum, even if it is compressed."""
+    head = beginning(path, 1 << 12)
+    return begins_record(head) or begins_record(inflated(head, 12))
+
+
+def begins_record(head: bytes) -> bool:
+    return len(head) >= 12 and head[8:12] == masked(google_crc32c.value(head[:8]))
+
+
+def scan(
+    path: Path, progress: Progress | None = None, check: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """The images of a TFRecord file: INDEX_DTYPE [N], and no classes.
+
+    The image is image/encoded, or else the first bytes feature (by name) of the first record that
+    begins as an image does. The label is image/class/label, label, or else the first integer
+    feature whose name says so; lists have none. check: also the checksums of the data.
+    Raises UserError for what is damaged, truncated or compressed, and where an image is missing.
+    """
+    head = beginning(path, 1 << 12)
+    if not begins_record(head) and begins_record(inflated(head, 12)):
+        raise UserError(f"{path}: a compressed TFRecord, which can't be read at random; "
+                        "decompress it first (gunzip)")
+    image = label = b""
+    with Scan(path, progress) as scan:
+        while scan.begin():
+            head = scan.take(12)
+            if not begins_record(head):
+                raise scan.damaged(f"the checksum of record {scan.number}'s length doesn't match")
+            start = scan.position
+            data = scan.take(int.from_bytes(head[:8], "little"))
+            checksum = scan.take(4)
+            if check and checksum != masked(google_crc32c.value(data)):
+                raise scan.damaged(f"the checksum of record {scan.number} doesn't match")
+            try:
+                features = features_of(data)
+                image = image or image_name(features, data)
+                span = bytes_of(features[image], data) if image in features else None
+                label = label or label_name(features, data)
+                value = integer_of(features[label], data) if label in features else None
+            except ValueError:
+                raise UserError(f"{path}: record {scan.number} at byte {scan.start} is no "
+                                "tf.train.Example; images are read from these only") from None
+            if span is None:
+                names = b", ".join(sorted(features)[:20]).decode("utf-8", "replace")
+                raise UserError(f"{path}: record {scan.number} at byte {scan.start} has no image; "
+                                f"its features: {names or 'none'}")
+            scan.add(data[span[0] : span[1]], start + span[0], -1 if value is None else value)
+        return scan.rows(), []

@@ -1,0 +1,297 @@
+"""CIFAR-10 and CIFAR-100, as Python pickles or binary records, in their archive or unpacked.
+
+Layouts: www.cs.toronto.edu/~kriz/cifar.html. A pickle can run any code, so nothing of it is
+called: its arrays are read by stand-ins that only keep bytes, and all else is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import posixpath
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.sources.arrays import ArraySource
+from data_tools.sources.rows import RowKeys
+
+if TYPE_CHECKING:
+    from data_tools.location import Location
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+# The archives unpack to 190 MB; what goes on and on is no CIFAR.
+UNPACKED_BYTES, MEMBER_BYTES = 512 << 20, 256 << 20
+TAR_BLOCK = 512
+
+
+class Layout(NamedTuple):
+    name: str
+    train: str
+    """Pattern of the training files' names."""
+    test: str
+    names: str
+    """The file of class names."""
+    label_bytes: int
+    """Before each binary record's pixels; the last is the (fine) label. 0: a pickle."""
+    classes: int
+
+
+LAYOUTS = {
+    "cifar-10-batches-py": Layout(
+        "CIFAR-10 python", r"data_batch_\d+", "test_batch", "batches.meta", 0, 10),
+    "cifar-10-batches-bin": Layout(
+        "CIFAR-10 binary", r"data_batch_\d+\.bin", r"test_batch\.bin", "batches.meta.txt", 1, 10),
+    "cifar-100-python": Layout("CIFAR-100 python", "train", "test", "meta", 0, 100),
+    "cifar-100-binary": Layout(
+        "CIFAR-100 binary", r"train\.bin", r"test\.bin", "fine_label_names.txt", 2, 100),
+}
+
+
+def recognises(location: Location) -> bool:
+    """True for one of the four archives (.tar.gz or .tar) and for a folder one unpacks to."""
+    try:
+        return layout_of(location) is not None
+    except (OSError, UserError, ValueError, EOFError, zlib.error):
+        return False
+
+
+def open(location: Location, split: str = "train") -> ArraySource:
+    """The images of one split, "train" or "test". Raises UserError for a damaged archive."""
+    if split not in ("train", "test"):
+        raise UserError(f"{location}: holds train and test, no {split}")
+    try:
+        layout = layout_of(location)
+        if layout is None:
+            raise UserError(f"{location}: no CIFAR-10 or CIFAR-100 archive or folder")
+        pattern = layout.train if split == "train" else layout.test
+        folder = location.is_dir()
+        files = (read_folder if folder else read_tar)(location, layout, pattern)
+        batches = sorted((n for n in files if n != layout.names), key=natural)
+        if not batches:
+            raise UserError(f"{location}: holds no {split} images of {layout.name}")
+        parts = [read_batch(files.pop(name), layout) for name in batches]
+        classes = read_names(files.get(layout.names), layout)
+    except UserError:
+        raise
+    except Exception as error:  # damage shows in as many ways as there are layers
+        raise UserError(f"{location}: damaged: {str(error) or type(error).__name__}; "
+                        "copy or download it again") from None
+    images = np.concatenate([pixels for pixels, _ in parts])
+    labels = np.concatenate([labels for _, labels in parts])
+    other = "test" if split == "train" else "train"
+    notes = [f"holds {layout.name.split()[0]}'s {split} images; for the others give "
+             f"{location}#{other}"]
+    notes += [] if classes else ["no class names in it"]
+    keys = RowKeys(batches, [len(part) for _, part in parts])
+    kind = f"{layout.name} {'folder' if folder else 'archive'}, {split} split"
+    return ArraySource(location.name, kind, images, labels, classes, keys, notes)
+
+
+def layout_of(location: Location) -> Layout | None:
+    if location.is_dir():
+        names = set(location.names())
+        for layout in LAYOUTS.values():
+            found = [n for n in names if re.fullmatch(f"{layout.train}|{layout.test}", n)]
+            # CIFAR-100's files are called "train" and "test", as many a folder of images is.
+            known = layout.names in names or posixpath.basename(location.name) in LAYOUTS
+            if found and known and all(location.child(name).is_file() for name in found):
+                return layout
+        return None
+    with unpacked(location) as file:
+        name, _ = next(members(file), ("", 0))
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return LAYOUTS.get(parts[0]) if parts else None
+
+
+@contextmanager
+def unpacked(location: Location) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """The tar itself, of a .tar or a .tar.gz."""
+    packed = location.pread(2, 0) == b"\x1f\x8b"
+    with location.open() as file:
+        yield gzip.GzipFile(fileobj=file) if packed else file
+
+
+def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of a tar's folders and files, the file standing at its data.
+
+    The archives are plain: no name is long, so extension headers are passed over.
+    """
+    data = 0
+    while len(block := file.read(TAR_BLOCK)) == TAR_BLOCK:
+        if not block[0]:
+            return
+        size = block[124:136]
+        length = int.from_bytes(size[1:], "big") if size[0] & 0x80 else int(
+            size.strip(b" \0") or b"0", 8)
+        data += TAR_BLOCK
+        if not 0 <= length <= MEMBER_BYTES or data + length > UNPACKED_BYTES:
+            raise ValueError("it unpacks to more than a CIFAR holds")
+        if block[156:157] in b"\x0005":
+            yield block[:100].split(b"\0", 1)[0].decode("latin1"), length
+        data += -(-length // TAR_BLOCK) * TAR_BLOCK
+        file.seek(data)
+    raise ValueError("cut off")
+
+
+def read_tar(location: Location, layout: Layout, pattern: str) -> dict[str, bytes]:
+    """The members wanted, by their base names."""
+    files: dict[str, bytes] = {}
+    with unpacked(location) as file:
+        for path, size in members(file):
+            name = posixpath.basename(path)
+            if name == layout.names or re.fullmatch(pattern, name):
+                files[name] = file.read(size)
+                if len(files[name]) < size:
+                    raise ValueError("cut off")
+    return files
+
+
+def read_folder(location: Location, layout: Layout, pattern: str) -> dict[str, bytes]:
+    files = {}
+    for name in location.names():
+        if name == layout.names or re.fullmatch(pattern, name):
+            place = location.child(name)
+            if place.size() > MEMBER_BYTES:
+                raise UserError(f"{place}: larger than any file of CIFAR")
+            files[name] = place.pread(place.size(), 0)
+    return files
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts data_batch_10 behind data_batch_9."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def read_batch(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """One file's images, uint8 [N, 32, 32, 3], and labels, int64 [N]."""
+    if layout.label_bytes:
+        row = layout.label_bytes + PIXELS
+        if not data or len(data) % row:
+            raise ValueError(f"a file's length is no multiple of {row}")
+        records = np.frombuffer(data, np.uint8).reshape(-1, row)
+        planes, labels = records[:, layout.label_bytes :], records[:, layout.label_bytes - 1]
+    else:
+        batch = read_pickle(data)
+        planes = pixels_of(batch.get("data"))
+        labels = labels_of(batch.get("fine_labels", batch.get("labels")))
+    labels = labels.astype(np.int64)
+    if len(labels) != len(planes):
+        raise ValueError(f"{len(planes)} images but {len(labels)} labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < layout.classes:
+        raise ValueError("a label that is none of the classes")
+    images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
+
+
+def read_names(data: bytes | None, layout: Layout) -> list[str]:
+    if data is None:
+        return []
+    if layout.label_bytes:
+        names: Any = data.decode().split("\n")
+        names = [name.strip() for name in names if name.strip()]
+    else:
+        meta = read_pickle(data)
+        names = meta.get("fine_label_names", meta.get("label_names"))
+        if not isinstance(names, list):
+            raise ValueError("no list of class names")
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    if len(names) != layout.classes:
+        raise ValueError(f"{len(names)} class names where {layout.classes} must be")
+    return names
+
+
+class Array:
+    """Stands for a numpy array in a pickle: its bytes, until somebody wants their meaning."""
+
+    def __init__(self, data: object = b"", dtype: object = None, shape: object = ()) -> None:
+        self.data, self.dtype, self.shape = data, dtype, shape
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, fortran, self.data = state
+        if fortran:
+            raise ValueError("an array in an order that CIFAR doesn't use")
+
+    def values(self) -> np.ndarray:
+        """The array, uint8 or int64, in the shape it tells."""
+        name = self.dtype.name if isinstance(self.dtype, Dtype) else ""
+        if name not in ("u1", "i8", "i4") or not isinstance(self.data, (bytes, bytearray)):
+            raise ValueError("an array that is not of plain numbers")
+        if not isinstance(self.shape, tuple) or not all(type(n) is int for n in self.shape):
+            raise ValueError("an array without a shape")
+        dtype = np.uint8 if name == "u1" else np.dtype(f"<{name}")
+        return np.frombuffer(self.data, dtype).reshape(self.shape)
+
+
+class Dtype:
+    """Stands for a numpy dtype: its name, without byte order (the archives are little-endian)."""
+
+    def __init__(self, name: object = "", *_: object) -> None:
+        self.name = name.decode() if isinstance(name, bytes) else name
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in (">", b">"):
+            raise ValueError("big-endian numbers")
+
+
+def rebuild(*_: object) -> Array:
+    return Array()
+
+
+def from_buffer(data: object, dtype: object, shape: object, *_: object) -> Array:
+    return Array(data, dtype, shape)
+
+
+def to_bytes(text: str, *_: object) -> bytes:
+    """What protocol 2 writes for bytes: text, to be encoded as Latin-1."""
+    return text.encode("latin1")
+
+
+# Both names of numpy's own module, before and since 2.0.
+STAND_INS: dict[tuple[str, str], Any] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype,
+                                         ("_codecs", "encode"): to_bytes}
+for _core in ("numpy.core", "numpy._core"):
+    STAND_INS[f"{_core}.multiarray", "_reconstruct"] = rebuild
+    STAND_INS[f"{_core}.numeric", "_frombuffer"] = from_buffer
+
+
+# Not the C class: that one allocates what a damaged file claims.
+class Reader(pickle._Unpickler):
+    """Containers, numbers, text, and arrays as stand-ins; any other name is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in STAND_INS:
+            raise ValueError(f"its pickle asks for {module}.{name}, which is not read")
+        return STAND_INS[module, name]
+
+    def get_extension(self, code: int) -> None:
+        raise ValueError("its pickle asks for an extension, which is not read")
+
+
+def read_pickle(data: bytes) -> dict[str, Any]:
+    found = Reader(io.BytesIO(data), encoding="bytes").load()
+    if not isinstance(found, dict):
+        raise ValueError("a pickle that holds no dictionary")
+    return {k.decode("latin1") if isinstance(k, bytes) else str(k): v for k, v in found.items()}
+
+
+def pixels_of(value: object) -> np.ndarray:
+    pixels = value.values() if isinstance(value, Array) else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
+        raise ValueError(f"no array of images of {PIXELS} bytes")
+    return pixels
+
+
+def labels_of(value: object) -> np.ndarray:
+    if isinstance(value, Array):
+        value = value.values().tolist()
+    if not isinstance(value, list) or not all(type(label) is int for label in value):
+        raise ValueError("no list of labels")
+    return np.array(value, np.int64)

@@ -1,0 +1,381 @@
+"""Hugging Face datasets as Parquet or Arrow files: one, a folder of them, or a list.
+
+The schema's metadata "huggingface" holds the features: which column is an Image, and a
+ClassLabel's names. Files of others are read by the columns' names and types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.sources.record_batches import (
+    ArrowRows,
+    Group,
+    ParquetRows,
+    damaged,
+    first_line,
+    format_of,
+    open_rows,
+)
+from data_tools.sources.rows import LABEL_NAMES, RowKeys, number_labels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_tools.location import Location
+
+SUFFIXES = (".parquet", ".arrow")
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes")
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P6", b"P5")
+# Decoded pieces that are kept: threads read some rows ahead of each other, over a group's end.
+HELD_BYTES = 256 << 20
+OPEN_GROUPS = 4
+
+
+def recognises(location: Location) -> bool:
+    """True for a Parquet or Arrow file, and for a folder that holds some (or data/ does)."""
+    try:
+        if location.is_dir():
+            return "dataset_dict.json" in location.names() or bool(files_of(location))
+        return bool(format_of(location))
+    except (OSError, UserError, ValueError):
+        return False
+
+
+def open(location: Location | Sequence[Location]) -> ParquetSource:
+    """Raises UserError for what holds no images, for splits side by side, for damaged files."""
+    if isinstance(location, Sequence):
+        return ParquetSource(list(location), location[0].parent)
+    if not location.is_dir():
+        return ParquetSource([location], location)
+    if "dataset_dict.json" in location.names():
+        raise UserError(f"{location}: holds several splits; give one of its folders, "
+                        f"like {location}/train")
+    files = files_of(location)
+    if not files:
+        raise UserError(f"{location}: holds no Parquet or Arrow files")
+    refuse_splits([file.name for file in files], location)
+    return ParquetSource(files, location)
+
+
+def files_of(folder: Location) -> list[Location]:
+    """The data files of a folder, in order: of save_to_disk as state.json has them; else sorted."""
+    names = folder.names()
+    if "state.json" in names:
+        state = read_json(folder.child("state.json"))
+        listed = [row.get("filename") for row in state.get("_data_files") or []
+                  if isinstance(row, dict)]
+        if state.get("_indices_data_files"):
+            raise UserError(f"{folder}: was saved with an order of its own; "
+                            "save it again after flatten_indices()")
+        if listed and all(isinstance(name, str) and name in names for name in listed):
+            return [folder.child(name) for name in listed]
+    # metadata.parquet lists the images of an image folder.
+    found = [n for n in names if n.endswith(SUFFIXES) and not n.startswith((".", "metadata."))]
+    if not found and "data" in names and folder.child("data").is_dir():
+        return files_of(folder.child("data"))
+    return [folder.child(name) for name in sorted(found)]
+
+
+def read_json(location: Location) -> dict[str, Any]:
+    """A small JSON file's object; empty where there is none."""
+    try:
+        found = json.loads(location.pread(1 << 24, 0))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def refuse_splits(names: list[str], folder: Location) -> None:
+    """Raises UserError where files of train and test lie side by side."""
+    words = [set(re.split(r"[-_.]", name.lower())) & SPLITS for name in names]
+    found = sorted(set().union(*words))
+    if len(found) > 1:
+        name = names[next(i for i, word in enumerate(words) if word)]
+        raise UserError(f"{folder}: holds {' and '.join(found)} side by side; give one by a "
+                        f"pattern, like '{folder}/train-*.{name.rpartition('.')[2]}'")
+
+
+class ParquetSource:
+    """The rows of the files, in order. Threads share one reader; pieces are kept a while."""
+
+    ignored = 0
+
+    def __init__(self, files: list[Location], place: Location) -> None:
+        self.name = place.name
+        self.notes: list[str] = []
+        self._files = [open_rows(file) for file in files]
+        first = self._files[0]
+        features = features_of(first.schema) or features_of_folder(files[0].parent)
+        with damaged(first.location):
+            self._image = self._find_image(first, features)
+        self._label = find_label(first.schema, features, self._image)
+        self._check_columns()
+        self._groups: list[tuple[int, int]] = []  # (file, group in it)
+        counts: list[Group] = []
+        rows_of_file = []
+        for number, file in enumerate(self._files):
+            with damaged(file.location):
+                groups = file.groups(self._image)
+            self._groups += [(number, i) for i in range(len(groups))]
+            counts += groups
+            rows_of_file.append(sum(group.rows for group in groups))
+        rows = [group.rows for group in counts]
+        self._starts = RowKeys([""] * len(rows), rows)
+        self.keys: Sequence[str] = RowKeys(distinct_names(files), rows_of_file)
+        if not len(self.keys):
+            raise UserError(f"{place}: holds no rows")
+        self.sizes = np.repeat([g.bytes // max(g.rows, 1) for g in counts], rows)
+        self.labels, self.classes = self._read_labels(features)
+        form = "Parquet" if isinstance(first, ParquetRows) else "Arrow"
+        self.kind = f"{form}, {len(files):,} file{'s' * (len(files) > 1)}"
+        self.fingerprint = self._digest(files)
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()  # (group, first row)
+        self._readers: OrderedDict[int, tuple[int, Iterator[pa.Array]]] = OrderedDict()
+        self._broken: dict[int, tuple[int, str]] = {}  # group: from which row, why
+
+    def _find_image(self, file: ParquetRows | ArrowRows, features: dict[str, Any]) -> str:
+        """The name of the column that holds images."""
+        declared = [name for name in features if feature_type(features, name) == "Image"]
+        fields = {field.name: field.type for field in file.schema}
+        holders = [name for name, kind in fields.items() if holds_bytes(kind)]
+        declared = [name for name in declared if name in holders]
+        if len(declared) > 1:
+            self.notes.append(f"of the image columns {', '.join(declared)} the first is taken")
+        if declared:
+            return declared[0]
+        for name in IMAGE_NAMES:
+            if name in holders:
+                return name
+        for name in holders:
+            value = next((v for v in first_values(file, name) if v is not None), b"")
+            if value.startswith(MAGIC):
+                return name
+        raise UserError(f"{file.location}: no column holds images; its columns are "
+                        f"{', '.join(fields) or 'none'}")
+
+    def _check_columns(self) -> None:
+        first = self._files[0]
+        for file in self._files[1:]:
+            for name in filter(None, (self._image, self._label)):
+                index = file.schema.get_field_index(name)
+                want = first.schema.field(name).type
+                if index < 0 or file.schema.field(index).type != want:
+                    raise UserError(f"{file.location}: its column {name} is not as in "
+                                    f"{first.location}; give files of one dataset")
+
+    def _read_labels(self, features: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+        samples = len(self.keys)
+        if not self._label:
+            self.notes.append("no labels: no column is named label")
+            return np.full(samples, -1, np.int64), []
+        values, names = [], Names()
+        for file in self._files:
+            with damaged(file.location):
+                values += [label_values(piece, names) for piece in file.column(self._label)]
+        labels = np.concatenate(values) if values else np.empty(0, np.int64)
+        if len(labels) != samples:
+            raise UserError(f"{self._files[0].location}: damaged: {samples} images but "
+                            f"{len(labels)} labels; copy or download it again")
+        if names.found:
+            return names.sorted(labels)
+        classes = class_names(features.get(self._label))
+        if classes and -1 <= labels.min() and labels.max() < len(classes):
+            return labels, classes
+        if classes:
+            self.notes.append(f"labels go from {labels.min()} to {labels.max()}, but there are "
+                              f"{len(classes)} names: the names are left out")
+        labels, classes, note = number_labels(labels)
+        self.notes += [note] if note else []
+        return labels, classes
+
+    def _digest(self, files: list[Location]) -> str:
+        digest = hashlib.sha256(repr((self._image, self.classes)).encode())
+        for file in files:
+            digest.update(repr((file.name, file.size(), file.mtime())).encode())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def read(self, i: int) -> bytes:
+        group, row = self._starts.locate(i)
+        location = self._files[self._groups[group][0]].location
+        with self._lock:
+            start, piece = self._piece(group, row)
+            value = piece[row - start].as_py()
+        if isinstance(value, dict):
+            data, path = value.get("bytes"), value.get("path")
+            if data is None and path:
+                place = type(location)(path) if str(path).startswith("/") else (
+                    location.parent.child(str(path)))
+                return place.pread(place.size(), 0)
+            value = data
+        if value is None:
+            raise OSError("the row holds no image")
+        return value
+
+    def _piece(self, group: int, row: int) -> tuple[int, pa.Array]:
+        """The piece of a group that holds a row, and its first row."""
+        for (of, start), piece in self._held.items():
+            if of == group and start <= row < start + len(piece):
+                self._held.move_to_end((of, start))
+                return start, piece
+        at, reader = self._readers.pop(group, (0, None))
+        if reader is None or at > row:
+            at, reader = 0, self._pieces(group)
+        bad, reason = self._broken.get(group, (row + 1, ""))
+        while row < bad:
+            try:
+                piece = next(reader)
+            except StopIteration:
+                bad, reason = at, "damaged: the file ends before it"
+            except Exception as error:  # pyarrow's, and what the place raises
+                bad, reason = at, f"damaged: {first_line(error)}"
+            else:
+                start, at = at, at + len(piece)
+                self._hold(group, start, piece)
+                if at > row:
+                    self._readers[group] = at, reader
+                    if len(self._readers) > OPEN_GROUPS:
+                        self._readers.popitem(last=False)
+                    return start, piece
+                continue
+            self._broken[group] = bad, reason
+        raise OSError(reason)
+
+    def _pieces(self, group: int) -> Iterator[pa.Array]:
+        file, index = self._groups[group]
+        return self._files[file].pieces(self._image, index)
+
+    def _hold(self, group: int, start: int, piece: pa.Array) -> None:
+        self._held[group, start] = piece
+        while len(self._held) > 2 and sum(p.nbytes for p in self._held.values()) > HELD_BYTES:
+            self._held.popitem(last=False)
+
+    def close(self) -> None:
+        with self._lock:
+            self._held.clear()
+            self._readers.clear()
+
+
+class Names:
+    """Label names, numbered as they come: a million labels must not be a million strings."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def number(self, name: object) -> int:
+        return self.found.setdefault(str(name), len(self.found)) if name else -1
+
+    def sorted(self, codes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """The codes by the sorted names, and these."""
+        classes = sorted(self.found)
+        place = {name: i for i, name in enumerate(classes)}
+        table = np.array([*(place[name] for name in self.found), -1], np.int64)
+        return table[codes], classes
+
+
+def label_values(piece: pa.Array, names: Names) -> np.ndarray:
+    """A label column's piece as int64; -1 for null. Text goes through `names`."""
+    import pyarrow as pa
+
+    kind = piece.type
+    if pa.types.is_dictionary(kind):
+        piece, kind = piece.cast(kind.value_type), kind.value_type
+    if is_text(kind):
+        coded = piece.dictionary_encode()
+        table = np.array([*map(names.number, coded.dictionary.to_pylist()), -1], np.int64)
+        return table[coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    return piece.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_label(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    numeric = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
+    return numeric or is_text(kind)
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """True for bytes, and for a struct with a field "bytes" of them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and holds_bytes(kind.field(index).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def first_values(file: ParquetRows | ArrowRows, column: str) -> list[bytes | None]:
+    for group in range(len(file.groups(column))):
+        for piece in file.pieces(column, group):
+            values = [value.as_py() for value in piece[:16]]
+            return [v.get("bytes") if isinstance(v, dict) else v for v in values]
+    return []
+
+
+def find_label(schema: pa.Schema, features: dict[str, Any], image: str) -> str:
+    """The label column's name; empty where there is none."""
+    able = [f.name for f in schema if f.name != image and is_label(f.type)]
+    declared = [n for n in able if feature_type(features, n) == "ClassLabel"]
+    for names in (declared, able):
+        for name in LABEL_NAMES:
+            if name in names:
+                return name
+    return declared[0] if declared else ""
+
+
+def feature_type(features: dict[str, Any], name: str) -> str:
+    feature = features.get(name)
+    return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
+
+
+def features_of(schema: pa.Schema) -> dict[str, Any]:
+    """What Hugging Face's metadata says of the columns; empty where there is none."""
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]
+        return info["features"] if isinstance(info["features"], dict) else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def features_of_folder(folder: Location) -> dict[str, Any]:
+    features = read_json(folder.child("dataset_info.json")).get("features")
+    return features if isinstance(features, dict) else {}
+
+
+def class_names(feature: Any) -> list[str]:
+    """A ClassLabel's names: a list, or an object with the numbers as its keys."""
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if isinstance(names, dict):
+        names = [names.get(str(i)) for i in range(len(names))]
+    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return list(names) if good and names else []
+
+
+def distinct_names(files: list[Location]) -> list[str]:
+    """The files' names; where two are the same, with as many folders as tell them apart."""
+    paths = [str(file).split("/") for file in files]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(path[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i}/{file.name}" for i, file in enumerate(files)]

@@ -1,0 +1,217 @@
+"""Parquet and Arrow files as groups of rows, read on demand: never more than a piece in memory.
+
+Apache Parquet's row groups; Arrow's IPC format, as a file or as a stream. pyarrow reads them; what
+it raises on a damaged file becomes a UserError here, or an OSError once the source is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_tools.location import Location
+
+# Decoded at once: small beside the pictures' own cost, large beside a call's.
+PIECE_BYTES = 16 << 20
+# The least a row may take, in eighths of a byte: what claims more rows than this is damaged.
+ROWS_A_BYTE = 8
+STREAM_MARK = b"\xff\xff\xff\xff"
+
+
+class Group(NamedTuple):
+    """Rows that are read together: a row group of Parquet, a record batch of Arrow."""
+
+    rows: int
+    bytes: int
+    """About what its images take."""
+
+
+def format_of(location: Location) -> str:
+    """"parquet", "arrow file", "arrow stream", or "" by the first bytes."""
+    head = location.pread(8, 0)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"ARROW1"):
+        return "arrow file"
+    # The mark alone is no proof: any file may begin with four bytes 255.
+    return "arrow stream" if head[:4] == STREAM_MARK and location.name.endswith(".arrow") else ""
+
+
+def open_rows(location: Location) -> ParquetRows | ArrowRows:
+    """Raises UserError for what is neither, for a damaged file, and where pyarrow is missing."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UserError(f"{location}: reading Parquet and Arrow needs pyarrow: "
+                        "pip install 'fastmoco[parquet]'") from None
+    with damaged(location):
+        form = format_of(location)
+        if not form:
+            raise UserError(f"{location}: neither a Parquet nor an Arrow file")
+        return ParquetRows(location) if form == "parquet" else ArrowRows(location, form)
+
+
+@contextmanager
+def damaged(location: Location) -> Iterator[None]:
+    """pyarrow's errors, and the machine's, as a UserError that names the file."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{location}: no such file") from None
+    except Exception as error:  # ArrowException, and whatever its bindings trip over
+        raise UserError(f"{location}: damaged, or not readable: {first_line(error)}; "
+                        "copy or download it again") from None
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(" .:;")
+
+
+def arrow_file(location: Location) -> Any:
+    """The location as pyarrow's own file: memory-mapped where it is local."""
+    import pyarrow as pa
+
+    if location.local is not None:
+        return pa.memory_map(str(location.local))
+    return pa.PythonFile(location.open(), "r")
+
+
+class ParquetRows:
+    """One Parquet file. Only its footer is read at opening."""
+
+    def __init__(self, location: Location) -> None:
+        import pyarrow.parquet as pq
+
+        self.location = location
+        self._metadata = None
+        file = self._open()
+        try:
+            self._metadata = metadata = file.metadata
+            self.schema: pa.Schema = file.schema_arrow
+        finally:
+            file.close(force=True)
+        if not isinstance(metadata, pq.FileMetaData):
+            raise ValueError("no footer")
+        size = location.size()
+        self._groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        rows = [group.num_rows for group in self._groups]
+        if min(rows, default=0) < 0 or sum(rows) > size * ROWS_A_BYTE:
+            raise ValueError(f"claims {sum(rows)} rows in {size} bytes")
+
+    def _open(self) -> Any:
+        import pyarrow.parquet as pq
+
+        place = self.location
+        source = str(place.local) if place.local is not None else place.open()
+        # Without pre_buffer and with a buffer a row group is streamed: some are the whole file.
+        return pq.ParquetFile(source, metadata=self._metadata, buffer_size=1 << 20,
+                              pre_buffer=False, page_checksum_verification=True)
+
+    def groups(self, column: str) -> list[Group]:
+        found = []
+        limit = self.location.size()
+        for group in self._groups:
+            leaves = [group.column(i) for i in range(group.num_columns)]
+            mine = [leaf for leaf in leaves if leaf.path_in_schema.split(".")[0] == column]
+            size = sum(leaf.total_uncompressed_size for leaf in mine)
+            found.append(Group(group.num_rows, max(0, min(size, 20 * limit))))
+        return found
+
+    def column(self, name: str) -> Iterator[pa.Array]:
+        """All of a small column, in pieces."""
+        if self._groups:
+            yield from self._pieces(name, list(range(len(self._groups))), 1 << 16)
+
+    def pieces(self, name: str, group: int) -> Iterator[pa.Array]:
+        """A group's column, in pieces of about PIECE_BYTES."""
+        rows, size = self.groups(name)[group]
+        step = max(1, rows * PIECE_BYTES // max(size, 1))
+        yield from self._pieces(name, [group], min(step, max(rows, 1)))
+
+    def _pieces(self, name: str, groups: list[int], step: int) -> Iterator[pa.Array]:
+        file = self._open()
+        try:
+            # A cast text or binary column of more than 2 GB would be chunked: pieces never are.
+            for batch in file.iter_batches(step, groups, [name], use_threads=False):
+                yield checked(batch.column(0))
+        finally:
+            file.close(force=True)
+
+
+class ArrowRows:
+    """One Arrow IPC file or stream; a group is a record batch.
+
+    A local file is memory-mapped. Of a remote one all is read once at opening.
+    """
+
+    def __init__(self, location: Location, form: str) -> None:
+        import pyarrow as pa
+
+        self.location = location
+        self._file = arrow_file(location)
+        self._offsets: list[int] = []
+        self._reader = pa.ipc.open_file(self._file) if form == "arrow file" else None
+        if self._reader is not None:
+            self.schema: pa.Schema = self._reader.schema
+            self._count = self._reader.num_record_batches
+        else:
+            self.schema = pa.ipc.read_schema(self._file)
+            if any(pa.types.is_dictionary(field.type) for field in self.schema):
+                raise UserError(f"{location}: has dictionary columns, which can't be read out of "
+                                "order in a stream; save it as Parquet")
+            self._walk()
+            self._count = len(self._offsets)
+
+    def _walk(self) -> None:
+        import pyarrow as pa
+
+        size = self.location.size()
+        while True:
+            at = self._file.tell()
+            try:
+                message = pa.ipc.read_message(self._file)
+            except EOFError:
+                # Both ends are fine: the mark of the end, or (HF writers killed late) none.
+                if self._file.tell() < size - 8:
+                    raise ValueError(f"no message at byte {at}") from None
+                return
+            if message.type == "record batch":
+                self._offsets.append(at)
+
+    def _batch(self, group: int) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        if self._reader is not None:
+            return self._reader.get_batch(group)
+        self._file.seek(self._offsets[group])
+        return pa.ipc.read_record_batch(pa.ipc.read_message(self._file), self.schema)
+
+    def groups(self, column: str) -> list[Group]:
+        place = self.schema.get_field_index(column)
+        found = []
+        for group in range(self._count):
+            piece = checked(self._batch(group).column(place))
+            found.append(Group(len(piece), piece.nbytes))
+        return found
+
+    def column(self, name: str) -> Iterator[pa.Array]:
+        for group in range(self._count):
+            yield from self.pieces(name, group)
+
+    def pieces(self, name: str, group: int) -> Iterator[pa.Array]:
+        yield checked(self._batch(group).column(self.schema.get_field_index(name)))
+
+
+def checked(column: pa.Array) -> pa.Array:
+    """The column, its offsets proven to lie in its buffers: IPC takes the file's word for them."""
+    column.validate(full=True)
+    return column

@@ -116,11 +116,11 @@ class ParquetSource:
         self.notes: list[str] = []
         self._files = [open_rows(file) for file in files]
         first = self._files[0]
-        features = features_of(first.schema) or features_of_folder(files[0].parent)
         with damaged(first.location):
+            features = features_of(first.schema) or features_of_folder(files[0].parent)
             self._image = self._find_image(first, features)
-        self._label = find_label(first.schema, features, self._image)
-        self._check_columns()
+            self._label = find_label(first.schema, features, self._image)
+            self._check_columns()
         self._groups: list[tuple[int, int]] = []  # (file, group in it)
         counts: list[Group] = []
         rows_of_file = []
@@ -212,7 +212,10 @@ class ParquetSource:
         location = self._files[self._groups[group][0]].location
         with self._lock:
             start, piece = self._piece(group, row)
-            value = piece[row - start].as_py()
+            try:
+                value = piece[row - start].as_py()
+            except ValueError as error:  # names in it that are not UTF-8
+                raise OSError(f"damaged: {first_line(error)}") from None
         if isinstance(value, dict):
             data, path = value.get("bytes"), value.get("path")
             if data is None and path:

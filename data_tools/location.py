@@ -1,0 +1,320 @@
+"""A file or folder to read from, on this machine or behind a URL (fsspec).
+
+Everything remote goes through here, so that what the many drivers raise comes out as an OSError,
+or as a UserError where there is something to do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import io
+import itertools
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from data_tools.errors import UserError
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
+BRACES = re.compile(r"\{([^{}]*,[^{}]*|(\d+)\.\.(\d+))\}")
+DRIVERS = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
+    "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko",
+}
+# What the drivers call the time of a file.
+TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+MOST_PATHS = 1_000_000
+
+
+class Location:
+    """One path or URL. Nothing is opened, and nobody is asked, before that is needed."""
+
+    local: Path | None
+    """Where it lies on this machine; None: elsewhere."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._text = os.fspath(path)
+        self.local = None
+        if self._text.startswith("file://"):
+            self.local = Path(self._text.removeprefix("file://"))
+        elif not URL.match(self._text):
+            self.local = Path(self._text)
+        self._opened = -1
+        self._driver: Any = None
+        self._found: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Location({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> tuple[type[Location], tuple[str]]:
+        return Location, (self._text,)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_opened"):
+            self.close()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        if self.local is not None:
+            return os.path.basename(os.path.abspath(self.local))
+        path = self._text.split("?", 1)[0] if self._text.startswith("http") else self._text
+        return path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        if self.local is not None:
+            odd = self.local.name in ("", "..")
+            return Location((Path(os.path.abspath(self.local)) if odd else self.local).parent)
+        head = self._text.rstrip("/").rpartition("/")[0]
+        return Location(head + "//" if head.endswith((":", "/")) else head)
+
+    def child(self, relative: str) -> Location:
+        """What lies below, by its path with '/'."""
+        if self.local is not None:
+            return Location(self.local / relative)
+        return Location(f"{self._text.rstrip('/')}/{relative}")
+
+    def exists(self) -> bool:
+        """Raises UserError for a remote place that doesn't answer."""
+        return self.local.exists() if self.local is not None else self._type() != ""
+
+    def is_dir(self) -> bool:
+        return self.local.is_dir() if self.local is not None else self._type() == "directory"
+
+    def is_file(self) -> bool:
+        return self.local.is_file() if self.local is not None else self._type() == "file"
+
+    def size(self) -> int:
+        """Bytes. Raises OSError."""
+        if self.local is not None:
+            return self.local.stat().st_size
+        return int(self._info().get("size") or 0)
+
+    def mtime(self) -> int:
+        """When it was written, in seconds since 1970; 0 where the place doesn't tell."""
+        if self.local is not None:
+            return int(self.local.stat().st_mtime)
+        return time_of(self._info())
+
+    def names(self) -> list[str]:
+        """What lies in a folder, sorted. Raises OSError."""
+        if self.local is not None:
+            return sorted(os.listdir(self.local))
+        with self._errors() as (driver, path):
+            paths = {found.rstrip("/") for found in driver.ls(path, detail=False)}
+        return sorted(found.rpartition("/")[2] for found in paths - {path.rstrip("/")})
+
+    def walk(self) -> Iterator[tuple[str, int, int]]:
+        """(path with '/', bytes, mtime) of all files under a folder. Raises OSError."""
+        if self.local is not None:
+            root = os.fspath(self.local)
+            for folder, _, names in os.walk(root, followlinks=True):
+                below = os.path.relpath(folder, root).replace(os.sep, "/")
+                for name in names:
+                    status = os.stat(os.path.join(folder, name))
+                    key = name if below == "." else f"{below}/{name}"
+                    yield key, status.st_size, int(status.st_mtime)
+            return
+        with self._errors() as (driver, path):
+            listing = driver.find(path, detail=True)
+        base = path.rstrip("/") + "/"
+        for found, info in listing.items():
+            if found.startswith(base) and info.get("type") == "file":
+                yield found[len(base) :], int(info.get("size") or 0), time_of(info)
+
+    def open(self) -> BinaryIO:
+        """The file, buffered and seekable. Raises OSError."""
+        if self.local is not None:
+            return open(self.local, "rb")
+        with self._errors() as (driver, path):
+            file = driver.open(path, "rb")
+        return cast(BinaryIO, io.BufferedReader(RemoteFile(self, file), 1 << 16))
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes from `offset` on; fewer at the end. For any thread. Raises OSError."""
+        if self.local is not None:
+            if self._opened < 0:
+                with self._lock:
+                    if self._opened < 0:
+                        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+                        self._opened = os.open(self.local, flags)
+            return os.pread(self._opened, size, offset)
+        size = min(size, self.size() - offset)
+        if size <= 0:
+            return b""
+        with self._errors() as (driver, path):
+            data = driver.cat_file(path, start=offset, end=offset + size)
+        # A web server may send the whole file, whatever it was asked for.
+        return data if len(data) <= size else data[offset : offset + size]
+
+    def close(self) -> None:
+        if self._opened >= 0:
+            os.close(self._opened)
+            self._opened = -1
+
+    def _type(self) -> str:
+        try:
+            return str(self._info()["type"])
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise UserError(f"{self}: can't be reached: {error}") from None
+
+    def _info(self) -> dict[str, Any]:
+        if self._found is None:
+            with self._errors() as (driver, path):
+                self._found = driver.info(path)
+        return cast("dict[str, Any]", self._found)
+
+    @contextmanager
+    def _errors(self) -> Iterator[tuple[Any, str]]:
+        """The driver and the path as it wants it; what it raises comes out as an OSError."""
+        if self._driver is None:
+            self._driver = self._connect()
+        try:
+            yield self._driver
+        except OSError:
+            raise
+        except Exception as error:  # of whatever library lies below
+            raise OSError(5, f"{type(error).__name__}: {error}", self._text) from None
+
+    def _connect(self) -> tuple[Any, str]:
+        protocol = re.split("::|://", self._text, maxsplit=1)[0]
+        try:
+            import fsspec
+        except ImportError:
+            raise UserError(f"{self}: needs fsspec: pip install 'fastmoco[remote]'") from None
+        try:
+            return cast("tuple[Any, str]", fsspec.core.url_to_fs(self._text))
+        except ImportError:
+            needs = DRIVERS.get(protocol, f"what fsspec needs for {protocol}://")
+            raise UserError(f"{self}: needs {needs}: pip install 'fastmoco[remote]' "
+                            f"{needs if protocol in DRIVERS else ''}".rstrip()) from None
+        except Exception as error:
+            raise UserError(f"{self}: can't be opened: {error}") from None
+
+
+class RemoteFile(io.RawIOBase):
+    """fsspec's file, whose errors are OSErrors."""
+
+    def __init__(self, place: Location, file: Any) -> None:
+        self._place, self._file = place, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with self._place._errors():
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._place._errors():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            super().close()
+
+
+def time_of(info: dict[str, Any]) -> int:
+    for name in TIMES:
+        value = info.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, datetime.datetime):
+            return int(value.timestamp())
+        if isinstance(value, int | float):
+            return int(value)
+    return 0
+
+
+def is_pattern(text: str) -> bool:
+    """True for what `expand` would make other paths of."""
+    wild = glob.has_magic(text.split("?", 1)[0] if text.startswith("http") else text)
+    return wild or BRACES.search(text) is not None
+
+
+def expand(pattern: str) -> list[Location]:
+    """All that a pattern names: {000..123} and {a,b} in their order, *, ? and [..] sorted.
+
+    What exists under the very name is that alone. Raises UserError where nothing matches, or
+    where one that braces name is missing.
+    """
+    whole = Location(pattern)
+    if not is_pattern(pattern) or (whole.local is not None and whole.exists()):
+        if not whole.exists():
+            raise UserError(f"{pattern}: no such file or folder")
+        return [whole]
+    places: dict[Location, None] = {}
+    for text in braces(pattern):
+        place = Location(text)
+        if place.local is not None and glob.has_magic(text):
+            prefix = "file://" if text.startswith("file://") else ""
+            found = glob.glob(text.removeprefix(prefix), recursive=True)
+            matches = [Location(prefix + path) for path in sorted(found)]
+        elif is_pattern(text):
+            with place._errors() as (driver, path):
+                matches = [Location(driver.unstrip_protocol(p)) for p in sorted(driver.glob(path))]
+        elif place.exists():
+            matches = [place]
+        else:
+            raise UserError(f"{text}: no such file; {pattern} names it")
+        places |= dict.fromkeys(matches)
+    if not places:
+        raise UserError(f"{pattern}: nothing matches this pattern")
+    return list(places)
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """All texts that a pattern with braces stands for. Raises UserError for too many."""
+    done = [pattern]
+    while any(BRACES.search(text) for text in done):
+        grown = itertools.chain.from_iterable(map(unfold, done))
+        done = list(itertools.islice(grown, MOST_PATHS + 1))
+        if len(done) > MOST_PATHS:
+            raise UserError(f"{pattern}: stands for more than {MOST_PATHS:,} paths")
+    return iter(done)
+
+
+def unfold(text: str) -> Iterator[str]:
+    """The texts that the first pair of innermost braces makes of one."""
+    match = BRACES.search(text)
+    if match is None:
+        yield text
+        return
+    head, tail = text[: match.start()], text[match.end() :]
+    if match[2]:
+        width = len(match[2]) if match[2].startswith("0") else 0
+        parts: Iterator[str] = (f"{n:0{width}d}" for n in range(int(match[2]), int(match[3]) + 1))
+    else:
+        parts = iter(match[1].split(","))
+    for part in parts:
+        yield head + part + tail

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from bench.demo_textures import KINDS, Plane, Rng, fractal, smooth, step
-from data_tools.prepare import cores
+from data_tools.workers import cores
 
 DRAWN = 240  # longer side at which a scene is drawn; enlarging it costs a photograph's softness
 # Every so many images of a kind are of an unusual sort: (first, every) by the image's number.

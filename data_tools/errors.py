@@ -1,4 +1,4 @@
-"""The one exception that bad input raises."""
+"""The exceptions that bad input and a failing machine raise."""
 
 
 class UserError(Exception):
@@ -8,3 +8,7 @@ class UserError(Exception):
         # A file name may hold a newline, or bytes that no terminal prints.
         line = " ".join(super().__str__().splitlines())
         return line.encode("utf-8", "backslashreplace").decode()
+
+
+class Interrupted(UserError):
+    """Something outside failed (a full disk, a vanished source): what is done stays, for resume."""

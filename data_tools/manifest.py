@@ -13,10 +13,10 @@ from typing import Any
 from data_tools.errors import UserError
 
 MANIFEST = "manifest.json"
-# Also the mark of a run that is under way or was killed: it is renamed to MANIFEST as the last act.
+# The mark of a run that is under way or was killed.
 UNFINISHED = "manifest.json.partial"
 KIND = "data_tools dataset"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class FileRecord:
     """One file of a dataset."""
 
     bytes: int
-    sha256: list[list[Any]]
-    """[length, hex digest] of the file's consecutive ranges. A beton has two: its head, which holds
-    the metadata and is known last, and the rest, which is hashed while it is written."""
+    sha256: str = ""
+    """Empty for data files: the index holds a checksum of each image."""
 
 
 @dataclass(frozen=True)
@@ -34,38 +33,42 @@ class Manifest:
     """A prepared dataset. Holds no dates or paths of the machine: same input, same bytes."""
 
     format: str
-    """The data file's format, "beton"."""
+    """The data files': beton, tfrecord, recordio or webdataset."""
     format_version: int
-    data: str
-    """The data file's name."""
+    data: list[str]
+    """The data files' names, in order."""
     files: dict[str, FileRecord]
     samples: int
     classes: list[str]
     kept: int
-    """Images copied byte for byte."""
+    """Images stored as they came, byte for byte or pixel for pixel."""
     reencoded: dict[str, int]
     """Images by the reason they were re-encoded."""
     quarantined: dict[str, int]
     """Files left out, by reason; each with its path is in quarantine.jsonl."""
+    duplicates: int
+    """Images equal to an earlier one, each named in duplicates.jsonl."""
+    leaks: dict[str, int]
+    """Images that are also in other datasets, by the name of these; named there too."""
     ignored: int
     """Hidden and system files."""
-    stray: str
-    """Where images lie in folders but not all: the first that doesn't, so that none is labelled."""
+    notes: list[str]
+    """What the source had to say, why there are no labels for one."""
     largest: list[int]
     """The greatest height and the greatest width, in pixels, maybe of two images."""
     policy: dict[str, Any]
+    part_bytes: int
+    """About the bytes of the source that went into each file."""
     source: str
     """The source's name."""
+    source_kind: str
     source_fingerprint: str
+    fingerprint: str
+    """Hex digest of the images and labels: the same in every format."""
     versions: dict[str, str]
     """Of the libraries that decode and encode."""
     reused: bool = field(default=False, compare=False)
     """True where `prepare` found the dataset already there. Not stored."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of the data file's checksums: the same for the same images in one order."""
-        return hashlib.sha256(json.dumps(self.files[self.data].sha256).encode()).hexdigest()
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)
@@ -91,7 +94,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     try:
         values["files"] = {name: FileRecord(**file) for name, file in values["files"].items()}
         manifest = Manifest(**values)
-        _ = manifest.files[manifest.data]
+        _ = [manifest.files[name] for name in manifest.data]
     except (TypeError, KeyError, AttributeError):
         raise UserError(f"{path}: damaged; remove {folder} and run prep again") from None
     return manifest
@@ -110,20 +113,45 @@ def check_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
                             f"{size} bytes, not {file.bytes}; remove {folder} and run prep again")
 
 
-def write_durably(path: Path, data: bytes) -> FileRecord:
-    """Writes a small file and waits until the disk has it."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return FileRecord(len(data), [[len(data), hashlib.sha256(data).hexdigest()]])
+class Sealed:
+    """A file that is written once, durably, and gets a record."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "wb")
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._bytes += len(data)
+        self._file.write(data)
+
+    def write_json(self, value: dict[str, Any]) -> None:
+        """One line of JSON."""
+        self.write(json.dumps(value).encode() + b"\n")
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(self._bytes, self._digest.hexdigest())
+
+    def __enter__(self) -> Sealed:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
     """Makes the dataset count: the manifest appears whole, after all that it speaks of."""
-    write_durably(folder / UNFINISHED, manifest.to_json().encode())
+    partial = folder / (MANIFEST + ".new")
+    with Sealed(partial) as file:
+        file.write(manifest.to_json().encode())
     sync_folder(folder)
-    os.replace(folder / UNFINISHED, folder / MANIFEST)
+    os.replace(partial, folder / MANIFEST)
     sync_folder(folder)
 
 
@@ -140,13 +168,15 @@ def summary(manifest: Manifest) -> str:
     def listed(reasons: dict[str, int]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
-    size = manifest.files[manifest.data].bytes / 1e6
+    size = sum(manifest.files[name].bytes for name in manifest.data) / 1e6
     height, width = manifest.largest
     labels = f"{len(manifest.classes):,} classes" if manifest.classes else "no labels"
-    lines = [f"{manifest.samples:,} images, {labels}, {size:,.1f} MB, from {manifest.source}"]
+    files = "" if len(manifest.data) == 1 else f" in {len(manifest.data):,} files"
+    lines = [f"{manifest.samples:,} images, {labels}, {size:,.1f} MB of {manifest.format}{files}, "
+             f"from {manifest.source} ({manifest.source_kind})"]
     if manifest.reused:
         lines[0] = "already prepared: " + lines[0]
-    lines.append(f"copied byte for byte: {manifest.kept:,}")
+    lines.append(f"stored as they came: {manifest.kept:,}")
     if manifest.reencoded:
         total = sum(manifest.reencoded.values())
         lines.append(f"re-encoded: {total:,} ({listed(manifest.reencoded)})")
@@ -154,9 +184,13 @@ def summary(manifest: Manifest) -> str:
         total = sum(manifest.quarantined.values())
         lines.append(f"quarantined: {total:,} ({listed(manifest.quarantined)}); "
                      "each is named in quarantine.jsonl")
+    if manifest.duplicates:
+        lines.append(f"duplicates: {manifest.duplicates:,} equal an earlier image; "
+                     "each is named in duplicates.jsonl")
+    for other, count in manifest.leaks.items():
+        lines.append(f"also in {other}: {count:,}; each is named in duplicates.jsonl")
     if manifest.ignored:
         lines.append(f"ignored: {manifest.ignored:,} hidden or system files")
-    if manifest.stray:
-        lines.append(f"no labels, because {manifest.stray} lies beside the folders of the others")
+    lines += manifest.notes
     lines.append(f"greatest height {height:,}, greatest width {width:,} pixels")
     return "\n".join(lines)

@@ -1,41 +1,135 @@
-"""open_store(path): a prepared dataset by its manifest, a foreign file by its bytes."""
+"""open_store(path): a prepared dataset by its manifest, files of others by their bytes.
+
+What a foreign file holds is found out once: its index goes into the user's cache, known by the
+file's path, size and time.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from data_tools.errors import UserError
-from data_tools.formats import beton
+from data_tools.formats import beton, recordio, tfrecord, webdataset
+from data_tools.journal import write_whole
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
-from data_tools.store import INDEX, KEYS, MappedStore, Store, read_index
+from data_tools.shards import FORMATS
+from data_tools.store import INDEX, INDEX_DTYPE, KEYS, MappedStore, Store, read_index
+
+SCANNED = (tfrecord, recordio, webdataset)
+Progress = Callable[[int, int], None]
 
 
 def is_dataset(path: str | os.PathLike[str]) -> bool:
-    """True for a directory that prep finished."""
-    return (Path(path) / MANIFEST).is_file()
+    """True for a directory that prep finished, in one format or several."""
+    return bool(datasets_in(Path(path)))
 
 
-def open_store(path: str | os.PathLike[str]) -> Store:
-    """The images at `path`: a directory that prep wrote, or an FFCV beton.
+def datasets_in(path: Path) -> list[Path]:
+    """The dataset directories that prep made at `path`: itself, or one a format in it."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    if (path / UNFINISHED).exists():
+        return []
+    return [path / name for name in FORMATS if (path / name / MANIFEST).is_file()]
 
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """True for what open_store opens: a prepared dataset, or a file in one of the formats."""
+    path = Path(path)
+    return is_dataset(path) or (path.is_file() and format_of(path) is not None)
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a file, told by its bytes; None where it is none of ours."""
+    if beton.is_beton(path):
+        return "beton"
+    for module in SCANNED:
+        name = module.__name__.rsplit(".", 1)[1]
+        if getattr(module, f"is_{name}")(path):
+            return name
+    return None
+
+
+def open_store(
+    path: str | os.PathLike[str], progress: Progress | None = None
+) -> Store:
+    """The images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
+    WebDataset file.
+
+    progress(done, total): told the bytes of a foreign file that were read to index it.
     Raises UserError, naming the file and what to do, for anything else, and for what is truncated.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such dataset; run prep first")
     if path.is_file():
-        if not beton.is_beton(path):
-            raise UserError(f"{path}: neither a prepared dataset nor a beton; run prep on it first")
-        return beton.open_beton(path)
-    if not is_dataset(path):
+        return open_foreign(path, progress)
+    datasets = datasets_in(path)
+    if not datasets:
         if (path / UNFINISHED).exists():
             raise UserError(f"{path}: preparation did not finish; run prep again")
         raise UserError(f"{path}: not a prepared dataset (no {MANIFEST}); run prep on it first")
+    # All formats hold the same samples, so any of them stands for all.
+    path = datasets[0]
     manifest = read_manifest(path)
-    if manifest.format != "beton":
+    if manifest.format not in FORMATS:
         raise UserError(f"{path}: format {manifest.format} is not known; run prep again")
     check_files(path, manifest)
-    index = read_index(path / INDEX, manifest.samples)
-    data = path / manifest.data
-    return MappedStore(path, data, index, manifest.classes, manifest.fingerprint, path / KEYS)
+    columns = read_index(path / INDEX, manifest.samples)
+    data = [path / name for name in manifest.data]
+    return MappedStore(path, data, columns, manifest.classes, manifest.fingerprint, path / KEYS)
+
+
+def open_foreign(path: Path, progress: Progress | None = None) -> Store:
+    """A file that prep did not write, or that has lost its directory, as a store."""
+    name = format_of(path)
+    if name is None:
+        raise UserError(f"{path}: neither a prepared dataset nor a file in one of its formats "
+                        f"({', '.join(FORMATS)}); run prep on it first")
+    if name == "beton":
+        return beton.open_beton(path)
+    status = path.stat()
+    identity = f"{name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    fingerprint = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+    cached = cache_dir() / "index" / f"{fingerprint}.npz"
+    rows, classes = load_cached(cached)
+    if rows is None:
+        module = next(module for module in SCANNED if module.__name__.endswith(name))
+        rows, classes = module.scan(path, progress)
+        save_cached(cached, rows, classes)
+    if not len(rows):
+        raise UserError(f"{path}: holds no images")
+    return MappedStore(path, [path], rows, classes, fingerprint)
+
+
+def cache_dir() -> Path:
+    """$XDG_CACHE_HOME/fastmoco, by default ~/.cache/fastmoco."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "fastmoco"
+
+
+def load_cached(path: Path) -> tuple[np.ndarray | None, list[str]]:
+    try:
+        with np.load(path) as file:
+            rows, classes = file["rows"], file["classes"]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None, []
+    return (rows, classes.tolist()) if rows.dtype == INDEX_DTYPE else (None, [])
+
+
+def save_cached(path: Path, rows: np.ndarray, classes: list[str]) -> None:
+    """Keeps an index; where the cache can't be written, the next opening scans again."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, rows=rows, classes=np.array(classes, np.str_))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getvalue())
+    except OSError:
+        pass

@@ -1,68 +1,118 @@
-"""The directory a dataset is written into: it ends whole, or as if nothing had been."""
+"""The directory a dataset is written into: it ends whole, resumable, or as if nothing had been."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_tools.errors import UserError
+from data_tools.errors import Interrupted, UserError
+from data_tools.journal import JOURNAL, PARTIAL, Journal
 from data_tools.manifest import UNFINISHED
+
+# Every name that a run may leave when it is killed.
+FOLDERS = ("beton", "tfrecord", "recordio", "webdataset")
+OURS = re.compile(
+    r"(train(-\d{5})?\.(beton|tfrecord|rec|tar|idx|tfrecord\.idx|tar\.idx)|index\.npy|digests\.npy"
+    r"|keys\.txt|quarantine\.jsonl|duplicates\.jsonl|manifest\.json)(\.new|(\.[0-9a-f]{16})?\.partial)?"
+)
+
+
+class Output:
+    """A directory that a run holds."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def clear(self) -> None:
+        """Removes all of ours but the mark."""
+        Journal(self.out, {}).remove()
+        for folder in (self.out, *(self.out / name for name in FOLDERS)):
+            if folder.is_dir():
+                for path in list(folder.iterdir()):
+                    if OURS.fullmatch(path.name) and path.name != UNFINISHED:
+                        path.unlink()
+                if folder != self.out:
+                    remove([folder])
+
+    def drop_partials(self) -> None:
+        """Removes what processes that are gone were writing; the beton grows on."""
+        for folder in (self.out, self.out / JOURNAL, *(self.out / name for name in FOLDERS)):
+            for path in folder.glob("*." + 16 * "[0-9a-f]" + PARTIAL):
+                path.unlink()
+
+    def has_parts(self) -> bool:
+        return any((self.out / JOURNAL).glob("*.npz"))
 
 
 @contextmanager
-def output_folder(out: Path, names: Collection[str]) -> Iterator[None]:
-    """Holds `out` open for writing files of these names; on any error all of it goes again.
+def output_folder(out: Path, shared: bool = False) -> Iterator[Output]:
+    """Holds `out` for writing a dataset; shared: together with others that do so.
 
-    `out` may be missing, empty, or hold what a killed run of ours left: that is cleared. Raises
-    UserError where it holds anything else, or where another prep is at work.
+    `out` may be missing, empty, or hold what a killed run of ours left. Raises UserError where it
+    holds anything else, or where another prep is at work. On an error all of it goes again, unless
+    parts are done: then they stay for the next run. Only a UserError that is the input's fault
+    leaves nothing behind in any case.
     """
-    ours = {UNFINISHED, *names}
+    output = Output(out)
     made: list[Path] = []
     try:
         there = {entry.name for entry in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise UserError(f"{out}: not a folder to write into: {error.strerror}") from None
     # Without the mark these names may be someone else's files.
-    if there and not (UNFINISHED in there and there <= ours):
-        raise UserError(f"{out}: holds other files ({min(there)}); give a new or an empty folder")
+    foreign = {name for name in there if not OURS.fullmatch(name)} - {JOURNAL, *FOLDERS}
+    if there and (foreign or UNFINISHED not in there):
+        raise UserError(f"{out}: holds other files ({min(foreign or there)}); "
+                        "give a new or an empty folder")
     try:
         for folder in [*reversed(out.parents), out]:
             if not folder.exists():
-                folder.mkdir()
+                folder.mkdir(exist_ok=shared)
                 made.append(folder)
         with open(out / UNFINISHED, "ab") as mark:
-            lock(mark, out)
-            clear(out, names)
+            lock(mark, out, shared)
+            if not shared:
+                output.drop_partials()
             try:
-                yield
-            except BaseException:
-                clear(out, ours)
+                yield output
+            except BaseException as error:
+                bad_input = isinstance(error, UserError) and not isinstance(error, Interrupted)
+                if not shared and (bad_input or not output.has_parts()):
+                    output.clear()
+                    (out / UNFINISHED).unlink()
                 raise
+            if not shared:
+                output.drop_partials()  # of a cluster's workers that died
+                tidy(out)
     except OSError as error:
         remove(made)
-        raise UserError(f"{error.filename or out}: can't be written: {error.strerror}") from None
+        stays = "; what is done stays: make room and run prep again" if output.has_parts() else ""
+        raise Interrupted(f"{error.filename or out}: can't be written: {error.strerror}{stays}"
+                          ) from None
     except BaseException:
         remove(made)
         raise
 
 
-def lock(mark: io.BufferedWriter, out: Path) -> None:
+def tidy(out: Path) -> None:
+    """Removes the journal and the mark: nothing here is under way any more."""
+    Journal(out, {}).remove()
+    (out / UNFINISHED).unlink(missing_ok=True)
+
+
+def lock(mark: io.BufferedWriter, out: Path, shared: bool) -> None:
     """Raises UserError where another prep writes into `out`. The lock dies with its process."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
     try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(mark, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         raise UserError(f"{out}: another prep is writing here; wait for it, or stop it") from None
-
-
-def clear(out: Path, names: Collection[str]) -> None:
-    for name in names:
-        (out / name).unlink(missing_ok=True)
 
 
 def remove(made: list[Path]) -> None:

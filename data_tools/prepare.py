@@ -1,251 +1,368 @@
-"""prepare(source, out): every image of a source into one dataset, on all cores.
+"""prepare(source, out): every image of a source into a dataset, in one format or several at once.
 
-Threads read, check and re-encode chunks of files; the calling thread writes their results in the
-source's order. What is in flight is bounded, so memory does not grow with the dataset, and the
-output does not depend on the number of threads.
+A killed run goes on where its journal ends, to the same bytes. So do shards of a job array and a
+Ray cluster: they do parts, and the run that finds all parts done puts them together.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import logging
+import dataclasses
+import itertools
 import os
+import re
 import time
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.errors import UserError
+from data_tools.assemble import GROWING, Assembly
+from data_tools.duplicates import Other
+from data_tools.errors import Interrupted, UserError
 from data_tools.formats import beton
-from data_tools.image import BadImage, Prepared, prepare_image
-from data_tools.manifest import (
-    MANIFEST,
-    FileRecord,
-    Manifest,
-    check_files,
-    commit,
-    read_manifest,
-    write_durably,
-)
-from data_tools.output import output_folder
+from data_tools.image import BadImage, Prepared
+from data_tools.journal import Journal
+from data_tools.manifest import MANIFEST, Manifest, check_files, read_manifest
+from data_tools.output import output_folder, tidy
 from data_tools.policy import Policy
-from data_tools.sources import Source, labels_of, open_source, refuse_splits
-from data_tools.store import INDEX, KEYS, write_keys
+from data_tools.shards import FORMATS, SHARDED, Job, Part, PartWriter, plan_parts, write_part
+from data_tools.sources import Source, open_source
+from data_tools.workers import Done, prepare_one, work_through
 
-QUARANTINE = "quarantine.jsonl"
-PARTIAL = beton.NAME + ".partial"
-# Every name that a run may leave when it is killed.
-FILES = (PARTIAL, beton.NAME, INDEX, KEYS, QUARANTINE)
-# A chunk is one task of a thread: large enough that handing it over costs nothing.
-CHUNK_FILES, CHUNK_BYTES = 256, 2 << 20
-LARGEST_FILE = 1 << 30
-Result = Prepared | BadImage
+PART_BYTES = 128_000_000
+# Below so many bytes of source the small pages of a beton save more than they cost.
+SMALL = 1 << 28
+# So many images in a row that can't be read: the source has gone, or as good as.
+UNREADABLE = 100
+# Parts that may wait to be synced, while the next is being written.
+COMMITS = 2
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+Path_ = str | os.PathLike[str]
 
 
 def prepare(
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    source: Path_ | Source,
+    out: Path_,
     policy: Policy | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    formats: Sequence[str] = ("beton",),
+    *,
+    labels: Path_ | None = None,
+    against: Sequence[Path_] = (),
+    part_bytes: int = PART_BYTES,
+    ray: str | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Manifest:
-    """Prepares a folder of images, or a tar of one, into the dataset directory `out`.
+    """Prepares whatever lies at `source` into the dataset directory `out`.
 
-    progress(done, total): told, now and then, how many files are through.
-    Returns the manifest; where the same source was prepared by the same policy before, the one
-    that is there (`reused`). Raises UserError, and then leaves nothing behind.
+    formats: of shards.FORMATS; several go into a directory each, of that name, in `out`.
+    labels: a file with the labels of a flat set (see sources.open_source).
+    against: datasets to look in for images that are also in this one.
+    part_bytes: about the bytes of the source that make a part, which is a file where the format
+    is cut into files.
+    ray: the address of a Ray cluster that does the parts; "": start one on this machine.
+    progress(done, total): told, now and then, how many images are through. say(line): told what
+    was recognised and found.
+
+    Returns the manifest, that of the first format; where the same was prepared before, the one
+    that is there (`reused`). Raises UserError, and then leaves nothing behind; or Interrupted,
+    after which the same call goes on.
     """
-    policy = policy or Policy()
-    out = Path(out)
-    files = open_source(source)
+    files = open_source(source, labels)
     try:
-        if not out.resolve().is_relative_to(Path(source).resolve()):
-            done = finished(files, out, policy)
-            if done is not None:
-                return done
-            with output_folder(out, FILES), quiet_pillow():
-                return write_dataset(files, Path(source), out, policy, progress)
-        raise UserError(f"{out}: lies inside {source}; give a folder beside it")
+        job = plan_job(files, policy or Policy(), formats, part_bytes)
+        refuse_inside(source, Path(out))
+        done = finished(files, job, Path(out))
+        if done is not None:
+            return done
+        others = [Other(path) for path in against]
+        with under_way(files, source, job, Path(out), progress, say) as run:
+            if ray is not None:
+                from data_tools.ray_engine import run_on_ray
+
+                run_on_ray(run, labels, ray)
+            return run.assemble(others)[0]
     finally:
         files.close()
 
 
-def finished(files: Source, out: Path, policy: Policy) -> Manifest | None:
-    """The dataset that `out` already holds, if it is this one. Raises UserError for another."""
-    if not (out / MANIFEST).exists():
-        return None
-    manifest = read_manifest(out)
-    if manifest.source_fingerprint != files.fingerprint:
-        raise UserError(f"{out}: holds a dataset from another source or an older state of it "
-                        f"({manifest.source}); give another folder, or remove it first")
-    if manifest.policy != policy.decisive():
-        raise UserError(f"{out}: holds this source prepared with other options; "
-                        "give another folder, or remove it first")
-    check_files(out, manifest)
-    object.__setattr__(manifest, "reused", True)
-    return manifest
+def prepare_shard(
+    source: Path_ | Source,
+    out: Path_,
+    shard: tuple[int, int],
+    policy: Policy | None = None,
+    formats: Sequence[str] = ("beton",),
+    *,
+    labels: Path_ | None = None,
+    part_bytes: int = PART_BYTES,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> tuple[int, int]:
+    """Does every n-th part of `prepare`, from part i on; shard = (i, n).
 
-
-def write_dataset(
-    files: Source,
-    source: Path,
-    out: Path,
-    policy: Policy,
-    progress: Callable[[int, int], None] | None,
-) -> Manifest:
-    total = len(files.keys)
-    page_size = page_size_for(files, policy)
-    writer = beton.BetonWriter(out / PARTIAL, total, page_size)
-    reencoded: Counter[str] = Counter()
-    quarantined: Counter[str] = Counter()
-    quarantine: list[str] = []
-    stored: list[str] = []
-    tell = 0.0
-    images: list[str] = []  # keys of images, also of broken ones: they too spell the classes
+    Runs at the same time as other shards, on any machine that sees both folders. `prepare` puts
+    the parts together, and does those that are missing. Returns how many parts are done, by all
+    shards, and how many there are.
+    """
+    files = open_source(source, labels)
     try:
-        for i, result in results(files, policy, page_size):
-            key = files.keys[i]
-            if isinstance(result, BadImage):
-                reason = str(result)
-                quarantined[reason.split(":", 1)[0]] += 1
-                row = {"key": key, "reason": reason, "size": files.sizes[i]}
-                quarantine.append(json.dumps(row) + "\n")
-                if result.is_image:
-                    images.append(key)
-            else:
-                writer.append(result.data, result.height, result.width)
-                stored.append(key)
-                images.append(key)
-                if result.reason:
-                    reencoded[result.reason] += 1
-            if progress is not None and (time.monotonic() >= tell or i == total - 1):
-                progress(i + 1, total)
-                tell = time.monotonic() + 0.1
-        if not stored:
-            first = json.loads(quarantine[0])
-            raise UserError(f"{source}: no readable image in {total} files; the first, "
-                            f"{first['key']}: {first['reason']}")
-        refuse_splits(images, source)
-        labels, classes, stray = labels_of(images)
-        kept = set(stored)
-        labels = labels[[key in kept for key in images]]
-        data, index = writer.finish(labels)
+        job = plan_job(files, policy or Policy(), formats, part_bytes)
+        refuse_inside(source, Path(out))
+        if finished(files, job, Path(out)) is not None:
+            return 1, 1
+        with under_way(files, source, job, Path(out), progress, say, shared=True) as run:
+            run.do([part for part in run.parts if part.number % shard[1] == shard[0]])
+            return len(run.journal.done(len(run.parts))), len(run.parts)
     finally:
-        writer.close()
-    os.replace(out / PARTIAL, out / beton.NAME)
-    buffer = io.BytesIO()
-    np.save(buffer, index)
-    contents = {
-        INDEX: buffer.getvalue(),
-        KEYS: write_keys(stored),
-        QUARANTINE: "".join(quarantine).encode(),
-    }
-    records: dict[str, FileRecord] = {beton.NAME: data}
-    for name, content in contents.items():
-        records[name] = write_durably(out / name, content)
-    manifest = Manifest(
-        format="beton",
-        format_version=beton.VERSION,
-        data=beton.NAME,
-        files=records,
-        samples=len(stored),
-        classes=classes,
-        kept=len(stored) - reencoded.total(),
-        reencoded=dict(sorted(reencoded.items())),
-        quarantined=dict(sorted(quarantined.items())),
-        ignored=files.ignored,
-        stray=stray,
-        largest=[int(index["height"].max()), int(index["width"].max())],
-        policy=policy.decisive(),
-        source=files.name,
-        source_fingerprint=files.fingerprint,
-        versions={name: version(name) for name in ("pillow", "simplejpeg")},
-    )
-    commit(out, manifest)
-    return manifest
+        files.close()
+
+
+def plan_job(files: Source, policy: Policy, formats: Sequence[str], part_bytes: int) -> Job:
+    """Raises UserError for formats that there aren't, or that are named twice."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"--format {name}: give some of {', '.join(FORMATS)}")
+    if len(set(formats)) < len(formats) or not formats:
+        raise UserError(f"--format {' '.join(formats)}: give each format once")
+    page_size = page_size_for(files, policy)
+    return Job(files.fingerprint, policy, tuple(formats), part_bytes, page_size)
 
 
 def page_size_for(files: Source, policy: Policy) -> int:
-    """Bytes of a page: 8 MiB, or what the largest image needs. No image may cross a page."""
-    need = beton.PAGE
-    # With a limit on the sides, what is larger than this is re-encoded, and fits.
-    if policy.max_side is None:
-        for i, size in enumerate(files.sizes):
-            if size > need:
-                result = prepare_one(files, i, policy, beton.MAX_PAGE)
-                if isinstance(result, Prepared):
-                    need = max(need, 1 << (len(result.data) - 1).bit_length())
-    return need
+    """Bytes of a beton's page, by the data. No image may cross a page, so it also bounds these."""
+    sizes = np.asarray(files.sizes)
+    need = beton.MIN_PAGE if sizes.sum() < SMALL else beton.PAGE
+    side = policy.max_side
+    if policy.raw_fraction:
+        if side is None:
+            raise UserError("--raw-fraction with --max-side None: raw images need a limit")
+        need = max(need, 3 * side * side)
+    # With a limit on the sides, what is larger than a page is re-encoded, and fits.
+    need = max(need, min(int(sizes.max(initial=0)), beton.PAGE))
+    if side is None:
+        for i in np.flatnonzero(sizes > beton.PAGE):
+            result = prepare_one(files, int(i), policy, beton.MAX_PAGE).result
+            if isinstance(result, Prepared):
+                need = max(need, len(result.data))
+    return 1 << (need - 1).bit_length()
 
 
-def results(files: Source, policy: Policy, max_bytes: int) -> Iterator[tuple[int, Result]]:
-    """(i, what became of file i), in order, computed by threads a bounded distance ahead."""
-    workers = policy.workers or cores()
-
-    def work(chunk: range) -> list[Result]:
-        return [prepare_one(files, i, policy, max_bytes) for i in chunk]
-
-    pending: deque[tuple[range, Future[list[Result]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for chunk in chunks(files.sizes):
-                pending.append((chunk, pool.submit(work, chunk)))
-                if len(pending) > 2 * workers:
-                    done, future = pending.popleft()
-                    yield from zip(done, future.result(), strict=True)
-            while pending:
-                done, future = pending.popleft()
-                yield from zip(done, future.result(), strict=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def refuse_inside(source: Path_ | Source, out: Path) -> None:
+    """Raises UserError where the output would lie in its own source."""
+    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise UserError(f"{out}: lies inside {source}; give a folder beside it")
 
 
-def cores() -> int:
-    """Those this process may use; where that can't be asked, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def chunks(sizes: list[int]) -> Iterator[range]:
-    start = total = 0
-    for i, size in enumerate(sizes):
-        if i > start and (i - start == CHUNK_FILES or total + size > CHUNK_BYTES):
-            yield range(start, i)
-            start, total = i, 0
-        total += size
-    yield range(start, len(sizes))
-
-
-def prepare_one(files: Source, i: int, policy: Policy, max_bytes: int) -> Result:
-    if files.sizes[i] > LARGEST_FILE:
-        return BadImage(f"larger than {LARGEST_FILE} bytes", is_image=False)
-    try:
-        return prepare_image(files.read(i), policy, max_bytes)
-    except BadImage as error:
-        # Without the old one's traceback, which would keep the file's bytes alive.
-        return BadImage(str(error), error.is_image)
-    except OSError as error:
-        return BadImage(f"can't be read: {error.strerror}", is_image=False)
+def finished(files: Source, job: Job, out: Path) -> Manifest | None:
+    """The dataset that `out` already holds, if it is this one. Raises UserError for another."""
+    manifests = []
+    for name in job.formats:
+        folder = job.folder(out, name)
+        if not (folder / MANIFEST).exists():
+            return None
+        manifest = read_manifest(folder)
+        if manifest.source_fingerprint != files.fingerprint:
+            raise UserError(f"{folder}: holds a dataset from another source or an older state of "
+                            f"it ({manifest.source}); give another folder, or remove it first")
+        same = manifest.format == name and manifest.policy == job.policy.decisive()
+        if not same or (name in SHARDED and manifest.part_bytes != job.part_bytes):
+            raise UserError(f"{folder}: holds this source prepared with other options; "
+                            "give another folder, or remove it first")
+        check_files(folder, manifest)
+        manifests.append(dataclasses.replace(manifest, reused=True))
+    tidy(out)  # what is left where it was killed behind its last act
+    return manifests[0]
 
 
 @contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
-    from PIL import Image
+def under_way(
+    files: Source,
+    path: Path_ | Source,
+    job: Job,
+    out: Path,
+    progress: Progress | None,
+    say: Say | None,
+    shared: bool = False,
+) -> Iterator[Run]:
+    """A new run in `out`, or the one that a killed process left there."""
+    say = say or (lambda _: None)
+    with output_folder(out, shared) as output:
+        journal = Journal(out, job.header())
+        if not journal.matches():
+            other = f"{out}: holds an unfinished run of another source or of other options"
+            if journal.exists() and shared:  # its shards may be at work
+                raise UserError(f"{other}; give another folder, or remove it first")
+            if journal.exists():
+                say(f"{other}; starting over")
+            if not shared:
+                output.clear()
+            journal.begin()
+        for name in job.formats:
+            job.folder(out, name).mkdir(exist_ok=True)
+        run = Run(files, path, job, out, journal, progress)
+        if run.done and not shared:
+            say(f"{out}: {len(run.done):,} of {len(run.parts):,} parts are done; going on")
+        yield run
 
-    log = logging.getLogger("PIL")
-    level = log.level
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-        log.setLevel(level)
+
+class Run:
+    """One preparation under way."""
+
+    def __init__(
+        self,
+        source: Source,
+        path: Path_ | Source,
+        job: Job,
+        out: Path,
+        journal: Journal,
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.path, self.job, self.out, self.journal = source, path, job, out, journal
+        self.parts = plan_parts(source.sizes, job.part_bytes)
+        self.done = set(journal.done(len(self.parts)))
+        self._progress = progress
+        self._through = sum(part.stop - part.start for part in self.parts
+                            if part.number in self.done)
+        self._tell = 0.0
+        self._unreadable = 0
+
+    def missing(self, parts: Sequence[Part] | None = None) -> list[Part]:
+        return [part for part in parts or self.parts if part.number not in self.done]
+
+    def do(self, parts: Sequence[Part]) -> None:
+        """Does those parts that are missing, each by itself, as a shard does."""
+        missing = self.missing(parts)
+        with closing(self._results(missing)) as results:
+            for part in missing:
+                ours = itertools.islice(results, part.stop - part.start)
+                write_part(self.source, self.job, self.out, self.journal, part, ours)
+                self.done.add(part.number)
+
+    def assemble(self, others: Sequence[Other]) -> list[Manifest]:
+        """Does the parts that are missing, puts all together and commits."""
+        held = self._held()
+        assembly = Assembly(self.source, self.job, self.out, self.journal, self.parts)
+        with (
+            closing(assembly),
+            closing(self._results(self.missing())) as results,
+            Commits() as commits,
+        ):
+            if held < 0:
+                assembly.go_on()
+            for part in self.parts:
+                if part.number in self.done:
+                    commits.wait()
+                    assembly.take(self.journal.read_whole(part.number), part.number <= held)
+                    if part.number == held:
+                        assembly.go_on()
+                    continue
+                writer = PartWriter(self.job, self.out, self.journal, part, spool=False)
+                try:
+                    for done in itertools.islice(results, part.stop - part.start):
+                        assembly.add(writer, done)
+                    commits.submit(assembly.finish_part(writer))
+                except BaseException:
+                    writer.close()
+                    raise
+            commits.wait()
+            return assembly.finish(others)
+
+    def _held(self) -> int:
+        """The last part whose images the growing beton holds for sure; -1: none.
+
+        Parts that are in it without being sure are done again: their records go.
+        """
+        held, end = -1, -1
+        whole = True
+        for part in self.parts:
+            if part.number not in self.done:
+                whole = False
+                continue
+            record = self.journal.read(part.number)
+            if record is None or (record.beton_end >= 0 and not whole):
+                self._undo(part)
+                whole = False
+            elif record.beton_end >= 0:
+                held, end = part.number, record.beton_end
+        if "beton" not in self.job.formats:
+            return len(self.parts)
+        folder = self.job.folder(self.out, "beton")
+        path = folder / GROWING
+        if (folder / beton.NAME).exists():  # killed while it was finishing
+            (folder / MANIFEST).unlink(missing_ok=True)
+            os.replace(folder / beton.NAME, path)
+        if held >= 0 and not (path.exists() and path.stat().st_size >= end):
+            for part in self.parts[: held + 1]:
+                if part.number in self.done:
+                    self._undo(part)
+            return -1
+        return held
+
+    def _undo(self, part: Part) -> None:
+        self.journal.path(part.number).unlink()
+        self.done.remove(part.number)
+        self._through -= part.stop - part.start
+
+    def _results(self, parts: Sequence[Part]) -> Generator[Done]:
+        ranges = (range(part.start, part.stop) for part in parts)
+        for done in work_through(self.source, ranges, self.job.policy, self.job.page_size):
+            self.check(done)
+            self.tell(1)
+            yield done
+
+    def check(self, done: Done) -> None:
+        """Raises Interrupted where the source has gone."""
+        self._unreadable = self._unreadable + 1 if done.unreadable else 0
+        if not isinstance(done.result, BadImage):
+            return
+        if done.unreadable and self._gone():
+            key = self.source.keys[done.i]
+            raise Interrupted(f"{self.path}: can't be read any more ({key}: {done.result}); what "
+                              "is done stays: bring it back and run prep again")
+
+    def _gone(self) -> bool:
+        if self._unreadable >= UNREADABLE:
+            return True
+        path = self.path
+        # Of patterns and remote places one can't ask in a moment.
+        if not isinstance(path, str | os.PathLike) or re.search(r"[*?{]|://", str(path)):
+            return False
+        return not os.path.exists(path)
+
+    def tell(self, images: int) -> None:
+        """Counts images that are through."""
+        self._through += images
+        total = len(self.source.keys)
+        if self._progress is not None and (
+            time.monotonic() >= self._tell or self._through == total
+        ):
+            self._progress(self._through, total)
+            self._tell = time.monotonic() + 0.1
+
+
+class Commits:
+    """Makes parts durable, in order, in a thread: the disk syncs one while the next is written."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, commit: Callable[[], None]) -> None:
+        while len(self._pending) >= COMMITS:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(commit))
+
+    def wait(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()

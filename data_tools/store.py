@@ -1,12 +1,15 @@
 """Random access to encoded images, whatever the format: the Store, and the index that makes it.
 
-Every format comes down to one file and, for each sample, where its bytes lie in it. The index is
-that table in one .npy (numpy's format 1.0), memory-mapped, so opening reads next to nothing.
+Every format comes down to data files and, for each sample, where its bytes lie in which of them.
+The index is that table in one .npy (numpy's format 1.0), so opening reads nothing else.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +19,7 @@ from data_tools.errors import UserError
 
 INDEX = "index.npy"
 KEYS = "keys.txt"
+DIGESTS = "digests.npy"
 INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # bytes from the start of the data file
@@ -23,9 +27,18 @@ INDEX_DTYPE = np.dtype(
         ("height", "<i4"),  # pixels
         ("width", "<i4"),
         ("label", "<i8"),  # -1: unlabelled
-        ("raw", "u1"),  # 1: height x width x 3 uint8 RGB; 0: JPEG
+        ("crc", "<u4"),  # zlib.crc32 of the image's bytes; 0 in files of others
+        ("file", "<u4"),  # which data file
+        ("kind", "u1"),  # JPEG, RAW or OTHER, and maybe SPLIT
     ]
 )
+# What an image's bytes are: a JPEG; height x width x 3 uint8 RGB; another encoded image (files of
+# others only).
+JPEG, RAW, OTHER = 0, 1, 2
+# RecordIO breaks an image where its magic number occurs in it: the pieces are joined to be read.
+SPLIT = 4
+# Samples of the index read at once: opening needs the columns, and never the whole table too.
+ROWS = 1 << 16
 
 
 class Store(Protocol):
@@ -38,8 +51,8 @@ class Store(Protocol):
     """int64 [N]; -1 where unlabelled."""
     classes: list[str]
     """Names by label; empty where there are none or the file doesn't tell."""
-    raw: np.ndarray
-    """bool [N]: True where the sample is raw RGB, height x width x 3 uint8, and not a JPEG."""
+    kinds: np.ndarray
+    """uint8 [N]: JPEG, RAW (height x width x 3 uint8 RGB) or OTHER."""
     fingerprint: str
     """Hex digest that changes with the data."""
 
@@ -52,50 +65,98 @@ class Store(Protocol):
         """What to call sample i in a message: its path in the source, where that is known."""
 
 
-class MappedStore:
-    """A Store over one memory-mapped data file and an index into it (INDEX_DTYPE, [N]).
+class Columns:
+    """What of an index a store keeps in memory, as contiguous arrays: 33 bytes a sample."""
 
-    Threads may share it. It pickles as its path, so worker processes reopen it.
+    def __init__(self, blocks: Iterable[np.ndarray], samples: int) -> None:
+        self.sizes = np.empty((samples, 2), np.int32)
+        self.labels = np.empty(samples, np.int64)
+        self.kinds = np.empty(samples, np.uint8)
+        self.starts = np.empty(samples, np.int64)
+        self.bytes = np.empty(samples, np.int64)
+        self.files = np.empty(samples, np.uint32)
+        at = 0
+        for block in blocks:
+            to = slice(at, at + len(block))
+            self.sizes[to, 0], self.sizes[to, 1] = block["height"], block["width"]
+            self.labels[to], self.kinds[to] = block["label"], block["kind"]
+            self.starts[to], self.bytes[to] = block["offset"], block["size"]
+            self.files[to] = block["file"]
+            at += len(block)
+
+
+class MappedStore:
+    """A Store over memory-mapped data files and their index.
+
+    The index comes as an array (INDEX_DTYPE, [N]) or as blocks of one; nothing of it is kept but
+    the columns. Files are mapped when they are first read, so it opens at once and is shared by
+    threads and forked processes. It pickles as its path, so worker processes reopen it.
     """
 
     def __init__(
         self,
         path: Path,
-        data: Path,
-        index: np.ndarray,
+        data: Sequence[Path],
+        index: np.ndarray | Columns,
         classes: list[str],
         fingerprint: str,
         keys: Path | None = None,
     ) -> None:
+        columns = index if isinstance(index, Columns) else Columns([index], len(index))
         self.path = path
         self.classes = classes
         self.fingerprint = fingerprint
-        self.sizes = np.stack([index["height"], index["width"]], axis=1)
-        self.labels = index["label"].astype(np.int64)
-        self.raw = index["raw"].astype(bool)
-        self._data_path = data
+        self.sizes = columns.sizes
+        self.labels = columns.labels
+        self.kinds = columns.kinds & ~np.uint8(SPLIT)
+        self.data = list(data)
+        self._split = columns.kinds & SPLIT != 0
+        self._any_split = bool(self._split.any())
+        self._files = columns.files
+        self._starts = columns.starts
+        self._bytes = columns.bytes
+        self._maps: list[np.ndarray | None] = [None] * len(self.data)
         self._keys_path = keys
         self._keys: list[str] | None = None
-        self._starts = index["offset"].astype(np.int64)
-        self._ends = self._starts + index["size"].astype(np.int64)
-        with open(data, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        # A plain array: slices of numpy's memmap class cost several times as much.
-        self._bytes = np.frombuffer(mapped, np.uint8)
-        if len(index) and int(self._ends.max()) > len(self._bytes):
-            raise UserError(f"{data}: truncated: samples lie behind its end; prepare it again")
+        self._check_ends()
+
+    def _check_ends(self) -> None:
+        """Raises UserError where samples lie behind the end of their file."""
+        ends = np.zeros(len(self.data), np.int64)
+        for at in range(0, len(self), ROWS):
+            to = slice(at, at + ROWS)
+            np.maximum.at(ends, self._files[to], self._starts[to] + self._bytes[to])
+        for path, end in zip(self.data, ends, strict=True):
+            if end > path.stat().st_size:
+                raise UserError(f"{path}: truncated: samples lie behind its end; prepare it again")
 
     def __len__(self) -> int:
         return len(self._starts)
 
+    def _map(self, file: int) -> np.ndarray:
+        with open(self.data[file], "rb") as handle:
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        # A plain array: slices of numpy's memmap class cost several times as much.
+        content = self._maps[file] = np.frombuffer(mapped, np.uint8)
+        return content
+
     def encoded(self, i: int) -> np.ndarray:
-        return self._bytes[self._starts[i] : self._ends[i]]
+        file = self._files[i]
+        content = self._maps[file]
+        if content is None:
+            content = self._map(int(file))
+        start = self._starts[i]
+        if self._any_split and self._split[i]:
+            from data_tools.formats.recordio import join
+
+            return join(content, int(start), int(self._bytes[i]))
+        return content[start : start + self._bytes[i]]
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
             self._keys = read_keys(self._keys_path)
         if self._keys is None:
-            return f"sample {i} of {self._data_path}"
+            return f"sample {i} of {self.path}"
         return self._keys[i]
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
@@ -104,21 +165,37 @@ class MappedStore:
         return open_store, (self.path,)
 
 
-def read_index(path: Path, samples: int) -> np.ndarray:
-    """The index in `path`, INDEX_DTYPE [samples], memory-mapped. Raises UserError if damaged."""
+def read_index(path: Path, samples: int) -> Columns:
+    """The columns of the index in `path`. Raises UserError unless it is one of N samples."""
+    damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
-        index = np.load(path, mmap_mode="r")
+        with open(path, "rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            rest = os.fstat(file.fileno()).st_size - file.tell()
+            right = shape == (samples,) and not fortran and dtype == INDEX_DTYPE
+            if not right or rest != samples * dtype.itemsize:
+                raise ValueError
+            counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
+            return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)
     except (OSError, ValueError, EOFError):
-        index = None
-    if index is None or index.dtype != INDEX_DTYPE or index.shape != (samples,):
-        raise UserError(f"{path}: damaged; remove {path.parent} and run prep again")
-    return index
+        raise damaged from None
 
 
-def write_keys(keys: list[str]) -> bytes:
-    """Keys as lines of UTF-8; backslash and newline are escaped, undecodable bytes come back."""
-    lines = [key.replace("\\", "\\\\").replace("\n", "\\n") for key in keys]
-    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+def npy_header(dtype: np.dtype, *shape: int) -> bytes:
+    """What numpy writes before an array's bytes (format 1.0), for an array that is streamed."""
+    buffer = io.BytesIO()
+    description = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+def escape_key(key: str) -> bytes:
+    """A key as a line of UTF-8: backslash and newline escaped, undecodable bytes as they were."""
+    plain = key.replace("\\", "\\\\").replace("\n", "\\n")
+    return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
 def read_keys(path: Path) -> list[str]:

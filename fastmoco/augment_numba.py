@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from data_tools.prepare import cores
+from data_tools.workers import cores
 from fastmoco.augment import BRIGHTNESS, CONTRAST, SATURATION
 from fastmoco.draws import Colour
 from fastmoco.recipe import Augmentation

@@ -6,17 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from data_tools.formats.beton import is_beton
 from data_tools.manifest import UNFINISHED, summary
-from data_tools.open import is_dataset
+from data_tools.open import cache_dir, is_dataset, is_store
 from data_tools.prepare import prepare
 from data_tools.sources import open_source
-
-
-def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/fastmoco, by default ~/.cache/fastmoco."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "fastmoco"
 
 
 def prepared(
@@ -28,7 +21,7 @@ def prepared(
     cache, made now if it is not there. The cache knows a source by its fingerprint, so a folder
     that changed is prepared anew."""
     path = Path(data)
-    if not path.exists() or is_dataset(path) or (path.is_file() and is_beton(path)):
+    if not path.exists() or is_store(path):
         return path
     if (path / UNFINISHED).exists():  # a prep of this folder was killed: open_store says so
         return path

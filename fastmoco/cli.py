@@ -76,7 +76,9 @@ def prep(argv: list[str]) -> None:
     from fastmoco import console
 
     with console.progress("preparing", "images") as tick:
-        manifest = prepare(args.source, args.out, args.policy, None if args.json else tick)
+        manifest = prepare(
+            args.source, args.out, args.policy, progress=None if args.json else tick
+        )
     print(manifest.to_json() if args.json else summary(manifest))
 
 

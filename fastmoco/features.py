@@ -27,8 +27,8 @@ class Subset:
     def __init__(self, store: Store, ids: np.ndarray) -> None:
         self.ids = np.asarray(ids, dtype=np.int64)
         self.path, self.classes, self.fingerprint = store.path, store.classes, store.fingerprint
-        self.sizes, self.labels, self.raw = (
-            store.sizes[self.ids], store.labels[self.ids], store.raw[self.ids]
+        self.sizes, self.labels, self.kinds = (
+            store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]
         )
         self._store = store
 

@@ -17,7 +17,7 @@ import torch
 
 from data_tools.errors import UserError
 from data_tools.open import open_store
-from data_tools.store import Store
+from data_tools.store import JPEG, Store
 from fastmoco.batch import Batch
 from fastmoco.device import (
     DTYPES,
@@ -215,7 +215,7 @@ class Stages:
         def work(start: int) -> int:
             for i in range(start, start + chunk):
                 encoded = self.store.encoded(i % len(self.store))
-                if not self.store.raw[i % len(self.store)]:
+                if self.store.kinds[i % len(self.store)] == JPEG:
                     simplejpeg.decode_jpeg(encoded)
             return chunk
 

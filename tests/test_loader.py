@@ -172,7 +172,7 @@ def test_raw_images_are_cut_as_jpegs_are(store):
             return flat
 
     raw = Raw(store, np.arange(40))
-    raw.raw = np.ones(40, bool)
+    raw.kinds = np.ones(40, np.uint8)
     assert_same(epoch(Subset(store, np.arange(40))), epoch(raw))
 
 

@@ -15,13 +15,13 @@ import hashlib
 import os
 import struct
 from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.manifest import FileRecord
-from data_tools.store import INDEX_DTYPE, MappedStore
+from data_tools.store import INDEX_DTYPE, JPEG, RAW, MappedStore
 
 NAME = "train.beton"
 VERSION = 2
@@ -30,7 +30,8 @@ FIELD = struct.Struct("<B16s1024s")
 ALLOCATION = np.dtype([("sample", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 # An image's metadata is not aligned: 13 bytes.
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8")])
-JPEG, RAW = 0, 1
+JPEG_MODE, RAW_MODE = 0, 1
+ROW = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 FLOAT_TYPE, INT_TYPE, IMAGE_TYPE = 0, 1, 2
 # Metadata of each field type; 255, a user's own type, tells no reader its size.
 METADATA = {0: "<f8", 1: "<i8", 2: IMAGE, 3: "<u8,<u8", 4: "<u8", 5: "<u8,<u8", 6: "<u8"}
@@ -39,8 +40,10 @@ MIN_PAGE, MAX_PAGE = 2 << 20, 2 << 30
 
 
 class BetonWriter:
-    """Writes images and labels, one after another, in memory that doesn't grow with the pixels.
+    """Places images in pages, one after another; what is equal shares one place.
 
+    Where an image goes follows from the sizes before it, so a writer is brought to any point by
+    placing the same images again without their bytes, and a killed run goes on from there.
     capacity: the most samples that will come. Metadata lies before the images, so its room is
     reserved; what stays unused is zeros that no reader looks at.
     page_size: bytes, a power of two; also the largest image that fits.
@@ -51,79 +54,83 @@ class BetonWriter:
             raise ValueError(f"page_size {page_size}: a power of two, {MIN_PAGE} to {MAX_PAGE}")
         self.page_size = page_size
         self._capacity = capacity
-        self._metadata = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
-        head = HEADER.size + 2 * FIELD.size + capacity * self._metadata.itemsize
-        self._start = -(-head // page_size) * page_size
-        self._file = open(path, "wb", buffering=0)
-        self._file.seek(self._start)
-        self._digest = hashlib.sha256()
-        self._page = bytearray(page_size)
-        self._page_start = self._start
-        self._used = 0
-        self._offsets, self._sizes = array("Q"), array("Q")
-        self._heights, self._widths, self._raw = array("i"), array("i"), array("B")
+        head = HEADER.size + 2 * FIELD.size + capacity * ROW.itemsize
+        self.end = -(-head // page_size) * page_size
+        """Where the last image ends: bytes from the start of the file."""
+        self.pointers = array("Q")
+        """Of each sample."""
+        self._file = open(path, "r+b" if path.exists() else "w+b", buffering=1 << 20)
 
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def append(self, data: bytes, height: int, width: int, raw: bool = False) -> None:
-        """Adds one image: a JPEG of height x width pixels, or that many x 3 bytes of raw RGB."""
-        size = len(data)
+    def place(self, size: int, same_as: int = -1) -> int:
+        """The place of the next sample, of so many bytes; that of an earlier one if it is equal."""
+        number = len(self.pointers)
         # The reader finds an image's size by its pointer: two of size 0 would share one.
-        if not 0 < size <= self.page_size or len(self) == self._capacity:
-            raise ValueError(f"an image of {size} bytes as number {len(self)} of {self._capacity}")
-        if self._used + size > self.page_size:
-            self._flush()
-        self._page[self._used : self._used + size] = data
-        self._offsets.append(self._page_start + self._used)
-        self._sizes.append(size)
-        self._heights.append(height)
-        self._widths.append(width)
-        self._raw.append(raw)
-        self._used += size
+        if not 0 < size <= self.page_size or number == self._capacity:
+            raise ValueError(f"an image of {size} bytes as number {number} of {self._capacity}")
+        if same_as >= 0:
+            pointer = self.pointers[same_as]
+        else:
+            pointer = self.end
+            if pointer % self.page_size + size > self.page_size:
+                pointer += -pointer % self.page_size
+            self.end = pointer + size
+        self.pointers.append(pointer)
+        return pointer
 
-    def _flush(self) -> None:
-        self._page[self._used :] = bytes(self.page_size - self._used)
-        self._write(self._page)
-        self._page_start += self.page_size
-        self._used = 0
+    def append(self, data: bytes | memoryview, same_as: int = -1) -> None:
+        """Places the next sample and writes its bytes."""
+        end = self.end
+        pointer = self.place(len(data), same_as)
+        if same_as < 0:
+            if pointer != end:
+                self._file.write(bytes(pointer - end))
+            self._file.write(data)
 
-    def _write(self, data: bytes | bytearray) -> None:
-        self._digest.update(data)
-        view = memoryview(data)
-        while len(view):  # unbuffered: one call may write less
-            view = view[self._file.write(view) :]
+    def go_on(self) -> None:
+        """Drops what the file holds behind the samples placed so far, and writes on from there."""
+        self._file.truncate(self.end)
+        self._file.seek(self.end)
 
-    def finish(self, labels: np.ndarray) -> tuple[FileRecord, np.ndarray]:
-        """Completes the file, durably. labels: int64 [N]. Returns its record and its index."""
-        if self._used:
-            self._flush()
-        index = np.zeros(len(self), INDEX_DTYPE)
-        columns = (self._offsets, self._sizes, self._heights, self._widths, labels, self._raw)
-        for name, column in zip(INDEX_DTYPE.names or (), columns, strict=True):
-            index[name] = column
-        allocations = np.zeros(len(index), ALLOCATION)
-        allocations["sample"] = np.arange(len(index))
-        allocations["ptr"], allocations["size"] = index["offset"], index["size"]
-        table = self._page_start
-        self._write(allocations.tobytes())
-        rows = np.zeros(len(index), self._metadata)
-        rows["label"] = index["label"]
-        rows["image"]["mode"] = np.where(index["raw"], RAW, JPEG)
-        rows["image"]["width"], rows["image"]["height"] = index["width"], index["height"]
-        rows["image"]["ptr"] = index["offset"]
-        head = HEADER.pack(VERSION, 2, self.page_size, len(index), table)
-        head += FIELD.pack(IMAGE_TYPE, b"image", b"") + FIELD.pack(INT_TYPE, b"label", b"")
-        head += rows.tobytes()
-        head += bytes(self._start - len(head))
+    def flush(self) -> int:
+        """Hands all that was written to the system; returns the file, for os.fsync."""
+        self._file.flush()
+        return self._file.fileno()
+
+    def finish(self, rows: Callable[[], Iterator[np.ndarray]]) -> None:
+        """Completes the file, durably.
+
+        rows(): blocks of INDEX_DTYPE rows of all samples, in order; called twice. Only size,
+        height, width, label and kind are read.
+        """
+        samples = len(self.pointers)
+        pointers = np.frombuffer(self.pointers, "<u8")
+        table = self.end + -self.end % self.page_size
+        self._file.truncate(table)
+        self._file.seek(table)
+        at = 0
+        for block in rows():
+            allocations = np.zeros(len(block), ALLOCATION)
+            allocations["sample"] = np.arange(at, at + len(block))
+            allocations["ptr"] = pointers[at : at + len(block)]
+            allocations["size"] = block["size"]
+            self._file.write(allocations.tobytes())
+            at += len(block)
         self._file.seek(0)
-        body, self._digest = self._digest.hexdigest(), hashlib.sha256()
-        self._write(head)
-        os.fsync(self._file.fileno())
+        self._file.write(HEADER.pack(VERSION, 2, self.page_size, samples, table))
+        self._file.write(FIELD.pack(IMAGE_TYPE, b"image", b""))
+        self._file.write(FIELD.pack(INT_TYPE, b"label", b""))
+        at = 0
+        for block in rows():
+            metadata = np.zeros(len(block), ROW)
+            metadata["label"] = block["label"]
+            metadata["image"]["mode"] = np.where(block["kind"] == RAW, RAW_MODE, JPEG_MODE)
+            metadata["image"]["width"] = block["width"]
+            metadata["image"]["height"] = block["height"]
+            metadata["image"]["ptr"] = pointers[at : at + len(block)]
+            self._file.write(metadata.tobytes())
+            at += len(block)
+        os.fsync(self.flush())
         self.close()
-        end = table + allocations.nbytes
-        ranges = [[self._start, self._digest.hexdigest()], [end - self._start, body]]
-        return FileRecord(end, ranges), index
 
     def close(self) -> None:
         self._file.close()
@@ -170,19 +177,20 @@ def open_beton(path: Path) -> MappedStore:
     allocations = np.fromfile(path, ALLOCATION, offset=table)
     index = np.zeros(samples, INDEX_DTYPE)
     pictures = rows[image]
-    index["offset"], index["raw"] = pictures["ptr"], pictures["mode"] == RAW
+    index["offset"] = pictures["ptr"]
+    index["kind"] = np.where(pictures["mode"] == RAW_MODE, RAW, JPEG)
     index["height"], index["width"] = pictures["height"], pictures["width"]
     index["label"] = rows[label] if label else -1
     index["size"] = sizes_at(path, pictures["ptr"], allocations)
     if int((index["offset"] + index["size"]).max()) > size:
         raise UserError(f"{path}: truncated: images lie behind its end; copy or write it again")
     pixels = 3 * index["height"].astype(np.uint64) * index["width"].astype(np.uint64)
-    if (index["raw"].astype(bool) & (index["size"] != pixels)).any():
+    if ((index["kind"] == RAW) & (index["size"] != pixels)).any():
         raise UserError(f"{path}: damaged: raw images of the wrong size; copy or write it again")
     digest = hashlib.sha256(head + descriptions + size.to_bytes(8, "little"))
     digest.update(rows.tobytes())
     digest.update(allocations.tobytes())
-    return MappedStore(path, path, index, [], digest.hexdigest())
+    return MappedStore(path, [path], index, [], digest.hexdigest())
 
 
 def parse_fields(path: Path, descriptions: bytes) -> tuple[np.dtype, str, str]:

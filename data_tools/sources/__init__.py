@@ -22,38 +22,62 @@ CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class Source(Protocol):
-    """A random-access list of files, sorted by key."""
+    """A random-access sequence of N images, in one fixed order."""
 
     name: str
     """The last part of its path, for the manifest and messages."""
-    keys: list[str]
-    """Paths inside the source, with '/'; not UTF-8: surrogate escapes (PEP 383)."""
-    sizes: list[int]
-    """Bytes of each."""
+    kind: str
+    """What it is, in words for the screen: "image folder", "WebDataset, 12 shards"."""
+    keys: Sequence[str]
+    """N names; paths inside the source, with '/'; not UTF-8: surrogate escapes (PEP 383)."""
+    sizes: Sequence[int]
+    """About the bytes of each; of arrays, height x width x 3."""
+    labels: np.ndarray
+    """int64 [N]; -1 where unlabelled."""
+    classes: list[str]
+    """Names by label; empty where the source has none."""
     ignored: int
     """Hidden and system files that were passed over."""
+    notes: list[str]
+    """Lines for the user: why there are no labels, what was passed over."""
     fingerprint: str
-    """Changes when a file's key, size or modification time does."""
+    """Hex digest that changes when a file's key, size or modification time does."""
 
-    def read(self, i: int) -> bytes:
-        """The bytes of file i; safe in threads. Raises OSError with the reason."""
+    def read(self, i: int) -> bytes | np.ndarray:
+        """An image file's bytes, or uint8 [H, W, 3] RGB or [H, W] grey; safe in threads.
+
+        Raises OSError with the reason where it can't be read.
+        """
 
     def close(self) -> None: ...
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """The source at `path`: a folder or a tar. Raises UserError for anything else."""
+def open_source(
+    path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
+) -> Source:
+    """The source at `path`, whatever lies there. Raises UserError for what nobody recognises.
+
+    labels: a file that labels a flat set (ImageNet's ground truth, synset lists).
+    """
     from data_tools.sources.folder import FolderSource
     from data_tools.sources.tar import TarSource
+
+    import numpy as np
 
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    source: Source = FolderSource(path) if path.is_dir() else TarSource(path)
+    source = FolderSource(path) if path.is_dir() else TarSource(path)
     if not source.keys:
         raise UserError(f"{path}: holds no files; give a folder or a tar of images")
     images = [key for key in source.keys if key.lower().endswith(IMAGE_SUFFIXES)]
     refuse_splits(images or source.keys, path)
+    numbers, source.classes, stray = labels_of(images)
+    known = dict(zip(images, numbers, strict=True))
+    source.labels = np.array([known.get(key, -1) for key in source.keys], np.int64)
+    beside = f"no labels, because {stray} lies beside the folders of the others"
+    source.notes = [beside] if stray else []
+    source.kind = "image folder"
     return source
 
 

@@ -7,6 +7,7 @@ between processes. Float boxes (evaluation) go through Pillow, which takes them 
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_tools.errors import UserError
-from data_tools.prepare import cores
-from data_tools.store import Store
+from data_tools.store import OTHER, RAW, Store
+from data_tools.workers import cores
 
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
 
@@ -79,14 +80,16 @@ def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDA
     Raises UserError that names the sample where no decoder takes it.
     """
     encoded = store.encoded(i)
-    if store.raw[i]:
+    if store.kinds[i] == RAW:
         height, width = store.sizes[i]
         pixels = np.empty(len(encoded), np.uint8) if buffer is None else buffer[: len(encoded)]
         pixels[:] = encoded  # the map of the file is read-only, which torch does not know
         return pixels.reshape(height, width, 3)
     try:
+        if store.kinds[i] == OTHER:  # files of others may hold PNG and the like
+            return np.array(Image.open(io.BytesIO(encoded.tobytes())).convert("RGB"))
         return simplejpeg.decode_jpeg(encoded, buffer=buffer)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(
             f"{store.key(i)} (sample {i} of {store.path}) cannot be decoded: {error}; "
             f"prepare the dataset again with --check decode"

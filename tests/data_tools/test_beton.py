@@ -11,17 +11,26 @@ from sample_images import jpeg, smooth
 from data_tools.errors import UserError
 from data_tools.formats import beton
 from data_tools.formats.beton import BetonWriter, open_beton
+from data_tools.store import INDEX_DTYPE, RAW
 
 PAGE = 2 << 20
 
 
 def write(path: Path, images: list[bytes], sides: list[tuple[int, int]], room: int = 0) -> None:
+    path.unlink(missing_ok=True)
     writer = BetonWriter(path, len(images) + room, PAGE)
-    for image, (height, width) in zip(images, sides, strict=True):
-        writer.append(image, height, width)
-    record, index = writer.finish(np.arange(len(images)) % 3)
-    assert record.bytes == path.stat().st_size == sum(length for length, _ in record.sha256)
-    assert len(index) == len(images)
+    writer.go_on()
+    for image in images:
+        writer.append(image)
+    rows = rows_of([len(image) for image in images], sides, np.arange(len(images)) % 3)
+    writer.finish(lambda: iter(np.array_split(rows, 2)))
+
+
+def rows_of(sizes: list[int], sides: list[tuple[int, int]], labels: np.ndarray) -> np.ndarray:
+    rows = np.zeros(len(sizes), INDEX_DTYPE)
+    rows["size"], rows["label"] = sizes, labels
+    rows["height"], rows["width"] = np.array(sides).T
+    return rows
 
 
 def test_a_beton_reads_back(tmp_path: Path) -> None:
@@ -31,7 +40,7 @@ def test_a_beton_reads_back(tmp_path: Path) -> None:
     sides = [(i + 1, 2 * i + 1) for i in range(6)]
     write(path, images, sides, room=100)
     store = open_beton(path)
-    assert len(store) == 6 and store.classes == [] and not store.raw.any()
+    assert len(store) == 6 and store.classes == [] and not store.kinds.any()
     assert store.sizes.tolist() == [list(side) for side in sides] and store.sizes.dtype == np.int32
     assert store.labels.tolist() == [0, 1, 2, 0, 1, 2] and store.labels.dtype == np.int64
     for i, image in enumerate(images):
@@ -57,13 +66,45 @@ def test_writer_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="power of two"):
         BetonWriter(tmp_path / "x", 1, 3 << 20)
     writer = BetonWriter(tmp_path / "x", 1, PAGE)
+    writer.go_on()
     for data in (b"", bytes(PAGE + 1)):
         with pytest.raises(ValueError, match="an image of"):
-            writer.append(data, 1, 1)
-    writer.append(b"1", 1, 1)
+            writer.append(data)
+    writer.append(b"1")
     with pytest.raises(ValueError, match="number 1 of 1"):
-        writer.append(b"1", 1, 1)
+        writer.append(b"1")
     writer.close()
+
+
+def test_a_writer_goes_on_from_where_images_were_placed(tmp_path: Path) -> None:
+    """Whatever lies behind that point: the bytes are those of an undisturbed writer."""
+    sizes = [PAGE // 2, PAGE // 3, PAGE // 3, PAGE, 7, PAGE - 7, 11]
+    same = [-1, -1, 1, -1, -1, -1, 4]
+    images = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    images[2], images[6] = images[1], images[4]
+    rows = rows_of([len(image) for image in images], [(1, 1)] * 7, np.arange(7))
+
+    def written(path: Path, stop: int) -> bytes:
+        writer = BetonWriter(path, 7, PAGE)
+        writer.go_on()
+        for image, same_as in zip(images[:stop], same[:stop], strict=True):
+            writer.append(image, same_as)
+        writer.flush()
+        writer._file.write(b"what a killed run had begun")
+        writer.close()
+        writer = BetonWriter(path, 7, PAGE)
+        for image, same_as in zip(images[:stop], same[:stop], strict=True):
+            writer.place(len(image), same_as)
+        writer.go_on()
+        for image, same_as in zip(images[stop:], same[stop:], strict=True):
+            writer.append(image, same_as)
+        writer.finish(lambda: iter([rows]))
+        return path.read_bytes()
+
+    files = [written(tmp_path / str(stop), stop) for stop in range(8)]
+    assert len(set(files)) == 1
+    store = open_beton(tmp_path / "3")
+    assert all(store.encoded(i).tobytes() == image for i, image in enumerate(images))
 
 
 def test_every_way_of_cutting_is_one_line(tmp_path: Path) -> None:
@@ -115,7 +156,7 @@ def test_fields_of_any_order_are_found_by_their_type(tmp_path: Path) -> None:
     path.write_bytes((head + row.tobytes()).ljust(PAGE, b"\0") + b"abcRGBRGB" + table)
     store = open_beton(path)
     assert store.labels.tolist() == [9] and store.sizes.tolist() == [[1, 2]]
-    assert store.encoded(0).tobytes() == b"RGBRGB" and store.raw.tolist() == [True]
+    assert store.encoded(0).tobytes() == b"RGBRGB" and store.kinds.tolist() == [RAW]
 
 
 def test_without_a_label_field_all_are_unlabelled(tmp_path: Path) -> None:
@@ -138,14 +179,17 @@ def ffcv_pipelines() -> dict:
 def test_the_official_loader_reads_ours(tmp_path: Path, os_cache: bool) -> None:
     loader = pytest.importorskip("ffcv.loader", exc_type=ImportError)
     path = tmp_path / "x.beton"
-    images = [jpeg(40, 56, seed) for seed in range(23)]
+    # Some with much behind their end, so that there are several pages; and two that are equal.
+    images = [jpeg(40, 56, seed) + bytes(seed % 8 * 90_000) for seed in range(22)]
+    images.append(images[3])
     writer = BetonWriter(path, 500_000, PAGE)  # most of the room stays unused
+    writer.go_on()
     for i, image in enumerate(images):
-        writer.append(image, 40, 56)
-        if i % 8 == 0:  # so that there are several pages
-            writer._flush()
+        writer.append(image, same_as=3 if i == 22 else -1)
+    assert writer.pointers[22] == writer.pointers[3] and writer.end > 3 * PAGE
     labels = np.arange(23) * 7 % 5
-    writer.finish(labels)
+    rows = rows_of([len(image) for image in images], [(40, 56)] * 23, labels)
+    writer.finish(lambda: iter([rows]))
     load = loader.Loader(
         str(path),
         batch_size=5,
@@ -184,7 +228,7 @@ def test_we_read_what_the_official_writer_writes(tmp_path: Path) -> None:
         store = open_beton(path)
         assert store.labels.tolist() == list(range(11, -1, -1))
         assert store.sizes.tolist() == [[30 + i, 50] for i in range(12)]
-        assert store.raw.all() == (mode == "raw")
+        assert (store.kinds == RAW).all() == (mode == "raw")
         for i in range(12):
             data = store.encoded(i)
             picture = data.reshape(30 + i, 50, 3) if mode == "raw" else simplejpeg.decode_jpeg(data)

@@ -1,0 +1,145 @@
+"""Images of a source through the policy, on all cores, in the source's order.
+
+Threads read, check and re-encode chunks of images a bounded distance ahead of the consumer, so
+memory does not grow with the dataset. The heavy calls release the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.image import BadImage, Prepared, prepare_image
+from data_tools.policy import Policy
+from data_tools.sources import Source
+
+# A chunk is one task of a thread: large enough that handing it over costs nothing.
+CHUNK_IMAGES, CHUNK_BYTES = 256, 2 << 20
+LARGEST_FILE = 1 << 30
+DIGEST_BYTES = 16
+
+
+class Done(NamedTuple):
+    """What became of one image of the source."""
+
+    i: int
+    """Its number in the source."""
+    result: Prepared | BadImage
+    digest: bytes
+    """Of the source's bytes, DIGEST_BYTES long: equal for equal images."""
+    crc: int
+    """zlib.crc32 of the bytes to store."""
+    unreadable: bool
+    """True where the source could not be read at all."""
+
+
+def cores() -> int:
+    """Those this process may use; where that can't be asked, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work_through(
+    source: Source, ranges: Iterable[range], policy: Policy, max_bytes: int
+) -> Iterator[Done]:
+    """Every image of the ranges, in order. max_bytes: the most that an image may take stored.
+
+    Raises UserError at the first bad one, where the policy is strict.
+    """
+    workers = policy.workers or cores()
+
+    def work(chunk: range) -> list[Done]:
+        return [prepare_one(source, i, policy, max_bytes) for i in chunk]
+
+    pending: deque[Future[list[Done]]] = deque()
+    with ThreadPoolExecutor(workers) as pool, quiet_pillow():
+        try:
+            for whole in ranges:
+                for chunk in chunks(source.sizes, whole):
+                    pending.append(pool.submit(work, chunk))
+                    if len(pending) > 2 * workers:
+                        yield from checked(source, policy, pending.popleft().result())
+            while pending:
+                yield from checked(source, policy, pending.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
+    bad = (done for done in results if policy.strict and isinstance(done.result, BadImage))
+    for done in bad:
+        raise UserError(f"{source.name}: {source.keys[done.i]}: {done.result} "
+                        "(--strict stops at the first bad image)")
+    return results
+
+
+def chunks(sizes: Sequence[int], whole: range) -> Iterator[range]:
+    start, total = whole.start, 0
+    for i in whole:
+        size = int(sizes[i])
+        if i > start and (i - start == CHUNK_IMAGES or total + size > CHUNK_BYTES):
+            yield range(start, i)
+            start, total = i, 0
+        total += size
+    if start < whole.stop:
+        yield range(start, whole.stop)
+
+
+def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
+    """Reads image i and prepares it. Raises nothing for a bad one."""
+    digest = b""
+    try:
+        if source.sizes[i] > LARGEST_FILE:
+            raise BadImage(f"larger than {LARGEST_FILE} bytes", is_image=False)
+        data = source.read(i)
+        digest = digest_of(data)
+        result = prepare_image(data, policy, max_bytes, stored_raw(i, policy.raw_fraction))
+        return Done(i, result, digest, zlib.crc32(result.data), False)
+    except BadImage as error:
+        # Without the old one's traceback, which would keep the file's bytes alive.
+        return Done(i, BadImage(str(error), error.is_image), digest, 0, False)
+    except OSError as error:
+        reason = f"can't be read: {error.strerror or error}"
+        return Done(i, BadImage(reason, is_image=False), digest, 0, True)
+
+
+def stored_raw(i: int, fraction: float) -> bool:
+    """Whether image i is stored raw: evenly spread, and of the first n, n x fraction are."""
+    return int((i + 1) * fraction) > int(i * fraction)
+
+
+def digest_of(data: bytes | np.ndarray) -> bytes:
+    """DIGEST_BYTES of SHA-256 of a file's bytes, or of an array's shape and pixels."""
+    if isinstance(data, np.ndarray):
+        digest = hashlib.sha256(repr(data.shape).encode())
+        digest.update(np.ascontiguousarray(data).data)
+        return digest.digest()[:DIGEST_BYTES]
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
+    from PIL import Image
+
+    log = logging.getLogger("PIL")
+    level = log.level
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+        log.setLevel(level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 
 from data_tools.image import FORMATS, BadImage, sniff_jpeg
 from data_tools.store import JPEG, OTHER, RAW
@@ -48,9 +49,11 @@ def sniff(data: bytes) -> tuple[int, int, int, int]:
     from PIL import Image
 
     try:
-        # Only the header is read. The pixels' limit is for who decodes.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        # Only the header is read. What Pillow warns of (many pixels) is for who decodes.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
     except Exception:  # Pillow's readers raise nearly everything on damaged files
         return OTHER, 0, 0, 0
     if not (0 < height < 1 << 31 and 0 < width < 1 << 31):

@@ -172,7 +172,7 @@ def test_the_usual_names_come_first(tmp_path: Path) -> None:
 
 def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "x.tfrecord"
-    unknown = b"\x7d" + bytes(4) + b"\x79" + bytes(8) + b"\x78\x85\x01" + b"\x7a\x02ab"
+    unknown = b"\x7d" + b"\xff" * 4 + b"\x79" + b"\xff" * 8 + b"\x78\x85\x01" + b"\x7a\x02ab"
     entry = feature(b"label", integer(5)) + unknown
     picture = feature(b"image/encoded", unknown + text(jpeg(4, 4)))
     path.write_bytes(framed(unknown + field(1, unknown + entry + picture) + unknown))

@@ -130,7 +130,7 @@ def test_samples_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_names_that_need_extensions(tmp_path: Path, form: int) -> None:
-    folder = "d" * 90
+    folder = "d" * 120
     names = [f"{folder}/é{i}" for i in range(2)]
     if form != tarfile.USTAR_FORMAT:
         names.append("ü" * 120)
@@ -173,21 +173,21 @@ def test_what_is_a_webdataset(tmp_path: Path) -> None:
 def test_links_and_devices_touch_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE,
-                     tarfile.DIRTYPE):  # fmt: skip
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE,
+                     tarfile.FIFOTYPE, tarfile.DIRTYPE):  # fmt: skip
             info = tarfile.TarInfo("../../etc/passwd.jpg")
             info.type, info.linkname = kind, "/etc/passwd"
-            info.size = 99  # some writers give a link its target's; no bytes follow
-            if kind != tarfile.DIRTYPE:
-                tar.fileobj.write(info.tobuf())
-            else:
-                info.size = 0
-                tar.addfile(info)
+            # Some writers give a link its target's size; no bytes follow all the same.
+            info.size = 99 if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else 0
+            tar.fileobj.write(info.tobuf())
+            info = tarfile.TarInfo("a.jpg")
+            info.size = len(jpeg(4, 4))
+            tar.addfile(info, io.BytesIO(jpeg(4, 4)))
         for name in ("/absolute/a.jpg", "../../b.jpg"):
             info = tarfile.TarInfo(name)
             info.size = len(jpeg(4, 4))
             tar.addfile(info, io.BytesIO(jpeg(4, 4)))
-    assert scan(path)[0]["height"].tolist() == [4, 4]
+    assert scan(path)[0]["height"].tolist() == [4] * 8
 
 
 def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:

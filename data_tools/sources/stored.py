@@ -1,0 +1,140 @@
+"""Prepared datasets and beton, TFRecord or RecordIO files as sources: conversion between formats.
+
+What store.py can open is read through it: other people's field names, and samples without a label,
+are met there. (A WebDataset of others is a tar, read by sources/webdataset.py.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.sources.rows import RowKeys
+from data_tools.store import RAW
+
+if TYPE_CHECKING:
+    from data_tools.location import Location
+    from data_tools.store import Store
+
+FORMATS = {"beton": "beton", "tfrecord": "TFRecord", "recordio": "RecordIO"}
+Progress = Callable[[int, int], None]
+
+
+def recognises(location: Location) -> bool:
+    """True for what prep wrote, and for a file that is one of the formats by its bytes."""
+    from data_tools.open import format_of, is_dataset
+
+    try:
+        if location.local is None:
+            return False
+        return is_dataset(location.local) or (
+            location.is_file() and format_of(location.local) in FORMATS)
+    except (OSError, UserError, ValueError):
+        return False
+
+
+def open(
+    location: Location | Sequence[Location], progress: Progress | None = None
+) -> StoredSource:
+    """One dataset or file, or several files that follow one another.
+
+    progress(done, total): bytes of a file of others that are indexed. Raises UserError for a place
+    that isn't local, and for what can't be opened.
+    """
+    from data_tools.open import format_of, open_store
+
+    places = list(location) if isinstance(location, Sequence) else [location]
+    stores, form = [], None
+    for place in places:
+        if place.local is None:
+            raise UserError(f"{place}: lies elsewhere, and these files are mapped to memory; "
+                            "copy it to this machine first")
+        stores.append(open_store(place.local, progress))
+        form = format_of(place.local) if place.local.is_file() else None
+    kind = f"{FORMATS.get(form, 'prepared')} file" if form else "prepared dataset"
+    if len(places) > 1:
+        return StoredSource(stores, places[0].parent.name, f"{kind}s, {len(places):,} of them",
+                            [place.name for place in places])
+    return StoredSource(stores, places[0].name, kind, [places[0].name])
+
+
+class StoredSource:
+    """The images of stores: encoded ones as their bytes, raw ones as uint8 [H, W, 3]."""
+
+    ignored = 0
+
+    def __init__(self, stores: list[Store], name: str, kind: str, files: list[str]) -> None:
+        self.name, self.kind = name, kind
+        self._stores = stores
+        self._rows = RowKeys(files, [len(store) for store in stores])
+        named = len(stores) == 1 and len(stores[0]) > 0 and (
+            stores[0].key(0) != f"sample 0 of {stores[0].path}")
+        self.keys: Sequence[str] = StoreKeys(stores[0]) if named else self._rows
+        self.classes, labels = shared_classes(stores)
+        self.labels = np.concatenate(labels)
+        self.notes = [] if (self.labels >= 0).any() else ["no labels in it"]
+        self.sizes = np.concatenate([sizes_of(store) for store in stores])
+        prints = [store.fingerprint for store in stores]
+        self.fingerprint = hashlib.sha256(repr((prints, self.classes)).encode()).hexdigest()
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        file, row = self._rows.locate(i)
+        store = self._stores[file]
+        data = store.encoded(row)
+        if store.kinds[row] != RAW:
+            return data.tobytes()
+        height, width = store.sizes[row].tolist()
+        if len(data) != height * width * 3:
+            raise OSError(f"damaged: {len(data)} bytes for {width} x {height} pixels")
+        return data.reshape(height, width, 3).copy()
+
+    def close(self) -> None:
+        pass
+
+
+class StoreKeys(Sequence[str]):
+    """The keys that prep kept: paths as its own source had them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        return self._store.key(range(len(self))[i])
+
+
+def shared_classes(stores: list[Store]) -> tuple[list[str], list[np.ndarray]]:
+    """The classes of all stores, and each one's labels by them.
+
+    A file of others numbers the names that occur in it, so two may number them differently.
+    """
+    first = stores[0].classes
+    if all(store.classes == first for store in stores):
+        return first, [store.labels for store in stores]
+    if not all(store.classes for store in stores):
+        raise UserError(f"{stores[0].path}: some of these files have names of classes, some only "
+                        "numbers; give files of one dataset")
+    classes = sorted(set().union(*(store.classes for store in stores)))
+    place = {name: i for i, name in enumerate(classes)}
+    tables = [np.array([*(place[name] for name in s.classes), -1], np.int64) for s in stores]
+    return classes, [table[s.labels] for table, s in zip(tables, stores, strict=True)]
+
+
+def sizes_of(store: Store) -> np.ndarray:
+    """Bytes of each image, int64 [N]; what its pixels would take where the store doesn't tell."""
+    known = getattr(store, "_bytes", None)
+    return store.sizes.prod(axis=1, dtype=np.int64) * 3 if known is None else known

@@ -107,7 +107,7 @@ def main() -> int:
                 engine = "ray" if rng.random() < args.ray_share and not last else "threads"
                 process = start(source, out, list(formats), rng.randint(1, 3), engine)
                 try:
-                    process.wait(None if last else rng.uniform(0, 0.8 * took[engine]))
+                    process.wait(None if last else rng.uniform(0, 0.5 * took[engine]))
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

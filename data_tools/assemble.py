@@ -24,7 +24,7 @@ from data_tools.journal import PARTIAL, Journal, Record
 from data_tools.manifest import FileRecord, Manifest, Sealed, commit
 from data_tools.shards import SHARDED, Job, Part, PartWriter, format_module
 from data_tools.sources import Source
-from data_tools.store import DIGESTS, INDEX, INDEX_DTYPE, KEYS, escape_key, npy_header
+from data_tools.store import DIGESTS, INDEX, INDEX_DTYPE, JPEG, KEYS, RAW, escape_key, npy_header
 from data_tools.workers import DIGEST_BYTES, Done
 
 QUARANTINE, DUPLICATES = "quarantine.jsonl", "duplicates.jsonl"
@@ -43,9 +43,8 @@ class Assembly:
         self.out = out
         self.journal = journal
         self.parts = parts
-        self._seen = Seen()
+        self._seen = {JPEG: Seen(), RAW: Seen()}
         self._first = array("q")
-        self._kinds = array("B")
         self.beton: beton.BetonWriter | None = None
         if "beton" in job.formats:
             path = job.folder(out, "beton") / GROWING
@@ -101,11 +100,12 @@ class Assembly:
     def _same_as(self, digest: bytes, kind: int) -> int:
         """The number of an earlier image that is stored the same, or -1."""
         number = len(self._first)
-        # Records drop a digest's zeros at its end.
-        first = self._seen.first(digest.ljust(DIGEST_BYTES, b"\0"), number)
-        self._first.append(first)
-        self._kinds.append(kind)
-        return first if first != number and self._kinds[first] == kind else -1
+        digest = digest.ljust(DIGEST_BYTES, b"\0")  # records drop the zeros at its end
+        alike = self._seen[kind].first(digest, number)
+        # Equal in the source, but the one is stored raw and the other isn't.
+        other = self._seen[1 - kind].find(digest)
+        self._first.append(alike if other < 0 else min(alike, other))
+        return alike if alike != number else -1
 
     # After the last part.
 

@@ -47,7 +47,7 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo",
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P6", b"P5")
 # Decoded pieces that are kept: threads read some rows ahead of each other, over a group's end.
-HELD_BYTES = 256 << 20
+HELD_BYTES = 128 << 20
 OPEN_GROUPS = 4
 
 

@@ -1,23 +1,28 @@
-"""Where images come from: a source is a sorted list of files, whose keys spell the labels.
+"""Where images come from: a source is N images in one fixed order, with their labels.
 
 A folder and a tar of it are the same source: same keys, same order, same bytes.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_tools.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from data_tools.location import Location
+
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-# Only a hint, for refusing a wrong folder before the work: content decides what is an image.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What counts as an image before the work; in the end the content decides.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".jxl",
+)
 CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
@@ -52,33 +57,80 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+# Who is asked what lies there, in this order; the first that recognises it opens it. Those that
+# know a layout by its own files come first: a tar or a folder is also a source by itself.
+DETECTORS = (
+    "stored", "cifar", "idx", "parquet", "table", "ilsvrc", "webdataset", "tar", "folder",
+)
+TAKE_LABELS = frozenset({"ilsvrc", "tar", "folder"})
+TAKE_A_SPLIT = frozenset({"cifar", "idx"})
+TAKE_SEVERAL = frozenset({"parquet", "webdataset"})
+ACCEPTED = (
+    "a folder or a tar of images, WebDataset shards, Parquet or Arrow files, a csv, tsv or jsonl "
+    "list, a CIFAR or IDX archive, or a prepared dataset"
+)
+
+
 def open_source(
-    path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str] | Source, labels: str | os.PathLike[str] | None = None
 ) -> Source:
-    """The source at `path`, whatever lies there. Raises UserError for what nobody recognises.
+    """The source at `path`, whatever lies there; an open source is returned as it is.
 
-    labels: a file that labels a flat set (ImageNet's ground truth, synset lists).
+    path: a file, a folder, a URL, or a pattern of several ({000..123}, {a,b}, *); "#test" behind
+    it takes that split of CIFAR or MNIST. labels: a file that labels a flat set (ImageNet's ground
+    truth, synset lists). Raises UserError for what nobody recognises.
     """
-    from data_tools.sources.folder import FolderSource
-    from data_tools.sources.tar import TarSource
+    from data_tools.location import Location, expand
+    from data_tools.sources.rows import split_fragment
 
-    import numpy as np
-
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    source = FolderSource(path) if path.is_dir() else TarSource(path)
-    if not source.keys:
-        raise UserError(f"{path}: holds no files; give a folder or a tar of images")
-    images = [key for key in source.keys if key.lower().endswith(IMAGE_SUFFIXES)]
-    refuse_splits(images or source.keys, path)
-    numbers, source.classes, stray = labels_of(images)
-    known = dict(zip(images, numbers, strict=True))
-    source.labels = np.array([known.get(key, -1) for key in source.keys], np.int64)
-    beside = f"no labels, because {stray} lies beside the folders of the others"
-    source.notes = [beside] if stray else []
-    source.kind = "image folder"
+    if not isinstance(path, str | os.PathLike):
+        return path
+    text = os.fspath(path)
+    if text.startswith("torchvision:"):
+        raise UserError(f"{text}: torchvision's datasets are opened by `fastmoco prep`; "
+                        "give a path to data_tools")
+    list_ = None if labels is None else Location(labels)
+    if list_ is not None and not list_.is_file():
+        raise UserError(f"{list_}: no such file of labels")
+    plain, split = (text, "") if os.path.exists(text) else split_fragment(text)
+    places = expand(plain)
+    name = next((name for name in DETECTORS if module_of(name).recognises(places[0])), "")
+    if len(places) > 1:
+        # A plain tar of several is a shard, whatever it begins with.
+        name = {"tar": "webdataset", "ilsvrc": "webdataset"}.get(name, name)
+        if name not in TAKE_SEVERAL:
+            raise UserError(f"{text}: is {len(places):,} files or folders; several may only be "
+                            "WebDataset shards, Parquet or Arrow files")
+    if not name:
+        what = explain(places[0])
+        raise UserError(f"{places[0]}: {what or 'not recognised'}; give {ACCEPTED}")
+    for given, takers, flag in ((split, TAKE_A_SPLIT, f"#{split}"),
+                                (labels, TAKE_LABELS, "--labels")):
+        if given and name not in takers:
+            raise UserError(f"{plain}: {flag} doesn't go with this ({name}); leave it out")
+    options = {"labels": list_} if list_ is not None else {"split": split} if split else {}
+    source: Source = module_of(name).open(places if len(places) > 1 else places[0], **options)
+    if not len(source.keys):
+        source.close()
+        raise UserError(f"{text}: holds no images; give {ACCEPTED}")
     return source
+
+
+def module_of(name: str) -> Any:
+    return importlib.import_module(f"data_tools.sources.{name}")
+
+
+def explain(place: Location) -> str:
+    """Why nobody may have recognised a file, as far as its first bytes tell."""
+    try:
+        head = place.pread(8, 0)
+    except OSError as error:
+        return f"can't be opened: {error.strerror or error}"
+    if not head:
+        return "an empty file"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "compressed, and no tar in it that can be read"
+    return "a zip, unpack it to a folder first" if head.startswith(b"PK\3\4") else ""
 
 
 def is_ignored(name: str) -> bool:
@@ -103,23 +155,3 @@ def refuse_splits(keys: Sequence[str], path: str | os.PathLike[str]) -> None:
             f"{path}: holds {' and '.join(splits)} side by side; prepare each by itself, "
             "from a folder or tar that holds only it"
         )
-
-
-def labels_of(keys: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
-    """The labels (int64 [N]) and classes that sorted image keys spell.
-
-    Behind the directories that all share, the first folder is the class, numbered by name. If an
-    image lies at the top there, the set is flat: labels -1, no classes. If others lie in folders
-    all the same, the last value names the first at the top; else it is empty.
-    """
-    import numpy as np
-
-    start = len(common_prefix(keys))
-    folders = [key[start:].partition("/") for key in keys]
-    if not all(slash for _, slash, _ in folders):
-        top = next(key for key, (_, slash, _) in zip(keys, folders, strict=True) if not slash)
-        mixed = any(slash for _, slash, _ in folders)
-        return np.full(len(keys), -1, np.int64), [], top if mixed else ""
-    classes = sorted({folder for folder, _, _ in folders})
-    number = {folder: i for i, folder in enumerate(classes)}
-    return np.array([number[folder] for folder, _, _ in folders], np.int64), classes, ""

@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
+import builtins
 import os
-from pathlib import Path
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.sources import is_ignored
+from data_tools.sources.keys import Keys
+from data_tools.sources.labels import HEAD, label_files
+from data_tools.sources.tar import digest_of
+
+if TYPE_CHECKING:
+    from data_tools.location import Location
+
+
+def recognises(location: Location) -> bool:
+    return location.is_dir()
+
+
+def open(location: Location, labels: Location | None = None) -> FolderSource:
+    """Raises UserError where it can't be listed, is empty, or holds train and val side by side."""
+    return FolderSource(location, labels)
 
 
 class FolderSource:
-    """The files under `path`. Links are followed, but not into a folder they lie in."""
+    """The files under a folder. Links are followed, but not into a folder they lie in."""
 
-    def __init__(self, path: Path) -> None:
-        self._root = str(path)
-        self.name = path.resolve().name
-        self.ignored = 0
-        found: list[tuple[str, int, int]] = []
-        self._list(self._root, "", (), found)
-        found.sort()
-        self.keys = [key for key, _, _ in found]
-        self.sizes = [size for _, size, _ in found]
-        digest = hashlib.sha256()
-        for row in found:
-            digest.update(repr(row).encode())
-        self.fingerprint = digest.hexdigest()
+    kind = "image folder"
+
+    def __init__(self, location: Location, labels: Location | None = None) -> None:
+        self._place, self.name, self.ignored = location, location.name, 0
+        self._root = None if location.local is None else str(location.local)
+        names: list[str] = []
+        sizes, times = array("q"), array("q")
+        if self._root is None:
+            self._list_remote(names, sizes, times)
+        else:
+            self._list(self._root, "", (), names, sizes, times)
+        if not names:
+            raise UserError(f"{location}: holds no files; give a folder or a tar of images")
+        order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+        names.sort()
+        self.keys = Keys(names)
+        self.sizes = np.frombuffer(sizes, np.int64)[order]
+        self.fingerprint = digest_of(names, self.sizes, np.frombuffer(times, np.int64)[order])
+        del names
+        found = label_files(self.keys, self._head, location, labels)
+        self.labels, self.classes, self.notes = found
 
     def _list(
         self,
         folder: str,
         prefix: str,
         above: tuple[tuple[int, int], ...],
-        found: list[tuple[str, int, int]],
+        names: list[str],
+        sizes: array[int],
+        times: array[int],
     ) -> None:
-        """Appends (key, bytes, mtime) of every file under `folder`; `above` are its ancestors."""
+        """Appends key, bytes and mtime of every file under `folder`; `above` are its ancestors."""
         try:
             here = os.stat(folder)
             if (here.st_dev, here.st_ino) in above:
@@ -48,18 +76,47 @@ class FolderSource:
             if is_ignored(entry.name):
                 self.ignored += 1
             elif entry.is_dir():
-                self._list(entry.path, f"{prefix}{entry.name}/", above, found)
+                self._list(entry.path, f"{prefix}{entry.name}/", above, names, sizes, times)
             elif entry.is_file():
                 status = entry.stat()
-                found.append((prefix + entry.name, status.st_size, int(status.st_mtime)))
+                names.append(prefix + entry.name)
+                sizes.append(status.st_size)
+                times.append(int(status.st_mtime))
             elif entry.is_symlink():
-                found.append((prefix + entry.name, 0, 0))  # broken: quarantined when it is read
+                names.append(prefix + entry.name)  # broken: quarantined when it is read
+                sizes.append(0)
+                times.append(0)
             else:
                 self.ignored += 1  # sockets, pipes, devices
 
+    def _list_remote(self, names: list[str], sizes: array[int], times: array[int]) -> None:
+        hidden: set[str] = set()
+        try:
+            for key, size, mtime in self._place.walk():
+                parts = key.split("/")
+                mark = next((i for i, part in enumerate(parts) if is_ignored(part)), -1)
+                if mark >= 0:
+                    hidden.add("/".join(parts[: mark + 1]))
+                    continue
+                names.append(key)
+                sizes.append(size)
+                times.append(mtime)
+        except OSError as error:
+            raise UserError(f"{self._place}: can't be listed: {error.strerror or error}") from None
+        self.ignored = len(hidden)
+
+    def _head(self, i: int) -> bytes:
+        return self._read(i, HEAD)
+
     def read(self, i: int) -> bytes:
-        with open(f"{self._root}/{self.keys[i]}", "rb", buffering=0) as file:
-            return file.read()
+        return self._read(i, -1)
+
+    def _read(self, i: int, most: int) -> bytes:
+        if self._root is not None:
+            with builtins.open(f"{self._root}/{self.keys[i]}", "rb", buffering=0) as file:
+                return file.read(most)
+        size = int(self.sizes[i])
+        return self._place.child(self.keys[i]).pread(size if most < 0 else min(most, size), 0)
 
     def close(self) -> None:
         pass

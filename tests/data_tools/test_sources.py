@@ -10,8 +10,8 @@ import pytest
 from sample_images import jpeg
 
 from data_tools.errors import UserError
-from data_tools.sources import labels_of, open_source
-from data_tools.sources.tar import TarSource
+from data_tools.sources import open_source
+from data_tools.sources.labels import labels_of
 
 Write = Callable[..., Path]
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -22,7 +22,7 @@ def contents(path: Path) -> dict[str, bytes]:
     try:
         assert source.keys == sorted(source.keys)
         read = {key: source.read(i) for i, key in enumerate(source.keys)}
-        assert source.sizes == [len(data) for data in read.values()]
+        assert source.sizes.tolist() == [len(data) for data in read.values()]
         return read
     finally:
         source.close()
@@ -83,7 +83,7 @@ def test_links(write_tree: Write, pack: Write) -> None:
     for path in (folder, pack(folder, arcname=".")):
         source = open_source(path)
         with pytest.raises(OSError):
-            source.read(source.keys.index("b/5.jpg"))
+            source.read(list(source.keys).index("b/5.jpg"))
 
 
 def test_folders_are_followed_through_links_but_not_in_circles(write_tree: Write) -> None:
@@ -149,13 +149,13 @@ def test_paths_that_hold_no_images(tmp_path: Path, write_tree: Write) -> None:
     text.write_text("notes")
     zipped = tmp_path / "x.tar.gz"
     with tarfile.open(zipped, "w:gz") as tar:
-        tar.add(text)
+        tar.add(tmp_path / "empty")
     for path, message in [
         (tmp_path / "missing", "no such"),
         (tmp_path / "empty", "no files"),
         (folder, "no files"),
-        (text, "neither a folder nor a tar"),
-        (zipped, "gzip.*unpack"),
+        (text, "not recognised; give a folder or a tar"),
+        (zipped, "no files"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
             open_source(path)
@@ -169,7 +169,7 @@ def test_a_tar_cut_anywhere_is_refused_or_whole_up_to_there(write_tree: Write, p
     for end in range(1, len(whole), 100):
         path.write_bytes(whole[:end])
         try:
-            source = TarSource(path)
+            source = open_source(path)
         except UserError as error:
             assert "tar" in str(error)
             continue
@@ -190,7 +190,7 @@ def test_members_above_8_gib_are_passed_over(tmp_path: Path, form: int) -> None:
         file.seek(size, 1)
         file.write(small.tobuf(form) + b"123".ljust(512, b"\0") + bytes(1024))
     source = open_source(path)
-    assert source.keys == ["a/film.mkv", "b/1.jpg"] and source.sizes == [size, 3]
+    assert source.keys == ["a/film.mkv", "b/1.jpg"] and source.sizes.tolist() == [size, 3]
     assert source.read(1) == b"123"
     source.close()
     path.unlink()

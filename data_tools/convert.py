@@ -129,6 +129,8 @@ def number(value: object) -> int:
 def unidentified(data: bytes) -> BadImage:
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
         return BadImage("HEIC image: not supported, convert it first")
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return BadImage("damaged AVIF: its header can't be read")
     names = {
         b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF",
         b"RIFF": "WEBP", b"BM": "BMP",

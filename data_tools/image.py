@@ -115,9 +115,10 @@ def unusual(header: JpegHeader) -> str:
         return "YCCK JPEG" if header.adobe_transform == 2 else "CMYK JPEG"
     if header.frame in ARITHMETIC_FRAMES:
         return "arithmetic-coded JPEG"
-    if header.components == 1 or header.sampling in COPIED_SAMPLING:
-        return ""
-    return "unusual JPEG"
+    # Of these simplejpeg warns, and the warning is an error there.
+    told = header.jfif in (1, 2) and header.adobe_transform in (-1, 0, 1)
+    known = header.components == 1 or header.sampling in COPIED_SAMPLING
+    return "" if known and told else "unusual JPEG"
 
 
 def reason_for(kind: str, resized: bool, raw: bool) -> str:

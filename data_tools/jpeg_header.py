@@ -7,6 +7,7 @@ transform byte of its APP14 segment.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 # Start of frame markers: all but DHT, JPG and DAC, which lie among them.
@@ -41,6 +42,8 @@ class JpegHeader(NamedTuple):
     """-1: no Adobe segment; 0: RGB or CMYK, 1: YCbCr, 2: YCCK."""
     sampling: bytes
     """A byte a component: its horizontal (high half) and vertical sampling factor."""
+    jfif: int
+    """JFIF's major version; 1 where there is no JFIF segment."""
 
 
 def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
@@ -50,9 +53,11 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     a file that is broken or, as far as it is walked, cut off.
     """
     position, end, scans = 2, len(data), 0
-    orientation, transform = 1, -1
+    orientation, transform, jfif = 1, -1, 1
     frame = ids = sampling = b""
     scanned: set[int] = set()
+    quantised: set[int] = set()
+    coded: set[int] = set()
     while True:
         while data[position : position + 2] == b"\xff\xff":  # fill bytes
             position += 1
@@ -84,16 +89,24 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
             if length < 11 or length != 8 + 3 * frame[6]:
                 raise BadImage("damaged JPEG: a frame header of the wrong length")
             ids, sampling = frame[7::3], frame[8::3]
+            if not all(1 <= s >> 4 <= 4 and 1 <= s & 15 <= 4 for s in sampling):
+                raise BadImage("damaged JPEG: impossible sampling factors")
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(bytes(data[body + 6 : position]))
+        elif marker == 0xE0 and length >= 16 and data[body : body + 5] == b"JFIF\0":
+            jfif = data[body + 5]
         elif marker == 0xEE and length >= 14 and data[body : body + 5] == b"Adobe":
             transform = data[body + 11]
+        elif marker == 0xC4:
+            coded |= huffman_tables(bytes(data[body:position]))
+        elif marker == 0xDB:
+            quantised |= quantisation_tables(bytes(data[body:position]))
         elif marker == 0xDA:
             if not frame:
                 raise BadImage("damaged JPEG: a scan before the frame header")
             if not whole:
                 break
-            scanned |= scan_components(bytes(data[body:position]), ids)
+            scanned |= scan_components(bytes(data[body:position]), ids, frame[0], coded)
             scans += 1
             if scans > MAX_SCANS:
                 raise BadImage(f"JPEG of more than {MAX_SCANS} scans")
@@ -103,19 +116,69 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
             position = found.start()
     if not frame or (whole and len(scanned) < len(ids)):
         raise BadImage("damaged JPEG: it ends before its image")
+    if whole and not quantised.issuperset(frame[9::3]):
+        raise BadImage("damaged JPEG: a quantisation table is missing")
     height, width = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
     if not height or not width:  # height 0: it comes behind the first scan, which nobody decodes
         raise BadImage("damaged JPEG: no size in its header")
-    return JpegHeader(height, width, len(ids), frame[1], frame[0], orientation, transform, sampling)
+    return JpegHeader(
+        height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif
+    )
 
 
-def scan_components(header: bytes, ids: bytes) -> set[int]:
-    """The numbers of the frame's components that a scan header (its segment's body) names."""
+def scan_components(header: bytes, ids: bytes, frame: int, coded: set[int]) -> set[int]:
+    """The numbers of the frame's components that a scan header (its segment's body) names.
+
+    coded: the Huffman tables so far. Raises BadImage for what no decoder can follow.
+    """
     count = header[0] if header else 0
-    named = header[1 : 1 + 2 * count : 2]
-    if not 1 <= count <= 4 or len(header) != 4 + 2 * count or any(c not in ids for c in named):
-        raise BadImage("damaged JPEG: a scan header that does not fit the frame's")
+    if not 1 <= count <= 4 or len(header) != 4 + 2 * count:
+        raise BadImage("damaged JPEG: a scan header of the wrong length")
+    named, tables = header[1:-3:2], header[2:-3:2]
+    first, last, high, low = *header[-3:-1], header[-1] >> 4, header[-1] & 15
+    fits = all(component in ids for component in named)
+    needed = {table >> 4 for table in tables} | {0x10 | table & 15 for table in tables}
+    if frame in (PROGRESSIVE, ARITHMETIC_PROGRESSIVE):
+        # Spectral selection and successive approximation: annex G.1.1.1.
+        fits = fits and (last == 0 if first == 0 else first <= last <= 63 and count == 1)
+        fits = fits and low <= 13 and (high == 0 or high == low + 1)
+        needed = {t for t in needed if t >> 4 == (first > 0) and not (first == 0 and high)}
+    else:  # decoders know the standard's own tables 0 and 1: frames of MJPEG films have none
+        needed = {table for table in needed if table & 15 > 1}
+    if not fits or (frame < ARITHMETIC and not needed <= coded):
+        raise BadImage("damaged JPEG: a scan header that does not fit what came before")
     return {number for number, component in enumerate(ids) if component in named}
+
+
+@lru_cache(64)  # most files hold the standard's own
+def huffman_tables(tables: bytes) -> frozenset[int]:
+    """The tables in a DHT segment's body: 0 to 3 of DC, 16 to 19 of AC coefficients.
+
+    Raises BadImage unless they are whole and their codes possible (annex C; no code is all ones).
+    """
+    found = set()
+    while tables:
+        counts, table = tables[1:17], tables[0]
+        codes = sum(counts)
+        room = sum(count << 15 - i for i, count in enumerate(counts)) < 1 << 16
+        whole = len(tables) >= 17 + codes and codes <= 256 and not table & ~0x13
+        if not whole or not room or (table < 4 and max(tables[17 : 17 + codes], default=0) > 15):
+            raise BadImage("damaged JPEG: an impossible Huffman table")
+        found.add(table)
+        tables = tables[17 + codes :]
+    return frozenset(found)
+
+
+def quantisation_tables(tables: bytes) -> set[int]:
+    """The numbers of the tables in a DQT segment's body."""
+    numbers = set()
+    while tables:
+        size = 129 if tables[0] >> 4 else 65
+        if len(tables) < size or tables[0] & ~0x13:
+            raise BadImage("damaged JPEG: an impossible quantisation table")
+        numbers.add(tables[0] & 3)
+        tables = tables[size:]
+    return numbers
 
 
 def exif_orientation(tiff: bytes) -> int:

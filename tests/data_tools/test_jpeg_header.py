@@ -98,7 +98,7 @@ def test_frames_and_scans_that_make_no_sense() -> None:
         bytes(twice): "two frame headers",
         bytes(rows): "no size in its header",
         bytes(more): "a frame header of the wrong length",
-        bytes(other): "a scan header that does not fit the frame's",
+        bytes(other): "a scan header that does not fit what came before",
         data[:scan] + b"\xff\xd9": "it ends before its image",
         data[:2] + b"\xff\xd9" * 2: "it ends before its image",
         data[:scan] + segment(0x02, b"") + data[scan:]: "an unknown marker",
@@ -112,9 +112,41 @@ def test_frames_and_scans_that_make_no_sense() -> None:
 def test_a_colour_image_without_its_colours_is_not_whole() -> None:
     data = encode(Image.fromarray(smooth(40, 56)), "JPEG", progressive=True)
     first = data.index(b"\xff\xda")
-    ends = [at for at in range(first, len(data) - 1) if data[at : at + 2] == b"\xff\xda"]
-    grey = data[:first] + data[ends[1] : ends[2]]  # a scan of a single component
+    tables = data.index(b"\xff\xc4", first)  # behind the first scan, which has all components
+    third = data.index(b"\xff\xda", data.index(b"\xff\xda", tables) + 2)
+    grey = data[:first] + data[tables:third]
     assert rejection(grey + b"\xff\xd9") == "damaged JPEG: it ends before its image"
+
+
+def test_tables_that_no_decoder_takes() -> None:
+    data = kinds()["baseline"]
+    table, quantised = data.index(b"\xff\xc4"), data.index(b"\xff\xdb")
+    for at, value in ((table + 4, 0x40), (table + 5, 2), (table + 25, 99)):
+        broken = data[:at] + bytes([value]) + data[at + 1 :]
+        assert rejection(broken) == "damaged JPEG: an impossible Huffman table"
+        with pytest.raises(ValueError):
+            simplejpeg.decode_jpeg(broken, strict=False)
+    broken = data[: quantised + 4] + b"\x44" + data[quantised + 5 :]
+    assert rejection(broken) == "damaged JPEG: an impossible quantisation table"
+    broken = data[: quantised + 4] + b"\3" + data[quantised + 5 :]
+    assert rejection(broken) == "damaged JPEG: a quantisation table is missing"
+
+
+def test_huffman_tables_may_be_missing_only_where_decoders_know_them() -> None:
+    for kind, decodable in (("baseline", True), ("progressive", False)):
+        data = kinds()[kind]
+        while b"\xff\xc4" in data:
+            table = data.index(b"\xff\xc4")
+            length = 2 + int.from_bytes(data[table + 2 : table + 4], "big")
+            data = data[:table] + data[table + length :]
+        if decodable:
+            assert sniff_jpeg(data, whole=True).width == 56
+            simplejpeg.decode_jpeg(data, strict=False)
+            continue
+        reason = "damaged JPEG: a scan header that does not fit what came before"
+        assert rejection(data) == reason
+        with pytest.raises(ValueError, match="not defined"):
+            simplejpeg.decode_jpeg(data, strict=False)
 
 
 def test_a_bomb_of_scans() -> None:

@@ -30,8 +30,8 @@ class Archive:
     def __init__(self, location: Location) -> None:
         """Raises UserError for what can't be read, and where there is no room to unpack."""
         self.location = location
-        self.packed = compression(location)
         self._unpacked: IO[bytes] | None = None
+        self.packed = compression(location)
         try:
             if self.packed:
                 self._unpacked = unpack(location, self.packed)
@@ -46,6 +46,11 @@ class Archive:
         if self._unpacked is not None:
             return os.pread(self._unpacked.fileno(), size, offset)
         return self.location.pread(size, offset)
+
+    def __del__(self) -> None:
+        # Whoever still reads holds the archive.
+        if self._unpacked is not None:
+            self._unpacked.close()
 
     def close(self) -> None:
         if self._unpacked is not None:

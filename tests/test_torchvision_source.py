@@ -188,6 +188,18 @@ def test_what_cannot_be_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_downloaded_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torchvision.datasets.SEMEION, "download",
+                        lambda self: asked.append(self))
+    for option in ("", ",download=true"):
+        with pytest.raises(UserError, match="not found"):
+            torchvision_source.open(f"torchvision:SEMEION,root={tmp_path}{option}")
+        assert len(asked) == bool(option)
+
+
 def test_every_image_dataset_of_torchvision_can_be_asked_for_its_options() -> None:
     for name in torchvision.datasets.__all__:
         if torchvision_source.is_image_dataset(name):

@@ -242,17 +242,21 @@ class ParquetSource:
             if of == group and start <= row < start + len(piece):
                 self._held.move_to_end((of, start))
                 return start, piece
+        bad, reason = self._broken.get(group, (row + 1, ""))
+        if row >= bad:
+            raise OSError(reason)
         at, reader = self._readers.pop(group, (0, None))
         if reader is None or at > row:
             at, reader = 0, self._pieces(group)
-        bad, reason = self._broken.get(group, (row + 1, ""))
-        while row < bad:
+        while True:
             try:
                 piece = next(reader)
             except StopIteration:
-                bad, reason = at, "damaged: the file ends before it"
+                reason = "damaged: the file ends before it"
             except Exception as error:  # pyarrow's, and what the place raises
-                bad, reason = at, f"damaged: {first_line(error)}"
+                if isinstance(error, OSError) and not self._is_local(group):
+                    raise  # the line may be better the next time
+                reason = f"damaged: {first_line(error)}"
             else:
                 start, at = at, at + len(piece)
                 self._hold(group, start, piece)
@@ -262,8 +266,11 @@ class ParquetSource:
                         self._readers.popitem(last=False)
                     return start, piece
                 continue
-            self._broken[group] = bad, reason
-        raise OSError(reason)
+            self._broken[group] = at, reason
+            raise OSError(reason)
+
+    def _is_local(self, group: int) -> bool:
+        return self._files[self._groups[group][0]].location.local is not None
 
     def _pieces(self, group: int) -> Iterator[pa.Array]:
         file, index = self._groups[group]

@@ -177,10 +177,15 @@ def test_folders_and_files_of_other_things_are_not_recognised(tmp_path: Path) ->
     photos = tmp_path / "photos"
     for name in ("train", "test"):
         (photos / name).mkdir(parents=True)
+    named = tmp_path / "cifar-100-python"
+    for name in ("train", "test"):
+        (named / name).mkdir(parents=True)
+    lists = write(tmp_path / "lists", {"train": b"a", "test": b"b"})
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(b"text" * 500))
     (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(b"text" * 500)[:20])
     (tmp_path / "empty").touch()
-    for place in (photos, *tmp_path.glob("*.gz"), tmp_path / "empty", tmp_path / "missing"):
+    others = [tmp_path / "empty", tmp_path / "missing", *tmp_path.glob("*.gz")]
+    for place in (photos, named, lists, *others):
         assert not cifar.recognises(Location(place))
 
 
@@ -190,6 +195,17 @@ def test_what_unpacks_without_an_end_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar.gz"
     path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
     with pytest.raises(UserError, match="more than a CIFAR"):
+        cifar.open(Location(path))
+
+
+def test_an_archive_that_ends_between_two_members_is_cut_off(tmp_path: Path) -> None:
+    files = layout_files("cifar-10-batches-bin", python2)
+    whole = gzip.decompress(pack(write(tmp_path / "cifar-10-batches-bin", files)).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        third = sorted(member.offset for member in tar if member.isfile())[2]
+    path = tmp_path / "cut.tar"
+    path.write_bytes(whole[:third])
+    with pytest.raises(UserError, match="cut off"):
         cifar.open(Location(path))
 
 

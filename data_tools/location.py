@@ -47,6 +47,7 @@ class Location:
         self._opened = -1
         self._driver: Any = None
         self._found: dict[str, Any] | None = None
+        self._names: list[str] | None = None
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -113,7 +114,13 @@ class Location:
         return time_of(self._info())
 
     def names(self) -> list[str]:
-        """What lies in a folder, sorted. Raises OSError."""
+        """What lay in a folder when this was first asked, sorted. Raises OSError."""
+        if self._names is None:
+            # Each kind of source asks, and there may be a million.
+            self._names = self._list()
+        return list(self._names)
+
+    def _list(self) -> list[str]:
         if self.local is not None:
             return sorted(os.listdir(self.local))
         with self._errors() as (driver, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import os
 from array import array
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ class FolderSource:
     kind = "image folder"
 
     def __init__(self, location: Location, labels: Location | None = None) -> None:
-        self._place, self.name, self.ignored = location, location.name, 0
+        # A copy: the one given may hold on to a list of names.
+        location = self._place = copy.copy(location)
+        self.name, self.ignored = location.name, 0
         self._root = None if location.local is None else str(location.local)
         names: list[str] = []
         sizes, times = array("q"), array("q")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
@@ -12,12 +13,12 @@ class Keys(Sequence[str]):
     """The names given, in their order: their bytes and 8 more each, where a str takes 50 more."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        blob, ends = bytearray(), []
+        blob, ends = bytearray(), array("Q", [0])
         for name in names:
             blob += name.encode("utf-8", "surrogateescape")
             ends.append(len(blob))
         self._blob = bytes(blob)
-        self._starts = np.array([0, *ends], np.uint64)
+        self._starts = np.frombuffer(ends, np.uint64)
 
     def __len__(self) -> int:
         return len(self._starts) - 1

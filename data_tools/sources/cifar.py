@@ -88,7 +88,7 @@ def open(location: Location, split: str = "train") -> ArraySource:
     labels = np.concatenate([labels for _, labels in parts])
     other = "test" if split == "train" else "train"
     notes = [f"holds {layout.name.split()[0]}'s {split} images; for the others give "
-             f"{location}#{other}"]
+             f"{location.name}#{other}"]
     notes += [] if classes else ["no class names in it"]
     keys = RowKeys(batches, [len(part) for _, part in parts])
     kind = f"{layout.name} {'folder' if folder else 'archive'}, {split} split"

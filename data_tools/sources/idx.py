@@ -113,7 +113,7 @@ def choose(folder: Location, split: str, notes: list[str]) -> Location:
                         f"give one of them, like {by_split[split][0]}")
     other = "test" if split == "train" else "train"
     if by_split[other]:
-        notes.append(f"holds the {split} images; for the others give {folder}#{other}")
+        notes.append(f"holds the {split} images; for the others give {folder.name}#{other}")
     return by_split[split][0]
 
 

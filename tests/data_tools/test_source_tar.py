@@ -91,6 +91,10 @@ def test_a_tar_of_tars_is_read_in_place(tmp_path: Path) -> None:
     path.write_bytes(tar_of(inner | {"n03.tar": b"x" * 600}))
     with pytest.raises(UserError, match="n03.tar"):
         open_source(path)
+    # A member that reaches into the next tar.
+    path.write_bytes(tar_of({"n01.tar": inner["n01.tar"][:1000], "n02.tar": inner["n02.tar"]}))
+    with pytest.raises(UserError, match="n01.tar: truncated"):
+        open_source(path)
 
 
 def test_remote_tars_and_folders() -> None:
@@ -114,13 +118,20 @@ def header(**fields: str | int) -> tarfile.TarInfo:
     return info
 
 
-@pytest.mark.parametrize("size", ["-1024", "1e3", "9" * 5000, str(1 << 70)])
+@pytest.mark.parametrize("size", ["-1024", "-1536", "1e3", "9" * 5000, str(1 << 70)])
 def test_sizes_that_lie(tmp_path: Path, size: str) -> None:
     info = tarfile.TarInfo("a/1.jpg")
     info.pax_headers = {"size": size}
     path = tmp_path / "x.tar"
     path.write_bytes(info.tobuf(tarfile.PAX_FORMAT) + bytes(4096))
     with pytest.raises(UserError, match="damaged|truncated"):
+        open_source(path)
+
+
+def test_a_path_of_megabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of({"a" * (2 << 20): b"1"}))
+    with pytest.raises(UserError, match="attributes"):
         open_source(path)
 
 

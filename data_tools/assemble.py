@@ -87,9 +87,12 @@ class Assembly:
         handle, end = (self.beton.flush(), self.beton.end) if self.beton else (-1, -1)
 
         def commit_part() -> None:
-            if handle >= 0:
-                os.fsync(handle)
-            writer.finish(end)
+            try:
+                if handle >= 0:
+                    os.fsync(handle)
+                writer.finish(end)
+            finally:
+                writer.close()
 
         return commit_part
 

@@ -107,8 +107,8 @@ class Journal:
     def read(self, number: int) -> Record | None:
         """The record of a part, or None where the part is not done."""
         try:
-            with np.load(self.path(number)) as file:
-                arrays = dict(file)
+            with open(self.path(number), "rb") as file, np.load(file) as content:
+                arrays = dict(content)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         text = json.loads(arrays.pop("text").tobytes())

@@ -7,7 +7,9 @@ file's path, size and time.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,17 +117,15 @@ def cache_dir() -> Path:
 
 def load_cached(path: Path) -> tuple[np.ndarray | None, list[str]]:
     try:
-        with np.load(path) as file:
-            rows, classes = file["rows"], file["classes"]
-    except (OSError, ValueError, KeyError, EOFError):
+        with open(path, "rb") as file, np.load(file) as content:
+            rows, classes = content["rows"], content["classes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None, []
     return (rows, classes.tolist()) if rows.dtype == INDEX_DTYPE else (None, [])
 
 
 def save_cached(path: Path, rows: np.ndarray, classes: list[str]) -> None:
     """Keeps an index; where the cache can't be written, the next opening scans again."""
-    import io
-
     buffer = io.BytesIO()
     np.savez(buffer, rows=rows, classes=np.array(classes, np.str_))
     try:

@@ -67,7 +67,7 @@ def test_dying_at_any_step_costs_nothing(
     """The process is gone, without a chance to clean up, at the n-th call of some function."""
     died = True
     steps = 0
-    for n in (1, 2, 3, 5, 8, 13, 21, 34, 55, 64, 89, 100):
+    for n in (1, 3, 8, 21, 55, 89, 144):
         out = tmp_path / f"{kind}-{n}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # forking with threads; the child starts its own
@@ -81,7 +81,7 @@ def test_dying_at_any_step_costs_nothing(
         steps += 1
         prepare(zoo, out, Policy(workers=1 + n % 3), ALL, part_bytes=PART)
         assert snapshot(out) == whole
-    assert steps >= 5
+    assert steps >= 4
 
 
 def dying_at(n: int, kind: str, zoo: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ from data_tools.policy import Policy
 from data_tools.workers import quiet_pillow
 
 HEIGHT, WIDTH = 30, 50
-# 16 x 24 pixels of sample_images.smooth, quality 75, 4:4:4: libjpeg-turbo's cjpeg -arithmetic.
+# 16 x 24 pixels of sample_images.smooth, quality 75, 4:4:4, by libjpeg-turbo (TJ_ARITHMETIC=1).
 ARITHMETIC = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwc"
     "KDcpLDAxNDQ0Hyc5PTgyPC4zNDL/2wBDAQkJCQwLDBgNDRgyIRwhMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIy"
@@ -198,6 +198,19 @@ def test_sampling_that_not_every_reader_knows_is_re_encoded() -> None:
     assert data[frame + 11 : frame + 19 : 3] == b"\x11\x11\x11"
     data[frame + 11] = 0x14  # chroma at a quarter of the height: a rare, but valid, file's header
     assert prepare_image(bytes(data), Policy()).reason == "unusual JPEG"
+
+
+def test_headers_that_simplejpeg_refuses_are_written_anew() -> None:
+    data = bytearray(jpeg())
+    version = data.index(b"JFIF\0") + 5
+    data[version] = 7
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x09"  # and no JFIF
+    for odd in (bytes(data), jpeg()[:2] + adobe + jpeg()[20:]):
+        with pytest.raises(ValueError):
+            simplejpeg.decode_jpeg(odd, strict=False)
+        prepared = prepare_image(odd, Policy(quality=100))
+        assert prepared.reason == "unusual JPEG"
+        assert simplejpeg.decode_jpeg(prepared.data).shape == (24, 32, 3)
 
 
 def test_damage_in_a_cmyk_jpeg_is_found_by_the_full_check() -> None:

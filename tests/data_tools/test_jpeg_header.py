@@ -53,7 +53,8 @@ def test_a_cut_image_is_not_whole_for_the_end_of_its_thumbnail() -> None:
     assert rejection(whole[:-2]) == "truncated JPEG"
     assert rejection(whole[:-2] + b"\0" * 512) == "truncated JPEG"
     # Cut, with a whole image behind it: a broken container's work.
-    assert rejection(data[:-40] + jpeg()).startswith("truncated JPEG")
+    behind = rejection(data[:-40] + jpeg())
+    assert behind == "truncated JPEG: another image begins before its end"
 
 
 def test_the_headers_alone_are_cheap_to_read_and_need_no_more() -> None:
@@ -126,6 +127,8 @@ def test_tables_that_no_decoder_takes() -> None:
         assert rejection(broken) == "damaged JPEG: an impossible Huffman table"
         with pytest.raises(ValueError):
             simplejpeg.decode_jpeg(broken, strict=False)
+    crowded = data[: table + 5] + b"\3\0\3" + data[table + 8 :]  # three codes of one bit
+    assert rejection(crowded) == "damaged JPEG: an impossible Huffman table"
     broken = data[: quantised + 4] + b"\x44" + data[quantised + 5 :]
     assert rejection(broken) == "damaged JPEG: an impossible quantisation table"
     broken = data[: quantised + 4] + b"\3" + data[quantised + 5 :]

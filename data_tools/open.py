@@ -20,7 +20,7 @@ from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.journal import write_whole
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.shards import FORMATS
-from data_tools.store import INDEX, INDEX_DTYPE, KEYS, MappedStore, Store, read_index
+from data_tools.store import INDEX, INDEX_DTYPE, KEYS, MappedStore, read_index
 
 SCANNED = (tfrecord, recordio, webdataset)
 Progress = Callable[[int, int], None]
@@ -57,9 +57,7 @@ def format_of(path: Path) -> str | None:
     return None
 
 
-def open_store(
-    path: str | os.PathLike[str], progress: Progress | None = None
-) -> Store:
+def open_store(path: str | os.PathLike[str], progress: Progress | None = None) -> MappedStore:
     """The images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
     WebDataset file.
 
@@ -87,7 +85,7 @@ def open_store(
     return MappedStore(path, data, columns, manifest.classes, manifest.fingerprint, path / KEYS)
 
 
-def open_foreign(path: Path, progress: Progress | None = None) -> Store:
+def open_foreign(path: Path, progress: Progress | None = None) -> MappedStore:
     """A file that prep did not write, or that has lost its directory, as a store."""
     name = format_of(path)
     if name is None:

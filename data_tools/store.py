@@ -114,8 +114,10 @@ class MappedStore:
         self._any_split = bool(self._split.any())
         self._files = columns.files
         self._starts = columns.starts
-        self._bytes = columns.bytes
+        self.lengths = columns.bytes
+        """int64 [N]: bytes of each sample."""
         self._maps: list[np.ndarray | None] = [None] * len(self.data)
+        self.has_keys = keys is not None
         self._keys_path = keys
         self._keys: list[str] | None = None
         self._check_ends()
@@ -125,7 +127,7 @@ class MappedStore:
         ends = np.zeros(len(self.data), np.int64)
         for at in range(0, len(self), ROWS):
             to = slice(at, at + ROWS)
-            np.maximum.at(ends, self._files[to], self._starts[to] + self._bytes[to])
+            np.maximum.at(ends, self._files[to], self._starts[to] + self.lengths[to])
         for path, end in zip(self.data, ends, strict=True):
             if end > path.stat().st_size:
                 raise UserError(f"{path}: truncated: samples lie behind its end; prepare it again")
@@ -149,8 +151,8 @@ class MappedStore:
         if self._any_split and self._split[i]:
             from data_tools.formats.recordio import join
 
-            return join(content, int(start), int(self._bytes[i]))
-        return content[start : start + self._bytes[i]]
+            return join(content, int(start), int(self.lengths[i]))
+        return content[start : start + self.lengths[i]]
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:

@@ -30,7 +30,7 @@ class Monitor:
     def __init__(
         self, store: Store, options: RunOptions, recipe: Recipe, device: torch.device
     ) -> None:
-        val = open_store(options.val)
+        val: Store = open_store(options.val)
         bank: Store = store
         if len(store.labels) and int(store.labels.min()) < 0:
             bank = Subset(val, draws.permutation(recipe.seed, 0, len(val))[::2])

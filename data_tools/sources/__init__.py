@@ -64,7 +64,7 @@ DETECTORS = (
 )
 TAKE_LABELS = frozenset({"ilsvrc", "tar", "folder"})
 TAKE_A_SPLIT = frozenset({"cifar", "idx"})
-TAKE_SEVERAL = frozenset({"parquet", "webdataset"})
+TAKE_SEVERAL = frozenset({"parquet", "webdataset", "stored"})
 ACCEPTED = (
     "a folder or a tar of images, WebDataset shards, Parquet or Arrow files, a csv, tsv or jsonl "
     "list, a CIFAR or IDX archive, or a prepared dataset"
@@ -100,7 +100,7 @@ def open_source(
         name = {"tar": "webdataset", "ilsvrc": "webdataset"}.get(name, name)
         if name not in TAKE_SEVERAL:
             raise UserError(f"{text}: is {len(places):,} files or folders; several may only be "
-                            "WebDataset shards, Parquet or Arrow files")
+                            "shards of WebDataset, TFRecord or RecordIO, Parquet or Arrow files")
     if not name:
         what = explain(places[0])
         raise UserError(f"{places[0]}: {what or 'not recognised'}; give {ACCEPTED}")

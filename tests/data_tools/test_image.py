@@ -155,7 +155,7 @@ def test_large_images_shrink_with_antialiasing() -> None:
         prepared = prepare_image(data, Policy(max_side=100, quality=100))
         assert prepared.reason == f"{form}, resized"
         assert (prepared.height, prepared.width) == (60, 100)
-        want = Image.open(io.BytesIO(data)).resize((100, 60), Image.Resampling.BICUBIC)
+        want = Image.open(io.BytesIO(data)).resize((100, 60), Image.Resampling.HAMMING)
         assert_near(pixels(prepared), want)
     # One-pixel stripes average to grey where a filter is used, and alias where none is.
     stripes = np.zeros((300, 500, 3), np.uint8)

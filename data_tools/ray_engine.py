@@ -19,7 +19,7 @@ from data_tools.sources import Source, open_source
 from data_tools.workers import work_through
 
 if TYPE_CHECKING:
-    from data_tools.prepare import Run
+    from data_tools.run import Run
 
 # Times a part is given to another worker when its own has died.
 RETRIES = 3

@@ -18,6 +18,7 @@ from sample_images import encode, jpeg, smooth
 
 import data_tools.prepare as module
 from data_tools import workers as pool
+from data_tools.assemble import GROWING
 from data_tools.errors import Interrupted, UserError
 from data_tools.manifest import MANIFEST, UNFINISHED, read_manifest, summary
 from data_tools.open import is_dataset, open_store
@@ -211,7 +212,7 @@ def test_a_killed_run_counts_for_nothing_and_runs_again(
         "prepare(sys.argv[1], sys.argv[2], progress=lambda *_: time.sleep(60))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, folder, out], cwd=ROOT)
-    while not (out / module.GROWING).exists():
+    while not (out / GROWING).exists():
         assert process.poll() is None
         time.sleep(0.01)
     with pytest.raises(UserError, match="another prep is writing"):

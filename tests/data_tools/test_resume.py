@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 from sample_images import encode, jpeg, smooth
 
-import data_tools.prepare as module
+from data_tools.assemble import GROWING
 from data_tools.errors import Interrupted, UserError
+from data_tools.formats.beton import BetonWriter
 from data_tools.manifest import MANIFEST, UNFINISHED
 from data_tools.open import is_dataset, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.shards import FORMATS, plan_parts
+from data_tools.sources import open_source
 
 Write = Callable[..., Path]
 PART = 4000
@@ -102,9 +105,8 @@ def dying_at(n: int, kind: str, zoo: Path, out: Path) -> None:
             name = kind[3:]
             setattr(os, name, counted(getattr(os, name)))
         elif kind == "append":
-            writer = module.beton.BetonWriter
-            writer.append = counted(writer.append)  # type: ignore[method-assign]
-        module.time.monotonic = itertools.count().__next__  # type: ignore[assignment]
+            BetonWriter.append = counted(BetonWriter.append)  # type: ignore[method-assign]
+        time.monotonic = itertools.count().__next__  # type: ignore[assignment]
         prepare(zoo, out, formats=ALL, part_bytes=PART,
                 progress=counted(lambda *_: None) if kind == "progress" else None)
         os._exit(0)
@@ -137,7 +139,7 @@ def test_shards_in_any_order_give_the_same_bytes(
     zoo: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    parts = len(plan_parts(module.open_source(zoo).sizes, PART))
+    parts = len(plan_parts(open_source(zoo).sizes, PART))
     for i, workers in ((2, 1), (0, 3), (2, 2)):  # a shard run twice does nothing new
         done = prepare_shard(zoo, out, (i, 3), Policy(workers=workers), ALL, part_bytes=PART)
     assert done == (sum(n % 3 != 1 for n in range(parts)), parts)
@@ -173,7 +175,7 @@ def test_what_the_journal_says_must_be_there(
         path.write_bytes(path.read_bytes()[:50])
 
     def cut_beton() -> None:
-        os.truncate(out / "beton" / module.GROWING, 100)
+        os.truncate(out / "beton" / GROWING, 100)
 
     for damage in (damage_record, cut_beton):
         with pytest.raises(KeyboardInterrupt):
@@ -194,7 +196,7 @@ def test_a_full_disk_stops_in_one_line_and_goes_on(
 ) -> None:
     out = tmp_path / "out"
     calls = 0
-    place = module.beton.BetonWriter if fails == "append" else os
+    place = BetonWriter if fails == "append" else os
     real = getattr(place, fails)
 
     def full(*args: object) -> object:

@@ -1,0 +1,188 @@
+"""One preparation under way: what is done, what is missing, and what goes wrong outside."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from data_tools.assemble import GROWING, Assembly
+from data_tools.duplicates import Other
+from data_tools.errors import Interrupted
+from data_tools.formats import beton
+from data_tools.image import BadImage
+from data_tools.journal import Journal
+from data_tools.manifest import MANIFEST, Manifest
+from data_tools.shards import Job, Part, PartWriter, plan_parts, write_part
+from data_tools.sources import Source
+from data_tools.workers import Done, work_through
+
+# So many images in a row that can't be read: the source has gone, or as good as.
+UNREADABLE = 100
+# Parts that may wait to be synced, while the next is being written.
+COMMITS = 2
+Progress = Callable[[int, int], None]
+
+
+class Run:
+    """One preparation under way."""
+
+    def __init__(
+        self,
+        source: Source,
+        path: str | os.PathLike[str] | Source,
+        job: Job,
+        out: Path,
+        journal: Journal,
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.path, self.job, self.out, self.journal = source, path, job, out, journal
+        self.parts = plan_parts(source.sizes, job.part_bytes)
+        self.done = set(journal.done(len(self.parts)))
+        self._progress = progress
+        self._through = sum(part.stop - part.start for part in self.parts
+                            if part.number in self.done)
+        self._tell = 0.0
+        self._unreadable = 0
+
+    def missing(self, parts: Sequence[Part] | None = None) -> list[Part]:
+        return [part for part in parts or self.parts if part.number not in self.done]
+
+    def do(self, parts: Sequence[Part]) -> None:
+        """Does those parts that are missing, each by itself, as a shard does."""
+        missing = self.missing(parts)
+        with closing(self._results(missing)) as results:
+            for part in missing:
+                ours = itertools.islice(results, part.stop - part.start)
+                write_part(self.source, self.job, self.out, self.journal, part, ours)
+                self.done.add(part.number)
+
+    def assemble(self, others: Sequence[Other]) -> list[Manifest]:
+        """Does the parts that are missing, puts all together and commits."""
+        held = self._held()
+        assembly = Assembly(self.source, self.job, self.out, self.journal, self.parts)
+        with (
+            closing(assembly),
+            closing(self._results(self.missing())) as results,
+            Commits() as commits,
+        ):
+            if held < 0:
+                assembly.go_on()
+            for part in self.parts:
+                if part.number in self.done:
+                    commits.wait()
+                    assembly.take(self.journal.read_whole(part.number), part.number <= held)
+                    if part.number == held:
+                        assembly.go_on()
+                    continue
+                writer = PartWriter(self.job, self.out, self.journal, part, spool=False)
+                try:
+                    for done in itertools.islice(results, part.stop - part.start):
+                        assembly.add(writer, done)
+                    commits.submit(assembly.finish_part(writer))
+                except BaseException:
+                    writer.close()
+                    raise
+            commits.wait()
+            return assembly.finish(others)
+
+    def _held(self) -> int:
+        """The last part whose images the growing beton holds for sure; -1: none.
+
+        Parts that are in it without being sure are done again: their records go.
+        """
+        held, end = -1, -1
+        whole = True
+        for part in self.parts:
+            if part.number not in self.done:
+                whole = False
+                continue
+            record = self.journal.read(part.number)
+            if record is None or (record.beton_end >= 0 and not whole):
+                self._undo(part)
+                whole = False
+            elif record.beton_end >= 0:
+                held, end = part.number, record.beton_end
+        if "beton" not in self.job.formats:
+            return len(self.parts)
+        folder = self.job.folder(self.out, "beton")
+        path = folder / GROWING
+        if (folder / beton.NAME).exists():  # killed while it was finishing
+            (folder / MANIFEST).unlink(missing_ok=True)
+            os.replace(folder / beton.NAME, path)
+        if held >= 0 and not (path.exists() and path.stat().st_size >= end):
+            for part in self.parts[: held + 1]:
+                if part.number in self.done:
+                    self._undo(part)
+            return -1
+        return held
+
+    def _undo(self, part: Part) -> None:
+        self.journal.path(part.number).unlink()
+        self.done.remove(part.number)
+        self._through -= part.stop - part.start
+
+    def _results(self, parts: Sequence[Part]) -> Generator[Done]:
+        ranges = (range(part.start, part.stop) for part in parts)
+        for done in work_through(self.source, ranges, self.job.policy, self.job.page_size):
+            self.check(done)
+            self.tell(1)
+            yield done
+
+    def check(self, done: Done) -> None:
+        """Raises Interrupted where the source has gone."""
+        self._unreadable = self._unreadable + 1 if done.unreadable else 0
+        if not isinstance(done.result, BadImage):
+            return
+        if done.unreadable and self._gone():
+            key = self.source.keys[done.i]
+            raise Interrupted(f"{self.path}: can't be read any more ({key}: {done.result}); what "
+                              "is done stays: bring it back and run prep again")
+
+    def _gone(self) -> bool:
+        if self._unreadable >= UNREADABLE:
+            return True
+        path = self.path
+        # Of patterns and remote places one can't ask in a moment.
+        if not isinstance(path, str | os.PathLike) or re.search(r"[*?{]|://", str(path)):
+            return False
+        return not os.path.exists(path)
+
+    def tell(self, images: int) -> None:
+        """Counts images that are through."""
+        self._through += images
+        total = len(self.source.keys)
+        if self._progress is not None and (
+            time.monotonic() >= self._tell or self._through == total
+        ):
+            self._progress(self._through, total)
+            self._tell = time.monotonic() + 0.1
+
+
+class Commits:
+    """Makes parts durable, in order, in a thread: the disk syncs one while the next is written."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, commit: Callable[[], None]) -> None:
+        while len(self._pending) >= COMMITS:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(commit))
+
+    def wait(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()

@@ -64,6 +64,7 @@ def prepare(
     """
     files = open_source(source, labels)
     try:
+        tell_source(files, say)
         job = plan_job(files, policy or Policy(), formats, part_bytes)
         refuse_inside(source, Path(out))
         done = finished(files, job, Path(out))
@@ -100,6 +101,7 @@ def prepare_shard(
     """
     files = open_source(source, labels)
     try:
+        tell_source(files, say)
         job = plan_job(files, policy or Policy(), formats, part_bytes)
         refuse_inside(source, Path(out))
         if finished(files, job, Path(out)) is not None:
@@ -109,6 +111,12 @@ def prepare_shard(
             return len(run.journal.done(len(run.parts))), len(run.parts)
     finally:
         files.close()
+
+
+def tell_source(files: Source, say: Say | None) -> None:
+    if say is not None:
+        classes = f", {len(files.classes):,} classes" if files.classes else ""
+        say(f"{files.name}: {files.kind}, {len(files.keys):,} files{classes}")
 
 
 def plan_job(files: Source, policy: Policy, formats: Sequence[str], part_bytes: int) -> Job:

@@ -83,7 +83,7 @@ def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
     return results
 
 
-def chunks(sizes: Sequence[int], whole: range) -> Iterator[range]:
+def chunks(sizes: Sequence[int] | np.ndarray, whole: range) -> Iterator[range]:
     start, total = whole.start, 0
     for i in whole:
         size = int(sizes[i])

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 from data_tools.errors import UserError
-from fastmoco import __version__
+from fastmoco import __version__, data_cli
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
 usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
 
-  prep SOURCE OUT              an image folder, or a tar of one, into a prepared dataset
+  prep SOURCE OUT              any image dataset, into FFCV's, DALI's or WebDataset's format
+  verify PATH                  is it whole? every checksum, every image; also files of others
+  inspect PATH                 what it holds: classes, sizes, colours, duplicates; --sheet draws
   views DATA --out views.png   a contact sheet: sources with their two windows, q and k
   bench DATA                   images/s stage by stage, what binds, what to change
   train DATA --recipe moco-v2  pre-train; --resume goes on to the same bits
@@ -33,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"fastmoco {__version__}")
         return 0
-    commands = {"prep": prep, "views": views, "bench": bench, "train": train, "knn": knn}
+    commands = {
+        "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
+        "views": views, "bench": bench, "train": train, "knn": knn,
+    }
     try:
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
@@ -64,22 +69,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     # torch's error is known by its words: importing torch here would slow every --help
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(w in str(error) for w in words)
-
-
-def prep(argv: list[str]) -> None:
-    """fastmoco prep SOURCE OUT"""
-    from fastmoco.flags import PrepArgs, parse
-
-    args = parse(PrepArgs, argv, "prep")
-    from data_tools.manifest import summary
-    from data_tools.prepare import prepare
-    from fastmoco import console
-
-    with console.progress("preparing", "images") as tick:
-        manifest = prepare(
-            args.source, args.out, args.policy, progress=None if args.json else tick
-        )
-    print(manifest.to_json() if args.json else summary(manifest))
 
 
 def views(argv: list[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,15 +44,101 @@ class RecipeFlags(Recipe):
 
 @dataclass(frozen=True)
 class PrepArgs:
-    """Prepare an image folder (class folders, or flat), or a tar of one, for training."""
+    """Prepare images for training: whatever lies at SOURCE becomes a dataset in OUT.
 
-    source: positional("SOURCE")  # type: ignore[valid-type]
-    """Image folder, or a tar of one."""
-    out: positional("OUT")  # type: ignore[valid-type]
-    """Directory of the prepared dataset: new or empty."""
+    SOURCE is found out by looking: image folders (labelled by folder, or flat), tars of them,
+    ImageNet's tars, WebDataset shards, Parquet or Arrow files, CSV, TSV or JSONL lists of paths,
+    CIFAR and MNIST archives ("ARCHIVE#test" is the other split), another prepared dataset or file
+    of its formats, torchvision:NAME. Patterns (train-*.parquet, {000..99}.tar) and URLs work too.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Path, pattern, URL or torchvision:NAME."""
+    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
+    """Directory of the prepared dataset: new or empty. A killed prep goes on there."""
+    format: tuple[Literal["beton", "tfrecord", "recordio", "webdataset"], ...] = ("beton",)
+    """One or several; several go into a directory each, in one pass."""
     policy: Annotated[Policy, FLAT] = field(default_factory=Policy)
+    labels: Path | None = None
+    """File that labels a flat set: ImageNet's ground truth, a list of synsets, `name label`."""
+    against: tuple[Path, ...] = ()
+    """Prepared datasets in which to look for images of this one (a train and val leak)."""
+    shard_size: float = 128
+    """MB of source a part, which is a file in all formats but beton."""
+    shard: str = ""
+    """i/n: do only every n-th part, from part i on (from 0); then run prep without it."""
+    engine: Literal["threads", "ray"] = "threads"
+    """ray: the parts on a Ray cluster."""
+    ray_address: str = ""
+    """Of a cluster that runs [default: start one on this machine]."""
+    plan: bool = False
+    """Prepare nothing: predict bytes, time and rates for a table of sizes and qualities."""
+    target_rate: float | None = None
+    """With --plan: images/s that loading should reach."""
+    disk: str = ""
+    """With --plan: what the dataset may take, 200GB say."""
     json: bool = False
-    """Print the manifest as JSON."""
+    """Print the manifest (or the plan) as JSON."""
+
+    @property
+    def part_bytes(self) -> int:
+        return round(self.shard_size * 1e6)
+
+    @property
+    def shard_of(self) -> tuple[int, int] | None:
+        """(i, n) of --shard."""
+        if not self.shard:
+            return None
+        i, slash, n = self.shard.partition("/")
+        if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+            raise UserError(f"--shard {self.shard}: give i/n, with i from 0 to n - 1")
+        return int(i), int(n)
+
+    def check(self) -> None:
+        """Raises UserError for flags that don't go together."""
+        ray = self.engine == "ray"
+        wrong = [
+            (not self.plan and self.out is None, "OUT is missing: give the directory to write"),
+            (not 0 < self.shard_size <= 1e6, f"--shard-size {self.shard_size:g}: give MB above 0"),
+            (bool(self.ray_address) and not ray, "--ray-address goes with --engine ray"),
+            (bool(self.shard) and ray, "--shard and --engine ray: give one of them"),
+            (bool(self.shard) and bool(self.against), "--against goes without --shard"),
+            (bool(self.disk) and not self.plan, "--disk goes with --plan"),
+            (self.target_rate is not None and not self.plan, "--target-rate goes with --plan"),
+            (self.target_rate is not None and not (self.target_rate or 0) > 0,
+             "--target-rate: give images/s above 0"),
+        ]
+        for is_so, line in wrong:
+            if is_so:
+                raise UserError(line)
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Check a prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file of anybody."""
+
+    path: positional("PATH")  # type: ignore[valid-type]
+    """Prepared dataset, or file."""
+    quick: int = 0
+    """Decode only so many images, evenly spread [default: all]."""
+    workers: int = 0
+    """Threads that decode; 0: one a core."""
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+@dataclass(frozen=True)
+class InspectArgs:
+    """Tell what a dataset holds: counts, classes, sizes, bytes, colours, duplicates."""
+
+    path: positional("PATH")  # type: ignore[valid-type]
+    """Prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file."""
+    sheet: Path | None = None
+    """Also draw a contact sheet by class: a .png or .jpg."""
+    sample: int = 500
+    """Images to decode for colours, evenly spread."""
+    json: bool = False
+    """Print the figures as JSON."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +226,8 @@ def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = 
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 kind, args=argv, prog=f"fastmoco {command}", default=kind(**defaults),
-                description=kind.__doc__, config=(tyro.conf.FlagCreatePairsOff,),
+                description=inspect.cleandoc(kind.__doc__ or ""),
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

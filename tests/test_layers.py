@@ -26,8 +26,9 @@ FLOORS = [
     ["knn"],
     ["run_dir", "monitor", "progress"],
     ["train"],
-    ["throughput", "views", "cache"],
+    ["throughput", "views", "cache", "torchvision_source"],
     ["console", "flags"],
+    ["data_cli"],
     ["cli"],
     ["__main__"],
 ]

@@ -150,8 +150,22 @@ def is_beton(path: Path) -> bool:
 def open_beton(path: Path) -> MappedStore:
     """Any beton as a Store, ours or FFCV's own. O(N) in samples; no pixels are read.
 
+    Raises UserError for what is broken or cut off.
+    """
+    index, fingerprint = read_beton(path)
+    return MappedStore(path, [path], index, [], fingerprint)
+
+
+def rows_of(path: Path) -> np.ndarray:
+    """A beton's own index: INDEX_DTYPE [N]."""
+    return read_beton(path)[0]
+
+
+def read_beton(path: Path) -> tuple[np.ndarray, str]:
+    """A beton's index, and a fingerprint of all that it was read from.
+
     Images: the field named "image", else the first RGB field. Labels: the Int field named "label",
-    else the first; without one all are -1. Raises UserError for what is broken or cut off.
+    else the first; without one all are -1.
     """
     size = path.stat().st_size
     if size < HEADER.size:
@@ -190,7 +204,7 @@ def open_beton(path: Path) -> MappedStore:
     digest = hashlib.sha256(head + descriptions + size.to_bytes(8, "little"))
     digest.update(rows.tobytes())
     digest.update(allocations.tobytes())
-    return MappedStore(path, [path], index, [], digest.hexdigest())
+    return index, digest.hexdigest()
 
 
 def parse_fields(path: Path, descriptions: bytes) -> tuple[np.dtype, str, str]:

@@ -33,10 +33,6 @@ class Source(Protocol):
     """The last part of its path, for the manifest and messages."""
     kind: str
     """What it is, in words for the screen: "image folder", "WebDataset, 12 shards"."""
-    keys: Sequence[str]
-    """N names; paths inside the source, with '/'; not UTF-8: surrogate escapes (PEP 383)."""
-    sizes: Sequence[int]
-    """About the bytes of each; of arrays, height x width x 3."""
     labels: np.ndarray
     """int64 [N]; -1 where unlabelled."""
     classes: list[str]
@@ -47,6 +43,14 @@ class Source(Protocol):
     """Lines for the user: why there are no labels, what was passed over."""
     fingerprint: str
     """Hex digest that changes when a file's key, size or modification time does."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """N names; paths inside the source, with '/'; not UTF-8: surrogate escapes (PEP 383)."""
+
+    @property
+    def sizes(self) -> Sequence[int] | np.ndarray:
+        """About the bytes of each; of arrays, height x width x 3."""
 
     def read(self, i: int) -> bytes | np.ndarray:
         """An image file's bytes, or uint8 [H, W, 3] RGB or [H, W] grey; safe in threads.

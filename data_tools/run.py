@@ -130,10 +130,14 @@ class Run:
 
     def _results(self, parts: Sequence[Part]) -> Generator[Done]:
         ranges = (range(part.start, part.stop) for part in parts)
-        for done in work_through(self.source, ranges, self.job.policy, self.job.page_size):
-            self.check(done)
-            self.tell(1)
-            yield done
+        try:
+            for done in work_through(self.source, ranges, self.job.policy, self.job.page_size):
+                self.check(done)
+                self.tell(1)
+                yield done
+        except MemoryError:
+            raise Interrupted("out of memory: give fewer --workers or a smaller --max-pixels; what "
+                              "is done stays: run prep again") from None
 
     def check(self, done: Done) -> None:
         """Raises Interrupted where the source has gone."""

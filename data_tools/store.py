@@ -127,7 +127,13 @@ class MappedStore:
         ends = np.zeros(len(self.data), np.int64)
         for at in range(0, len(self), ROWS):
             to = slice(at, at + ROWS)
-            np.maximum.at(ends, self._files[to], self._starts[to] + self.lengths[to])
+            starts, lengths = self._starts[to], self.lengths[to]
+            # One by one: numbers of a damaged index may be so large that their sum wraps around.
+            limit = 1 << 62
+            wrong = (starts < 0) | (lengths < 0) | (starts > limit) | (lengths > limit)
+            if wrong.any() or (self._files[to] >= len(self.data)).any():
+                raise UserError(f"{self.path}: its index is damaged; remove it and run prep again")
+            np.maximum.at(ends, self._files[to], starts + lengths)
         for path, end in zip(self.data, ends, strict=True):
             if end > path.stat().st_size:
                 raise UserError(f"{path}: truncated: samples lie behind its end; prepare it again")
@@ -172,12 +178,10 @@ def read_index(path: Path, samples: int) -> Columns:
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
         with open(path, "rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            rest = os.fstat(file.fileno()).st_size - file.tell()
-            right = shape == (samples,) and not fortran and dtype == INDEX_DTYPE
-            if not right or rest != samples * dtype.itemsize:
+            # numpy's own parser of headers meets damage with errors of many kinds.
+            header = npy_header(INDEX_DTYPE, samples)
+            rest = os.fstat(file.fileno()).st_size - len(header)
+            if file.read(len(header)) != header or rest != samples * INDEX_DTYPE.itemsize:
                 raise ValueError
             counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
             return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)

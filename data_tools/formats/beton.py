@@ -178,7 +178,7 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
                             "prepare the images again")
         if table == 0:
             raise UserError(f"{path}: half-written: whatever wrote it was stopped; write it again")
-        descriptions = file.read(fields * FIELD.size)
+        descriptions = file.read(min(fields * FIELD.size, size))
     if table > size or (size - table) % ALLOCATION.itemsize or len(descriptions) % FIELD.size:
         raise UserError(f"{path}: truncated: its image table is cut off; copy or write it again")
     metadata, image, label = parse_fields(path, descriptions)
@@ -196,7 +196,9 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
     index["height"], index["width"] = pictures["height"], pictures["width"]
     index["label"] = rows[label] if label else -1
     index["size"] = sizes_at(path, pictures["ptr"], allocations)
-    if int((index["offset"] + index["size"]).max()) > size:
+    # One by one: a damaged file's numbers may be so large that their sum wraps around.
+    behind = (index["offset"] > size) | (index["size"] > size)
+    if behind.any() or int((index["offset"] + index["size"]).max()) > size:
         raise UserError(f"{path}: truncated: images lie behind its end; copy or write it again")
     pixels = 3 * index["height"].astype(np.uint64) * index["width"].astype(np.uint64)
     if ((index["kind"] == RAW) & (index["size"] != pixels)).any():

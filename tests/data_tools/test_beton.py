@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_samples import little_memory
 from sample_images import jpeg, smooth
 
 from data_tools.errors import UserError
@@ -141,6 +144,48 @@ def test_damage_is_named(tmp_path: Path, at: int, value: bytes, message: str) ->
     path.write_bytes(data)
     with pytest.raises(UserError, match=message):
         open_beton(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "x.beton"
+    write(path, [jpeg(6, 8, i) for i in range(4)], [(6, 8)] * 4)
+    return path
+
+
+EXTREMES = (0, 1, 2**16 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+
+
+@settings(max_examples=300, database=None, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_is_one_line_or_can_be_read(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    """Mutated where the numbers are: the head, and the table of places at the end."""
+    path = tmp_path_factory.getbasetemp() / "mutated.beton"
+    rng = np.random.default_rng(seed)
+    content = bytearray(small.read_bytes())
+    rows, table = 2106, len(content) - 4 * 24
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.choice([rng.integers(24), rng.integers(1082), rows + rng.integers(96),
+                             table + rng.integers(12) * 8, table + rng.integers(96)]))
+        width = int(rng.choice([1, 2, 4, 8]))
+        value = int(rng.choice(np.array(EXTREMES, np.uint64))) % 2 ** (8 * width)
+        near = int.from_bytes(content[at : at + width], "little") + int(rng.integers(-9, 9))
+        new = value if rng.random() < 0.6 else near % 2 ** (8 * width)
+        content[at : at + width] = new.to_bytes(width, "little")
+    if rng.random() < 0.1:
+        del content[int(rng.integers(len(content))) :]
+    path.write_bytes(content)
+    with little_memory(64 << 20):
+        try:
+            store = open_beton(path)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            return
+        for i in range(min(len(store), 50)):
+            assert len(store.encoded(i)) == store.lengths[i] <= len(content)
+        assert (store.sizes >= 0).all()
 
 
 def test_fields_of_any_order_are_found_by_their_type(tmp_path: Path) -> None:

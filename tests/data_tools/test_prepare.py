@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sample_images import encode, jpeg, smooth
 
@@ -259,6 +262,32 @@ def test_opening_what_is_broken(write_tree: Write, tmp_path: Path, pets: dict) -
     refused("neither", folder / "cat/0.jpg")
     refused("no such", tmp_path / "missing")
     assert len(open_store(out)) == 8
+
+
+@settings(max_examples=200, database=None, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_of_the_index_is_one_line_or_can_be_read(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    base = tmp_path_factory.getbasetemp() / "index"
+    if not base.exists():
+        for i in range(4):
+            path = base / "source" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(seed=i))
+        prepare(base / "source", base / "out", formats=["tfrecord"], part_bytes=3000)
+        shutil.copy(base / "out" / "index.npy", base / "index.npy")
+    content = bytearray((base / "index.npy").read_bytes())
+    rng = np.random.default_rng(seed)
+    for at in rng.integers(0, len(content), rng.integers(1, 5)):
+        content[at] = rng.choice([0, 255, 128, rng.integers(256)])
+    (base / "out" / "index.npy").write_bytes(content)
+    try:
+        store = open_store(base / "out")
+    except UserError as error:
+        assert "\n" not in str(error) and str(base / "out") in str(error)
+        return
+    assert [len(store.encoded(i)) for i in range(4)] == store.lengths.tolist()
 
 
 def test_keys_survive_any_name(write_tree: Write, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Assembly:
         data = self._data_files(name)
         files = {file: FileRecord((folder / file).stat().st_size) for file in data}
         content = hashlib.sha256(json.dumps(self.source.classes).encode())
-        height = width = 0
+        height = width = labelled = 0
         with Sealed(folder / INDEX) as index:
             index.write(npy_header(INDEX_DTYPE, len(self)))
             for rows in self.rows(name):
@@ -168,6 +168,7 @@ class Assembly:
                 for column in ("size", "height", "width", "label", "crc"):
                     content.update(rows[column].tobytes())
                 height, width = max(height, rows["height"].max()), max(width, rows["width"].max())
+                labelled += int((rows["label"] >= 0).sum())
         files[INDEX] = index.record
         if name in SHARDED:
             files |= self._dali_indexes(name, folder, data)
@@ -181,6 +182,7 @@ class Assembly:
             data=data,
             files=files,
             samples=len(self),
+            labelled=labelled,
             classes=self.source.classes,
             kept=len(self) - kinds.total(),
             reencoded=dict(sorted(kinds.items())),

@@ -39,6 +39,8 @@ class Manifest:
     """The data files' names, in order."""
     files: dict[str, FileRecord]
     samples: int
+    labelled: int
+    """Samples with a label; maybe a number without a name."""
     classes: list[str]
     kept: int
     """Images stored as they came, byte for byte or pixel for pixel."""
@@ -170,7 +172,8 @@ def summary(manifest: Manifest) -> str:
 
     size = sum(manifest.files[name].bytes for name in manifest.data) / 1e6
     height, width = manifest.largest
-    labels = f"{len(manifest.classes):,} classes" if manifest.classes else "no labels"
+    unnamed = "labels without names" if manifest.labelled else "no labels"
+    labels = f"{len(manifest.classes):,} classes" if manifest.classes else unnamed
     files = "" if len(manifest.data) == 1 else f" in {len(manifest.data):,} files"
     lines = [f"{manifest.samples:,} images, {labels}, {size:,.1f} MB of {manifest.format}{files}, "
              f"from {manifest.source} ({manifest.source_kind})"]

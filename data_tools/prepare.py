@@ -116,7 +116,7 @@ def prepare_shard(
 def tell_source(files: Source, say: Say | None) -> None:
     if say is not None:
         classes = f", {len(files.classes):,} classes" if files.classes else ""
-        say(f"{files.name}: {files.kind}, {len(files.keys):,} files{classes}")
+        say(f"{files.name}: {files.kind}, {len(files.keys):,} samples{classes}")
 
 
 def plan_job(files: Source, policy: Policy, formats: Sequence[str], part_bytes: int) -> Job:

@@ -165,9 +165,13 @@ def knn(argv: list[str]) -> None:
 
 def _prepared(path: Path, quiet: bool = False) -> Path:
     """The dataset at a path; a folder of images is prepared into the cache, and that is said."""
+    from data_tools.open import is_store
     from fastmoco import console
     from fastmoco.cache import prepared
 
+    if is_store(path):
+        data_cli.index(path, quiet)
+        return path
     if quiet:
         return prepared(path, lambda _: None)
     with console.progress("preparing", "images") as tick:

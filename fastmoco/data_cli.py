@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import UserError
@@ -88,6 +90,8 @@ def verify(argv: list[str]) -> None:
     from data_tools.verify import verify
     from fastmoco import console
 
+    with contextlib.suppress(UserError):  # which then is part of the report
+        index(args.path, args.json)
     with console.progress("verifying", "images") as tick:
         reports = verify(args.path, args.quick, args.workers, None if args.json else tick)
     if args.json:
@@ -119,6 +123,7 @@ def inspect(argv: list[str]) -> None:
     from data_tools.survey import lines, survey
     from fastmoco import console
 
+    index(args.path, args.json)
     with console.progress("reading", "images") as tick:
         found = survey(args.path, args.sample, progress=None if args.json else tick)
     print_found(found, lines(found), args.json)
@@ -126,6 +131,16 @@ def inspect(argv: list[str]) -> None:
         shown = contact_sheet(open_store(args.path), args.sheet)
         if not args.json:
             console.say(f"{args.sheet}: {shown:,} images")
+
+
+def index(path: Path, quiet: bool) -> None:
+    """A file of others is read through once, which may take a minute; its index is kept."""
+    from data_tools.open import open_store
+    from fastmoco import console
+
+    if path.is_file():
+        with console.progress("indexing", "bytes") as tick:
+            open_store(path, None if quiet else tick)
 
 
 def print_found(found: Any, lines: list[str], as_json: bool) -> None:

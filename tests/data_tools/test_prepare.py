@@ -125,6 +125,14 @@ def test_a_flat_folder_is_unlabelled(write_tree: Write, tmp_path: Path) -> None:
     assert "cover.jpg lies beside" in summary(prepare(write_tree(files, "mix"), tmp_path / "2"))
 
 
+def test_labels_without_names_are_kept(write_tree: Write, tmp_path: Path, pets: dict) -> None:
+    prepare(write_tree(pets), tmp_path / "named", formats=["tfrecord"])
+    manifest = prepare(tmp_path / "named" / "train-00000.tfrecord", tmp_path / "numbers")
+    assert manifest.labelled == 8 and manifest.classes == []
+    assert "8 images, labels without names, " in summary(manifest)
+    assert open_store(tmp_path / "numbers").labels.tolist() == [0] * 3 + [1] * 5
+
+
 def test_preparing_again(write_tree: Write, tmp_path: Path, pets: dict) -> None:
     folder, out = write_tree(pets), tmp_path / "out"
     first = prepare(folder, out)

@@ -7,7 +7,9 @@ whose worker or node dies is done again by another; nothing else is lost.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,7 @@ def run_on_ray(run: Run, labels: str | os.PathLike[str] | None, address: str) ->
     if not isinstance(run.path, str | os.PathLike):
         raise UserError("--engine ray: nodes open the source by its path, and this one has none")
     started = not ray.is_initialized()
+    handler = signal.getsignal(signal.SIGTERM)
     if started:
         connect(ray, address)
     try:
@@ -61,6 +64,8 @@ def run_on_ray(run: Run, labels: str | os.PathLike[str] | None, address: str) ->
     finally:
         if started:
             ray.shutdown()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
 
 
 def connect(ray: Any, address: str) -> None:

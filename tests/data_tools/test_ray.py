@@ -1,5 +1,6 @@
 """The parts on a Ray cluster: the same bytes, whoever dies."""
 
+import builtins
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -24,10 +25,14 @@ def cluster() -> Iterator[object]:
     """A head without a core of its own, and two nodes with one each."""
     from ray.cluster_utils import Cluster
 
+    handler, printer = signal.getsignal(signal.SIGTERM), builtins.print
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    # Ray puts its own in their places.
+    signal.signal(signal.SIGTERM, handler)
+    builtins.print = printer
 
 
 @pytest.fixture

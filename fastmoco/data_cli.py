@@ -71,9 +71,9 @@ def show_plan(args: PrepArgs) -> None:
     from fastmoco.load_rate import load_rate
 
     disk = parse_size(args.disk) if args.disk else None
-    with console.progress("measuring", "images") as tick:
+    with console.progress("measuring", "trials") as tick:
         found = plan(
-            source_of(args.source), args.policy, labels=args.labels, load=load_rate,
+            source_of(args.source), args.policy, args.format[0], labels=args.labels, load=load_rate,
             target_rate=args.target_rate, disk=disk, out=args.out,
             progress=None if args.json else tick,
         )

@@ -26,7 +26,7 @@ FLOORS = [
     ["knn"],
     ["run_dir", "monitor", "progress"],
     ["train"],
-    ["throughput", "views", "cache", "torchvision_source"],
+    ["throughput", "views", "cache", "torchvision_source", "load_rate"],
     ["console", "flags"],
     ["data_cli"],
     ["cli"],

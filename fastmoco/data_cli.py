@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,13 @@ def prep_shard(args: PrepArgs) -> None:
 
 
 def show_plan(args: PrepArgs) -> None:
-    from data_tools.plan import lines, parse_size, plan
+    from data_tools.plan import plan
+    from data_tools.plan_text import lines, parse_size
     from fastmoco import console
     from fastmoco.load_rate import load_rate
 
     disk = parse_size(args.disk) if args.disk else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was tried is removed
     with console.progress("measuring", "trials") as tick:
         found = plan(
             source_of(args.source), args.policy, args.format[0], labels=args.labels, load=load_rate,

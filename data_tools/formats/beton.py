@@ -39,6 +39,12 @@ PAGE = 8 << 20
 MIN_PAGE, MAX_PAGE = 2 << 20, 2 << 30
 
 
+def front_bytes(capacity: int, page_size: int) -> int:
+    """Bytes before the first image: the header and the metadata, up to a whole page."""
+    head = HEADER.size + 2 * FIELD.size + capacity * ROW.itemsize
+    return -(-head // page_size) * page_size
+
+
 class BetonWriter:
     """Places images in pages, one after another; what is equal shares one place.
 
@@ -54,8 +60,7 @@ class BetonWriter:
             raise ValueError(f"page_size {page_size}: a power of two, {MIN_PAGE} to {MAX_PAGE}")
         self.page_size = page_size
         self._capacity = capacity
-        head = HEADER.size + 2 * FIELD.size + capacity * ROW.itemsize
-        self.end = -(-head // page_size) * page_size
+        self.end = front_bytes(capacity, page_size)
         """Where the last image ends: bytes from the start of the file."""
         self.pointers = array("Q")
         """Of each sample."""

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from fastmoco.flags import KnnArgs, PrepArgs, TrainArgs, ViewsArgs, parse
+from fastmoco.flags import InspectArgs, KnnArgs, PrepArgs, TrainArgs, VerifyArgs, ViewsArgs, parse
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -29,7 +29,8 @@ def test_the_python_runs(folder, tmp_path, monkeypatch):
 
 
 def test_the_commands_parse():
-    kinds = {"prep": PrepArgs, "views": ViewsArgs, "train": TrainArgs, "knn": KnnArgs}
+    kinds = {"prep": PrepArgs, "verify": VerifyArgs, "inspect": InspectArgs, "views": ViewsArgs,
+             "train": TrainArgs, "knn": KnnArgs}
     seen = set()
     for block in blocks("console"):
         for line in re.findall(r"^\$ fastmoco (\w+) (.*)$", block, re.M):

@@ -39,6 +39,9 @@ class Pending(Protocol):
 class Engine(Protocol):
     """Encoded bytes and windows to pixels. An engine draws nothing."""
 
+    threads: int
+    """How many decode."""
+
     def submit(
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Pending:

@@ -94,7 +94,9 @@ def bench(argv: list[str]) -> None:
     from fastmoco.recipe import RunOptions
     from fastmoco.throughput import bench
 
-    options = RunOptions(device=args.device, threads=args.threads, compile=args.compile)
+    options = RunOptions(
+        device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
+    )
     data = _prepared(args.data, quiet=args.json)
     with console.progress("measuring", "stages") as tick:
         report = bench(

@@ -93,7 +93,7 @@ def print_report(report: Report) -> None:
         f"{report.mean_kilobytes:.0f} kB on average; {report.recipe} at {report.size} px, "
         f"batch {report.batch}, {report.precision}"
     )
-    say(f"on {report.machine}; {report.cores} decoding threads")
+    say(f"on {report.machine}; engine {report.engine}")
     table(
         ("stage", "images/s", "per core", "least", "most"),
         [

@@ -17,7 +17,7 @@ import tyro
 
 from data_tools.errors import UserError
 from data_tools.policy import Policy
-from fastmoco.recipe import AUGMENTATIONS, RECIPES, Recipe, RunOptions, replace
+from fastmoco.recipe import AUGMENTATIONS, RECIPES, EngineName, Recipe, RunOptions, replace
 
 T = TypeVar("T")
 FLAT = tyro.conf.arg(name="")
@@ -167,6 +167,8 @@ class BenchArgs:
     """cuda, cuda:N or cpu."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
+    engine: EngineName = "auto"
+    """Decodes and crops: our threads, NVIDIA DALI, FFCV (betons), or what is fastest here."""
     compile: bool = False
     """Compile encoders and augmentation."""
     rounds: int = 7

@@ -95,6 +95,7 @@ AUGMENTATIONS = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
 
 Arch = Literal["resnet18", "resnet50", "resnet-mini"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "threads", "dali", "ffcv"]
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,8 @@ class RunOptions:
     """Steps between log lines; the only place where the loop waits for the device."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
+    engine: EngineName = "auto"
+    """Decodes and crops: our threads, NVIDIA DALI, FFCV (betons), or what is fastest here."""
     device: str = "auto"
     """cuda, cuda:N or cpu [default: cuda where there is one]."""
     augment: Literal["auto", "torch", "kornia"] = "auto"

@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.store import JPEG, Store
-from fastmoco.batch import Batch
+from fastmoco.batch import Batch, Engine
 from fastmoco.device import (
     DTYPES,
     describe,
@@ -29,7 +30,7 @@ from fastmoco.device import (
     synchronize,
 )
 from fastmoco.encoder import build_encoder
-from fastmoco.engines.threads import ThreadsEngine
+from fastmoco.engines import open_engine
 from fastmoco.features import Subset, Tick
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo, compile_parts, make_optimizer
@@ -60,6 +61,7 @@ class Report:
     mean_megapixels: float
     machine: str
     cores: int
+    engine: str
     recipe: str
     size: int
     batch: int
@@ -100,7 +102,7 @@ def bench(
     # A small dataset is gone round often enough for the pipeline to run full.
     laps = -(-64 * batch // len(store))
     many = Subset(store, np.tile(np.arange(len(store)), laps))
-    engine = ThreadsEngine(many, options.threads)
+    engine, _, how = open_engine(options.engine, many, options.threads, device)
     try:
         stages = Stages(many, recipe, options, device, engine)
         stages.warm_up()
@@ -125,6 +127,7 @@ def bench(
         mean_megapixels=float(store.sizes.astype(np.float64).prod(axis=1).mean()) / 1e6,
         machine=describe(device),
         cores=cores,
+        engine=how,
         recipe=recipe.name,
         size=recipe.size,
         batch=batch,
@@ -146,7 +149,7 @@ class Stages:
 
     def __init__(
         self, store: Store, recipe: Recipe, options: RunOptions, device: torch.device,
-        engine: ThreadsEngine,
+        engine: Engine,
     ) -> None:
         self.store, self.recipe, self.device, self.engine = store, recipe, device, engine
         self.loader = TrainLoader(store, recipe, engine, device)
@@ -219,19 +222,16 @@ class Stages:
                     simplejpeg.decode_jpeg(encoded)
             return chunk
 
-        pool = self.engine._pool
-        running = [pool.submit(work, n * chunk) for n in range(2 * self.engine.threads)]
-        following = itertools.count(len(running))
+        with ThreadPoolExecutor(self.engine.threads) as pool:
+            running = [pool.submit(work, n * chunk) for n in range(2 * self.engine.threads)]
+            following = itertools.count(len(running))
 
-        def done() -> Iterator[int]:
-            while running:
-                yield running.pop(0).result()
-                running.append(pool.submit(work, next(following) * chunk))
+            def done() -> Iterator[int]:
+                while running:
+                    yield running.pop(0).result()
+                    running.append(pool.submit(work, next(following) * chunk))
 
-        rate = self.timed(done(), seconds)
-        for future in running:
-            future.result()
-        return rate
+            return self.timed(done(), seconds)
 
     def two_views(self, seconds: float) -> float:
         return self.timed((len(b.index) for b in self.batches()), seconds)

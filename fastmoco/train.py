@@ -33,7 +33,7 @@ from fastmoco.device import (
     pick_precision,
 )
 from fastmoco.encoder import build_encoder
-from fastmoco.engines.threads import ThreadsEngine
+from fastmoco.engines import open_engine
 from fastmoco.events import Ended, Listener, Noted, Saved, Started
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo, Out, compile_parts, make_optimizer
@@ -76,7 +76,10 @@ def train(
     moco = MoCo(build_encoder(recipe), recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
     optimizer = make_optimizer(moco, recipe)
     scaler = grad_scaler(device, recipe.precision)
-    engine = ThreadsEngine(store, options.threads)
+    wanted: str = options.engine
+    if saved is not None and wanted == "auto":  # the same bits take the same decoder
+        wanted = saved.versions.get("engine", wanted)
+    engine, engine_name, how = open_engine(wanted, store, options.threads, device)
     loader = TrainLoader(store, recipe, engine, device)
     window = Window(loader, recipe, device)
     to_images, note = augmentation(options, device)
@@ -95,8 +98,7 @@ def train(
     run.open(resumed_at=step)
     parameters = sum(p.numel() for p in moco.encoder_q.parameters())
     tell(Started(
-        recipe, len(store), per_epoch, step, describe(device), f"threads ({engine.threads})",
-        parameters, str(run.path),
+        recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
     ))
     if note is not None:
         tell(Noted(note))
@@ -106,7 +108,8 @@ def train(
             f"older keys of the same images; a --K well below the dataset's size learns more"
         ))
     made_by = checkpoints.versions() | {
-        "device": device.type, "augment": options.augment, "compile": str(options.compile)
+        "device": device.type, "augment": options.augment, "compile": str(options.compile),
+        "engine": engine_name,
     }
     if saved is not None and saved.versions != made_by:
         differ = [k for k, v in made_by.items() if saved.versions.get(k) != v]

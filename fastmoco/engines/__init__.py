@@ -1,1 +1,114 @@
-"""Engines: encoded bytes and windows to uint8 views. They draw nothing."""
+"""Engines: encoded bytes and windows to uint8 views. They draw nothing.
+
+`open_engine` is the door: it knows their names, what each needs, and which one `auto` takes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_tools.errors import UserError
+from data_tools.store import JPEG, Store
+from fastmoco import draws
+from fastmoco.batch import Engine
+from fastmoco.engines.dali import DaliEngine
+from fastmoco.engines.ffcv import FfcvEngine
+from fastmoco.engines.threads import ThreadsEngine
+
+NAMES = "threads", "dali", "ffcv"
+SIZE, SECONDS = 224, 0.5  # of the trial: side of the views, and how long each engine is timed
+INSTALL = {
+    "dali": "pip install 'fastmoco[dali]'",
+    "ffcv": "apt-get install libopencv-dev libturbojpeg0-dev pkg-config, then "
+    "pip install 'fastmoco[ffcv]'",
+}
+
+
+class Opened(NamedTuple):
+    """An engine, its name, and one line on it: on how many threads, and, for auto, why this."""
+
+    engine: Engine
+    name: str
+    line: str
+
+
+def open_engine(
+    name: str, store: Store, threads: int = 0, device: torch.device | None = None
+) -> Opened:
+    """The engine called `name` (auto, threads, dali, ffcv) on a store.
+
+    auto takes our threads, the fastest on the CPU (bench/README.md). On a CUDA device nvJPEG may
+    be faster: where DALI is installed both are timed on this store, half a second each.
+    Raises UserError for an engine that is not there or does not read the store.
+    """
+    device = device or torch.device("cpu")
+    if name != "auto":
+        engine = _open(name, store, threads, device)
+        return _opened(name, engine)
+    ours = ThreadsEngine(store, threads)
+    if device.type != "cuda":
+        return _opened("threads", ours, "the fastest on CPUs")
+    if not bool((store.kinds == JPEG).all()):
+        return _opened("threads", ours, "not all images are JPEGs, which DALI is for")
+    try:
+        theirs = _open("dali", store, threads, device)
+    except UserError:
+        return _opened("threads", ours, "nvidia-dali, which could be faster, is not installed")
+    rates = {"threads": rate(ours, store), "dali": rate(theirs, store)}
+    told = "tried here: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items())
+    engines: dict[str, Engine] = {"threads": ours, "dali": theirs}
+    best = max(rates, key=lambda k: rates[k])
+    for other in engines.keys() - {best}:
+        engines[other].close()
+    return _opened(best, engines[best], told)
+
+
+def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine:
+    if name not in NAMES:
+        raise UserError(f"--engine {name}: there are auto, {', '.join(NAMES)}")
+    try:
+        if name == "dali":
+            return DaliEngine(store, threads, device)
+        if name == "ffcv":
+            return FfcvEngine(store, threads)
+    except ImportError as error:
+        raise UserError(
+            f"--engine {name}: not installed here ({error}); {INSTALL[name]}, or use --engine "
+            f"threads"
+        ) from None
+    return ThreadsEngine(store, threads)
+
+
+def _opened(name: str, engine: Engine, why: str = "") -> Opened:
+    line = f"{name} ({engine.threads} threads{'; ' if why else ''}{why})"
+    return Opened(engine, name, line)
+
+
+def rate(engine: Engine, store: Store, seconds: float = SECONDS) -> float:
+    """Images/s of two views of samples drawn from the store, for about so many seconds; 0 where
+    the engine fails."""
+    order = draws.permutation(0, 0, len(store))[:4096]
+    batch = min(64, len(order))
+    out = np.empty((2, batch, 2, SIZE, SIZE, 3), np.uint8)
+
+    def submit(n: int):
+        ids = np.take(order, np.arange(n * batch, (n + 1) * batch), mode="wrap")
+        windows = draws.crop_windows(0, 0, ids, store.sizes[ids], 2, (0.2, 1), (3 / 4, 4 / 3))
+        return engine.submit(ids, windows, out[n % 2])
+
+    try:
+        submit(0).result()  # threads start, pipelines are built
+        begun, n, pending = time.perf_counter(), 0, submit(1)
+        while time.perf_counter() - begun < seconds:
+            following = submit(n + 2)
+            pending.result()
+            pending, n = following, n + 1
+        spent = time.perf_counter() - begun
+        pending.result()
+    except (UserError, RuntimeError):
+        return 0.0
+    return n * batch / spent

@@ -1,13 +1,15 @@
 """Our own engine: one exact decode a sample, every view cut from it, in threads.
 
-simplejpeg (libjpeg-turbo) decodes and torch's uint8 kernel resizes as Pillow does (antialiased
+simplejpeg (libjpeg-turbo) decodes and resample.py cuts and resizes as Pillow does (antialiased
 bilinear); both release the interpreter lock, so threads share the store and nothing is copied
 between processes. Float boxes (evaluation) go through Pillow, which takes them exactly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -19,8 +21,9 @@ from PIL import Image
 from data_tools.errors import UserError
 from data_tools.store import OTHER, RAW, Store
 from data_tools.workers import cores
+from fastmoco.engines.resample import crop_views, fits
 
-_resize = torch.ops.aten._upsample_bilinear2d_aa.out
+_resize = torch.ops.aten._upsample_bilinear2d_aa
 
 
 class ThreadsEngine:
@@ -33,44 +36,43 @@ class ThreadsEngine:
 
     def submit(
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
-    ) -> Chunks:
+    ) -> Work:
         """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
-        n = len(ids)
-        # Small chunks even out images of different size; too small ones cost hand-overs.
-        step = max(1, min(32, -(-n // (4 * self.threads))))
-        return Chunks(
-            [
-                self._pool.submit(self._fill, ids[part], windows[part], out[part])
-                for part in (slice(i, i + step) for i in range(0, n, step))
-            ]
-        )
+        work = Work(self.store, ids, windows, out)
+        work.futures = [self._pool.submit(work.run) for _ in range(min(self.threads, len(ids)))]
+        return work
 
     def close(self) -> None:
         """Stop all threads; what has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _fill(self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]) -> None:
-        cut = _cut_box if windows.dtype.kind == "f" else _cut_window
-        # Two buffers for the chunk, image and crop: fresh pages for every image cost time.
-        most = int(self.store.sizes[ids].prod(axis=1, dtype=np.int64).max())
-        pixels, scratch = np.empty((2, most * 3), np.uint8)
-        rows = windows.tolist()
-        for sample, i in enumerate(ids.tolist()):
-            image = decode(self.store, i, pixels)
-            for view, window in enumerate(rows[sample]):
-                cut(image, window, out[sample, view], scratch)
 
+class Work:
+    """One batch under way. Each thread takes the next image until none is left: images of any
+    sizes come out even, and a thread that is done goes on to the next batch at once."""
 
-class Chunks:
-    """The parts of one batch under way."""
+    def __init__(
+        self, store: Store, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
+    ) -> None:
+        self._store = store
+        self._left = deque(zip(ids.tolist(), windows, out, strict=True))
+        self._cut = cut_boxes if windows.dtype.kind == "f" else cut_windows
+        # A buffer for the largest image: fresh pages for every one cost time.
+        self._most = int(store.sizes[ids].prod(axis=1, dtype=np.int64).max(initial=0)) * 3
+        self.futures: list[Future[None]] = []
 
-    def __init__(self, futures: list[Future[None]]) -> None:
-        self._futures = futures
+    def run(self) -> None:
+        """Decode and cut what is left, beside other threads that do the same."""
+        pixels = np.empty(self._most, np.uint8)
+        with contextlib.suppress(IndexError):  # none is left
+            while True:
+                i, windows, views = self._left.popleft()
+                self._cut(decode(self._store, i, pixels), windows, views)
 
     def result(self) -> None:
         """Wait for all; raise the first failure, after the rest has stopped writing."""
-        wait(self._futures)  # wakes once, not at every chunk: a wake-up takes a core from a decode
-        for future in self._futures:
+        wait(self.futures)
+        for future in self.futures:
             future.result()
 
 
@@ -96,26 +98,30 @@ def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDA
         ) from None
 
 
-def _cut_window(
-    image: NDArray[np.uint8], window: list[int], out: NDArray[np.uint8], scratch: NDArray[np.uint8]
-) -> None:
-    top, left, height, width = window
-    # The kernel would copy a crop with gaps between its rows into new memory; ours is at hand.
-    crop = scratch[: height * width * 3].reshape(height, width, 3)
-    np.copyto(crop, image[top : top + height, left : left + width])
-    target = torch.from_numpy(out)
-    # channels-last [1, 3, H, W] on both sides: the vectorised uint8 kernel, written in place
-    _resize(
-        torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0), out.shape[:2], False, None, None,
-        out=target.permute(2, 0, 1).unsqueeze(0),
-    )
+def cut_windows(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
+    """Integer windows [V, 4] of an image to views [V, S, S, 3]."""
+    if fits(image, windows, out):
+        crop_views(image, windows, out)
+    else:
+        cut_windows_plain(image, windows, out)
 
 
-def _cut_box(
-    image: NDArray[np.uint8], window: list[float], out: NDArray[np.uint8], _: NDArray[np.uint8]
-) -> None:
-    top, left, height, width = window
-    resized = Image.fromarray(image).resize(
-        out.shape[1::-1], Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
-    )
-    out[:] = np.asarray(resized)
+def cut_windows_plain(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
+    """The same by torch's uint8 kernel, for sizes of any smallness: crop_views' reference."""
+    for (top, left, height, width), view in zip(windows.tolist(), out, strict=True):
+        crop = np.ascontiguousarray(image[top : top + height, left : left + width])
+        # channels-last [1, 3, H, W]: the uint8 kernel
+        resized = _resize(
+            torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0), list(view.shape[:2]), False
+        )
+        view[:] = resized[0].permute(1, 2, 0).numpy()
+
+
+def cut_boxes(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
+    """Float boxes [V, 4] of an image to views [V, S, S, 3], by Pillow."""
+    for (top, left, height, width), view in zip(windows.tolist(), out, strict=True):
+        resized = Image.fromarray(image).resize(
+            view.shape[1::-1], Image.Resampling.BILINEAR,
+            box=(left, top, left + width, top + height),
+        )
+        view[:] = np.asarray(resized)

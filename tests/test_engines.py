@@ -22,6 +22,7 @@ from data_tools.prepare import prepare
 from data_tools.store import RAW
 from fastmoco import draws
 from fastmoco.engines import Opened, open_engine
+from fastmoco.engines.faults import bad_sample
 from fastmoco.engines.threads import decode
 from fastmoco.features import Subset
 from fastmoco.loader import EvalLoader, TrainLoader
@@ -243,6 +244,38 @@ def test_auto_takes_threads_on_the_cpu_and_says_why(prepared):
     engine, name, line = open_engine("auto", open_store(prepared["beton"]), 2)
     engine.close()
     assert name == "threads" and line == "threads (2 threads; the fastest on CPUs)"
+
+
+def test_auto_tries_dali_for_a_cuda_device_and_tells_what_it_found(prepared):
+    """Where there is no such device, DALI says so; where there is one, the faster is taken."""
+    pytest.importorskip("nvidia.dali")
+    store = open_store(prepared["beton"])
+    engine, name, line = open_engine("auto", store, 2, torch.device("cuda"))
+    engine.close()
+    if torch.cuda.is_available():
+        assert line.startswith(f"{name} (2 threads; tried here: threads ")
+    else:
+        assert name == "threads" and "--engine dali does not start: " in line
+    mixed = open_engine("auto", open_store(prepared["raw"]), 2, torch.device("cuda"))
+    mixed.engine.close()
+    assert mixed.name == "threads" and "not all images are JPEGs" in mixed.line
+
+
+def test_what_dali_does_not_take_is_told_in_its_words(prepared):
+    store = open_store(prepared["beton"])
+    opened = start("dali", store).engine
+    beyond = np.tile(np.array([0, 0, 500, 500]), (3, 1, 1))
+    with pytest.raises(UserError) as error:
+        opened.submit(np.arange(3), beyond, np.empty((3, 1, 16, 16, 3), np.uint8)).result()
+    opened.close()
+    assert "batch of 3 samples" in str(error.value) and "out of bounds" in str(error.value)
+
+
+def test_a_file_changed_for_another_is_told(prepared):
+    store = open_store(prepared["beton"])
+    store.sizes[:] += 1  # as if the image were another one
+    told = bad_sample(store, np.arange(3), "DALI", "no")
+    assert store.key(0) in str(told) and "not of the size in the index" in str(told)
 
 
 def test_training_tells_its_engine_and_resumes_with_it(prepared, tmp_path, capsys):

@@ -19,6 +19,7 @@ FLOORS = [
     ["encoder"],
     ["dictionaries", "info_nce"],
     ["moco"],
+    ["engines.resample"],
     ["engines.threads"],
     ["engines.faults"],
     ["engines.dali", "engines.ffcv"],

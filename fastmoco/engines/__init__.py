@@ -54,17 +54,22 @@ def open_engine(
         return _opened("threads", ours, "the fastest on CPUs")
     if not bool((store.kinds == JPEG).all()):
         return _opened("threads", ours, "not all images are JPEGs, which DALI is for")
+    engines: dict[str, Engine] = {"threads": ours}
     try:
-        theirs = _open("dali", store, threads, device)
-    except UserError:
-        return _opened("threads", ours, "nvidia-dali, which could be faster, is not installed")
-    rates = {"threads": rate(ours, store), "dali": rate(theirs, store)}
-    told = "tried here: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items())
-    engines: dict[str, Engine] = {"threads": ours, "dali": theirs}
+        rates = {"threads": rate(ours, store)}
+    except UserError:  # a bad sample: nothing that DALI would do better
+        ours.close()
+        raise
+    try:
+        engines["dali"] = _open("dali", store, threads, device)
+        rates["dali"] = rate(engines["dali"], store)
+        why = "tried here: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items())
+    except UserError as error:
+        why = str(error)
     best = max(rates, key=lambda k: rates[k])
     for other in engines.keys() - {best}:
         engines[other].close()
-    return _opened(best, engines[best], told)
+    return _opened(best, engines[best], why)
 
 
 def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine:
@@ -89,8 +94,7 @@ def _opened(name: str, engine: Engine, why: str = "") -> Opened:
 
 
 def rate(engine: Engine, store: Store, seconds: float = SECONDS) -> float:
-    """Images/s of two views of samples drawn from the store, for about so many seconds; 0 where
-    the engine fails."""
+    """Images/s of two views of samples drawn from the store, for about so many seconds."""
     order = draws.permutation(0, 0, len(store))[:4096]
     batch = min(64, len(order))
     out = np.empty((2, batch, 2, SIZE, SIZE, 3), np.uint8)
@@ -100,15 +104,12 @@ def rate(engine: Engine, store: Store, seconds: float = SECONDS) -> float:
         windows = draws.crop_windows(0, 0, ids, store.sizes[ids], 2, (0.2, 1), (3 / 4, 4 / 3))
         return engine.submit(ids, windows, out[n % 2])
 
-    try:
-        submit(0).result()  # threads start, pipelines are built
-        begun, n, pending = time.perf_counter(), 0, submit(1)
-        while time.perf_counter() - begun < seconds:
-            following = submit(n + 2)
-            pending.result()
-            pending, n = following, n + 1
-        spent = time.perf_counter() - begun
+    submit(0).result()  # threads start, pipelines are built
+    begun, n, pending = time.perf_counter(), 0, submit(1)
+    while time.perf_counter() - begun < seconds:
+        following = submit(n + 2)
         pending.result()
-    except (UserError, RuntimeError):
-        return 0.0
+        pending, n = following, n + 1
+    spent = time.perf_counter() - begun
+    pending.result()
     return n * batch / spent

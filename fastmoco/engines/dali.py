@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.errors import UserError
 from data_tools.store import JPEG, Store
 from data_tools.workers import cores
 from fastmoco.engines.faults import bad_sample
@@ -80,7 +81,12 @@ class DaliEngine:
     ) -> None:
         pipeline = self._pipelines.get(kind)
         if pipeline is None or pipeline.max_batch_size < len(ids):
-            pipeline = self._pipelines[kind] = build(kind, len(ids), self.threads, self._gpu)
+            try:
+                pipeline = self._pipelines[kind] = build(kind, len(ids), self.threads, self._gpu)
+            except RuntimeError as error:
+                raise UserError(
+                    f"--engine dali does not start: {reason(error)}; use --engine threads"
+                ) from None
         read = (lambda i: decode(self.store, i)) if kind.decoded else self.store.encoded
         images = [read(i) for i in ids.tolist()]
         corners = windows[..., :2], windows[..., 2:]  # top and left, height and width
@@ -100,11 +106,16 @@ class DaliEngine:
         except RuntimeError as error:
             # A pipeline that has failed stays so; the next batch gets another.
             del self._pipelines[kind]
-            said = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
-            raise bad_sample(self.store, ids, "DALI", said) from None
+            raise bad_sample(self.store, ids, "DALI", reason(error)) from None
         for view, pixels in enumerate(views):
             pixels = pixels.as_cpu() if self._gpu is not None else pixels
             out[rows, view] = pixels.as_array()
+
+
+def reason(error: RuntimeError) -> str:
+    """What went wrong, in one line: the first after DALI's traceback of the pipeline."""
+    text = str(error).partition("encountered:\n")[2] or str(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
 def build(kind: Kind, capacity: int, threads: int, gpu: int | None) -> Any:

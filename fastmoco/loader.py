@@ -18,6 +18,7 @@ from fastmoco.draws import Colour
 from fastmoco.recipe import Recipe
 
 RING = 4  # slots: one in use, one copied, two being filled
+DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as much for a few
 
 
 class Ring:
@@ -75,7 +76,7 @@ class TrainLoader:
     def __init__(self, store: Store, recipe: Recipe, engine: Engine, device: torch.device) -> None:
         self.store, self.recipe = store, recipe
         self.steps_per_epoch = len(store) // recipe.batch
-        plan = self._plan(0, 0, np.zeros(recipe.batch, np.int64))
+        plan = next(self._plans(0, 0, np.zeros(recipe.batch, np.int64)))
         plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
         layout = {k: Field(a.dtype, a.shape) for k, a in plan.items() if k != "windows"}
         self._ring = Ring(engine, layout, device)
@@ -88,30 +89,37 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from its first_step on."""
         order = draws.permutation(self.recipe.seed, epoch, len(self.store))
-        size = self.recipe.batch
-
-        def plans() -> Iterator[dict[str, NDArray]]:
-            for step in range(first_step, self.steps_per_epoch):
-                yield self._plan(epoch, step, order[step * size : (step + 1) * size])
-
+        order = order[: self.steps_per_epoch * self.recipe.batch]
+        plans = self._plans(epoch, first_step, order)
         colour = Colour.__dataclass_fields__
-        for t in self._ring.batches(plans()):
+        for t in self._ring.batches(plans):
             yield Batch(
                 t["views"], Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
                 t["shuffle"],
             )
 
-    def _plan(self, epoch: int, step: int, ids: NDArray[np.int64]) -> dict[str, NDArray]:
-        r, aug = self.recipe, self.recipe.augmentation
-        return {
-            "index": ids,
-            "label": self.store.labels[ids],
-            "shuffle": draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, len(ids)),
-            "windows": draws.crop_windows(
-                r.seed, epoch, ids, self.store.sizes[ids], 2, aug.scale, aug.ratio
-            ),
-            **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
-        }
+    def _plans(
+        self, epoch: int, first_step: int, order: NDArray[np.int64]
+    ) -> Iterator[dict[str, NDArray]]:
+        """What each step from first_step on does to its part of the order [steps * batch]."""
+        r, aug, size = self.recipe, self.recipe.augmentation, self.recipe.batch
+        steps = len(order) // size
+        together = max(1, DRAWN // size)
+        for begin in range(first_step, steps, together):
+            end = min(begin + together, steps)
+            ids = order[begin * size : end * size]
+            drawn = {
+                "index": ids,
+                "label": self.store.labels[ids],
+                "windows": draws.crop_windows(
+                    r.seed, epoch, ids, self.store.sizes[ids], 2, aug.scale, aug.ratio
+                ),
+                **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
+            }
+            for step in range(begin, end):
+                part = slice((step - begin) * size, (step - begin + 1) * size)
+                shuffle = draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, size)
+                yield {name: array[part] for name, array in drawn.items()} | {"shuffle": shuffle}
 
 
 class EvalLoader:

@@ -6,9 +6,11 @@ The index is that table in one .npy (numpy's format 1.0), so opening reads nothi
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
+import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -117,6 +119,7 @@ class MappedStore:
         self.lengths = columns.bytes
         """int64 [N]: bytes of each sample."""
         self._maps: list[np.ndarray | None] = [None] * len(self.data)
+        self._opened: list[mmap.mmap | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
         self._keys: list[str] | None = None
@@ -142,10 +145,17 @@ class MappedStore:
         return len(self._starts)
 
     def _map(self, file: int) -> np.ndarray:
-        with open(self.data[file], "rb") as handle:
-            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        path = self.data[file]
+        try:
+            mapped = _map_file(path)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise_open_files()  # a thousand shards are more than many systems allow at first
+            mapped = _map_file(path)
         # A plain array: slices of numpy's memmap class cost several times as much.
         content = self._maps[file] = np.frombuffer(mapped, np.uint8)
+        self._opened[file] = mapped
         return content
 
     def encoded(self, i: int) -> np.ndarray:
@@ -153,12 +163,18 @@ class MappedStore:
         content = self._maps[file]
         if content is None:
             content = self._map(int(file))
-        start = self._starts[i]
+        start, length = self._starts[i], self.lengths[i]
+        # Reading a map behind the end of its file ends the process; this looks first.
+        if start + length > self._opened[file].size():  # type: ignore[union-attr]
+            raise UserError(
+                f"{self.data[file]}: became shorter while it was read, sample {i} is gone; "
+                "prepare it again, and don't write to a dataset in use"
+            )
         if self._any_split and self._split[i]:
             from data_tools.formats.recordio import join
 
-            return join(content, int(start), int(self.lengths[i]))
-        return content[start : start + self.lengths[i]]
+            return join(content, int(start), int(length))
+        return content[start : start + length]
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
@@ -171,6 +187,17 @@ class MappedStore:
         from data_tools.open import open_store
 
         return open_store, (self.path,)
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    with open(path, "rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def raise_open_files() -> None:
+    """As many open files as this process may ask for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def read_index(path: Path, samples: int) -> Columns:

@@ -31,6 +31,9 @@ def test_a_file_cut_short_after_it_was_opened_is_one_line(
     store = open_store(tmp_path / "data")
     first = store.encoded(0).tobytes()
     (path,) = store.data
+    os.truncate(path, int(store._starts[79]) + 10)
+    with pytest.raises(UserError, match="sample 79 is gone"):  # though it begins in the file
+        store.encoded(79)
     os.truncate(path, 8192)
     with pytest.raises(UserError, match=f"{path.name}: became shorter"):
         store.encoded(79).tobytes()

@@ -59,8 +59,7 @@ class DaliEngine:
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Future[None]:
         """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
-        # The caller's arrays may be written again before the batch's turn comes.
-        return self._pool.submit(self._fill, ids.copy(), windows.copy(), out)
+        return self._pool.submit(self._fill, ids, windows, out)
 
     def close(self) -> None:
         """Stop all threads; what has not begun is dropped."""
@@ -104,7 +103,7 @@ class DaliEngine:
                 pipeline.feed_input(name, part)
             views = pipeline.run()
         except RuntimeError as error:
-            # A pipeline that has failed stays so; the next batch gets another.
+            # DALI calls a pipeline that has failed invalid: the next batch gets another.
             del self._pipelines[kind]
             raise bad_sample(self.store, ids, "DALI", reason(error)) from None
         for view, pixels in enumerate(views):

@@ -61,7 +61,7 @@ class FfcvEngine:
         n = len(ids)
         step = max(1, min(32, -(-n // (4 * self.threads))))
         parts = [slice(i, i + step) for i in range(0, n, step)]
-        ids, windows = ids.copy(), whole_pixels(windows)
+        windows = whole_pixels(windows)
         return Parts(
             [self._pool.submit(self._fill, ids[p], windows[p], out[p]) for p in parts]
         )

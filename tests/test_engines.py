@@ -246,6 +246,19 @@ def test_an_engine_goes_on_after_a_bad_sample(prepared, engine, tmp_path):
     assert np.array_equal(out[0], expected) and np.array_equal(out[1], expected)
 
 
+@each_engine
+def test_a_file_cut_short_while_it_is_read_is_one_line(prepared, engine, tmp_path):
+    shutil.copytree(prepared["beton"], tmp_path / "short")
+    opened = start(engine, open_store(tmp_path / "short")).engine
+    windows = np.tile(np.array([0, 0, 30, 30]), (4, 1, 1))
+    out = np.zeros((4, 1, 16, 16, 3), np.uint8)
+    opened.submit(np.arange(4), windows, out).result()
+    os.truncate(tmp_path / "short" / "train.beton", 4096)
+    with pytest.raises(UserError, match="became shorter"):
+        opened.submit(np.arange(4), windows, out).result()
+    opened.close()
+
+
 def test_auto_takes_threads_on_the_cpu_and_says_why(prepared):
     engine, name, line = open_engine("auto", open_store(prepared["beton"]), 2)
     engine.close()

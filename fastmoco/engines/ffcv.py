@@ -73,6 +73,8 @@ class FfcvEngine:
     def _fill(
         self, ids: NDArray[np.int64], windows: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> None:
+        for i in ids.tolist():
+            self.store.encoded(i)  # raises where the file was cut short; FFCV's map would not
         most = int(self.store.sizes[ids].prod(axis=1, dtype=np.int64).max())
         codes = np.zeros(len(ids), np.int64)
         self._decode(

@@ -55,6 +55,10 @@ class Store(Protocol):
     """Names by label; empty where there are none or the file doesn't tell."""
     kinds: np.ndarray
     """uint8 [N]: JPEG, RAW (height x width x 3 uint8 RGB) or OTHER."""
+    lengths: np.ndarray
+    """int64 [N]: bytes of each sample."""
+    data: list[Path]
+    """The files that hold them."""
     fingerprint: str
     """Hex digest that changes with the data."""
 
@@ -65,6 +69,9 @@ class Store(Protocol):
 
     def key(self, i: int) -> str:
         """What to call sample i in a message: its path in the source, where that is known."""
+
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where samples lie: (numbers in `data`, first bytes, lengths), int64 each."""
 
 
 class Columns:
@@ -117,7 +124,6 @@ class MappedStore:
         self._files = columns.files
         self._starts = columns.starts
         self.lengths = columns.bytes
-        """int64 [N]: bytes of each sample."""
         self._maps: list[np.ndarray | None] = [None] * len(self.data)
         self._opened: list[mmap.mmap | None] = [None] * len(self.data)
         self.has_keys = keys is not None
@@ -182,6 +188,9 @@ class MappedStore:
         if self._keys is None:
             return f"sample {i} of {self.path}"
         return self._keys[i]
+
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._files[ids].astype(np.int64), self._starts[ids], self.lengths[ids]
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
         from data_tools.open import open_store

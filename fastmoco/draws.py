@@ -19,7 +19,7 @@ from fastmoco.recipe import Augmentation
 TRIES = 10  # torchvision's RandomResizedCrop tries so often before it falls back
 
 # Streams keep uses apart; views of one use are streams side by side (at most 256 views).
-_ORDER, _SHUFFLE, _WINDOW, _COLOUR = 0 << 8, 1 << 8, 2 << 8, 3 << 8
+_ORDER, _SHUFFLE, _WINDOW, _COLOUR, _BLOCKS = (use << 8 for use in range(5))
 
 # The 24 orders of (brightness, contrast, saturation, hue): row r is the r-th permutation.
 ORDERS: NDArray[np.uint8] = np.array(list(itertools.permutations(range(4))), dtype=np.uint8)
@@ -68,6 +68,20 @@ def _random_order(seed: int, epoch: int, n: int, stream: int) -> NDArray[np.int6
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order in which an epoch visits n samples: int64 [n]."""
     return _random_order(seed, epoch, n, _ORDER)
+
+
+def block_permutation(
+    seed: int, epoch: int, n: int, block: int, together: int
+) -> NDArray[np.int64]:
+    """An order of n samples that reads them in runs: int64 [n].
+
+    The blocks (each `block` samples that follow each other) are put in random order; every
+    `together` of them, as they come, are mixed sample by sample.
+    """
+    rank = np.empty(-(-n // block), np.int64)
+    rank[_random_order(seed, epoch, len(rank), _BLOCKS)] = np.arange(len(rank))
+    mixed = permutation(seed, epoch, n)
+    return mixed[np.argsort(rank[mixed // block] // together, kind="stable")]
 
 
 def key_shuffle(seed: int, step: int, n: int) -> NDArray[np.int64]:

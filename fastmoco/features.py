@@ -30,6 +30,7 @@ class Subset:
         self.sizes, self.labels, self.kinds = (
             store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]
         )
+        self.lengths, self.data = store.lengths[self.ids], store.data
         self._store = store
 
     def __len__(self) -> int:
@@ -40,6 +41,9 @@ class Subset:
 
     def key(self, i: int) -> str:
         return self._store.key(int(self.ids[i]))
+
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._store.places(self.ids[ids])
 
 
 @torch.no_grad()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data_tools.store import Store
-from fastmoco import draws
+from fastmoco import draws, read_ahead
 from fastmoco.batch import Batch, Engine, Pending
 from fastmoco.device import Field, Slot, copy_stream
 from fastmoco.draws import Colour
@@ -75,6 +76,7 @@ class TrainLoader:
 
     def __init__(self, store: Store, recipe: Recipe, engine: Engine, device: torch.device) -> None:
         self.store, self.recipe = store, recipe
+        self.order, _ = read_ahead.pick_order(recipe.order, store)
         self.steps_per_epoch = len(store) // recipe.batch
         plan = next(self._plans(0, 0, np.zeros(recipe.batch, np.int64)))
         plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
@@ -88,20 +90,28 @@ class TrainLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from its first_step on."""
-        order = draws.permutation(self.recipe.seed, epoch, len(self.store))
-        order = order[: self.steps_per_epoch * self.recipe.batch]
-        plans = self._plans(epoch, first_step, order)
-        colour = Colour.__dataclass_fields__
-        for t in self._ring.batches(plans):
-            yield Batch(
-                t["views"], Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
-                t["shuffle"],
-            )
+        seed, colour = self.recipe.seed, Colour.__dataclass_fields__
+        with contextlib.ExitStack() as stack:
+            if self.order == "blocks":
+                order = read_ahead.block_order(self.store, seed, epoch)
+                ahead = read_ahead.ReadAhead(self.store, order, first_step * self.recipe.batch)
+                reach = stack.enter_context(ahead).reach
+            else:
+                order = draws.permutation(seed, epoch, len(self.store))
+                reach = None
+            order = order[: self.steps_per_epoch * self.recipe.batch]
+            for t in self._ring.batches(self._plans(epoch, first_step, order, reach)):
+                yield Batch(
+                    t["views"], Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
+                    t["shuffle"],
+                )
 
     def _plans(
-        self, epoch: int, first_step: int, order: NDArray[np.int64]
+        self, epoch: int, first_step: int, order: NDArray[np.int64],
+        reach: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, NDArray]]:
-        """What each step from first_step on does to its part of the order [steps * batch]."""
+        """What each step from first_step on does to its part of the order [steps * batch];
+        `reach` hears how far that is."""
         r, aug, size = self.recipe, self.recipe.augmentation, self.recipe.batch
         steps = len(order) // size
         together = max(1, DRAWN // size)
@@ -116,6 +126,8 @@ class TrainLoader:
                 ),
                 **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
             }
+            if reach is not None:
+                reach(begin * size)
             for step in range(begin, end):
                 part = slice((step - begin) * size, (step - begin + 1) * size)
                 shuffle = draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, size)

@@ -144,6 +144,8 @@ class Recipe:
     """How often the learning rate moves; the papers' code moves it once an epoch."""
     warmup: float = 0.0
     """Epochs of linear warm-up; the papers use none."""
+    order: Literal["auto", "random", "blocks"] = "auto"
+    """Samples from anywhere, or in blocks, for data larger than memory; auto looks at both."""
     precision: Precision = "auto"
     """Compute type; auto takes bfloat16 where the hardware has it, else float16 or float32."""
     seed: int = 0

@@ -39,6 +39,7 @@ from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo, Out, compile_parts, make_optimizer
 from fastmoco.monitor import Monitor
 from fastmoco.progress import Clock, Window
+from fastmoco.read_ahead import pick_order
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
@@ -65,6 +66,9 @@ def train(
     recipe = dataclasses.replace(recipe, precision=pick_precision(recipe.precision, device))
     run = RunDir(options.out or default_out(data, recipe), options.resume)
     saved = resumable(run, recipe, store, device) if options.resume else None
+    wanted_order = recipe.order if saved is None else saved.recipe.order
+    order, order_note = pick_order(wanted_order, store)
+    recipe = dataclasses.replace(recipe, order=order)
     monitor = Monitor(store, options, recipe, device) if options.val else None
     listeners = [run, *listeners]
 
@@ -100,8 +104,9 @@ def train(
     tell(Started(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
     ))
-    if note is not None:
-        tell(Noted(note))
+    for line in (note, order_note):
+        if line is not None:
+            tell(Noted(line))
     if recipe.K > len(store):
         tell(Noted(
             f"--K {recipe.K} is larger than the dataset ({len(store)} images): the negatives hold "
@@ -202,7 +207,7 @@ def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -
     saved = checkpoints.load(run.checkpoint, device)
     for field in dataclasses.fields(recipe):
         ours, theirs = getattr(recipe, field.name), getattr(saved.recipe, field.name)
-        if ours != theirs:
+        if ours != theirs and not (field.name == "order" and "auto" in (ours, theirs)):
             raise UserError(
                 f"{run.checkpoint}: trained with {field.name} {theirs}, not {ours}; resume with "
                 f"the same recipe, or start another run with --out"

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["recipe"],
     ["draws"],
+    ["read_ahead"],
     ["batch"],
     ["device"],
     ["events", "schedule"],

@@ -310,6 +310,24 @@ def test_training_tells_its_engine_and_resumes_with_it(prepared, tmp_path, capsy
         assert "not to the same bits" not in out
 
 
+def test_bench_measures_the_engine_that_it_is_told(prepared, capsys):
+    pytest.importorskip("nvidia.dali")
+    code, out, _ = run(capsys, "bench", prepared["beton"], *TINY, "--engine", "dali", "--threads",
+                       "1", "--rounds", "1", "--seconds", "0.05", "--json")
+    assert code == 0 and json.loads(out)["engine"] == "dali (1 thread)"
+
+
+def test_ffcv_leaves_torchs_threads_as_they_were(prepared):
+    pytest.importorskip("ffcv", exc_type=ImportError)
+    code = "import sys, torch; torch.set_num_threads(3); " \
+        "from data_tools.open import open_store; from fastmoco.engines import open_engine; " \
+        "open_engine('ffcv', open_store(sys.argv[1])); print(torch.get_num_threads())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, prepared["beton"]], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "3\n"
+
+
 def test_an_unknown_engine_is_refused_in_one_line(prepared, capsys):
     assert "turbo" in refused(capsys, "train", prepared["beton"], "--engine", "turbo")
     with pytest.raises(UserError, match="there are auto, threads, dali, ffcv"):

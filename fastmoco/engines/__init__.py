@@ -89,8 +89,8 @@ def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine
 
 
 def _opened(name: str, engine: Engine, why: str = "") -> Opened:
-    line = f"{name} ({engine.threads} threads{'; ' if why else ''}{why})"
-    return Opened(engine, name, line)
+    count = f"{engine.threads} thread{'' if engine.threads == 1 else 's'}"
+    return Opened(engine, name, f"{name} ({'; '.join(filter(None, (count, why)))})")
 
 
 def rate(engine: Engine, store: Store, seconds: float = SECONDS) -> float:

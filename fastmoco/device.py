@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
+from data_tools.workers import memory
 from fastmoco.recipe import Precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -154,6 +155,11 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device (benchmarks only)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that nobody uses on a CUDA device; on the CPU, all that this process may use."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
 
 
 def peak_memory(device: torch.device) -> int:

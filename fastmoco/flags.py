@@ -168,7 +168,7 @@ class BenchArgs:
     threads: int = 0
     """Decoding threads [default: all cores]."""
     engine: EngineName = "auto"
-    """Decodes and crops: our threads, NVIDIA DALI, FFCV (betons), or what is fastest here."""
+    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
     compile: bool = False
     """Compile encoders and augmentation."""
     rounds: int = 7

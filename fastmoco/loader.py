@@ -16,6 +16,7 @@ from fastmoco import draws, read_ahead
 from fastmoco.batch import Batch, Engine, Pending
 from fastmoco.device import Field, Slot, copy_stream
 from fastmoco.draws import Colour
+from fastmoco.engines.resident import ResidentEngine
 from fastmoco.recipe import Recipe
 
 RING = 4  # slots: one in use, one copied, two being filled
@@ -23,9 +24,11 @@ DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as
 
 
 class Ring:
-    """Batches from an engine through a ring of slots; data_wait is the time spent waiting."""
+    """Batches from an engine through a ring of slots; data_wait is the time spent waiting.
 
-    def __init__(self, engine: Engine, layout: dict[str, Field], device: torch.device) -> None:
+    Without an engine the slots carry the plans alone."""
+
+    def __init__(self, engine: Engine | None, layout: dict[str, Field], device: torch.device) -> None:
         self._engine = engine
         self._slots = [Slot(layout, device) for _ in range(RING)]
         self._stream = copy_stream(device)
@@ -34,7 +37,7 @@ class Ring:
     def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
         """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
         which hold until the next one is asked for."""
-        waiting: deque[tuple[Slot, Pending, int]] = deque()
+        waiting: deque[tuple[Slot, Pending | None, int]] = deque()
         free = deque(self._slots)
 
         def begin() -> None:
@@ -47,17 +50,21 @@ class Ring:
             for name, array in slot.arrays.items():
                 if name != "views":
                     array[:n] = plan[name]
-            views = slot.arrays["views"][:n]
-            waiting.append((slot, self._engine.submit(plan["index"], plan["windows"], views), n))
+            pending = None
+            if self._engine is not None:
+                views = slot.arrays["views"][:n]
+                pending = self._engine.submit(plan["index"], plan["windows"], views)
+            waiting.append((slot, pending, n))
 
         try:
             for _ in range(RING - 1):
                 begin()
             while waiting:
                 slot, pending, n = waiting.popleft()
-                begun = time.perf_counter()
-                pending.result()  # the one place where a step can wait for data
-                self.data_wait += time.perf_counter() - begun
+                if pending is not None:
+                    begun = time.perf_counter()
+                    pending.result()  # the one place where a step can wait for data
+                    self.data_wait += time.perf_counter() - begun
                 tensors = slot.to_device(self._stream)
                 begin()
                 try:
@@ -67,7 +74,8 @@ class Ring:
                 free.append(slot)
         finally:  # an early break: nothing may still write into the slots
             for _, pending, _ in waiting:
-                pending.result()
+                if pending is not None:
+                    pending.result()
 
 
 class TrainLoader:
@@ -79,9 +87,12 @@ class TrainLoader:
         self.order, _ = read_ahead.pick_order(recipe.order, store)
         self.steps_per_epoch = len(store) // recipe.batch
         plan = next(self._plans(0, 0, np.zeros(recipe.batch, np.int64)))
-        plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
-        layout = {k: Field(a.dtype, a.shape) for k, a in plan.items() if k != "windows"}
-        self._ring = Ring(engine, layout, device)
+        self._resident = engine if isinstance(engine, ResidentEngine) else None
+        if self._resident is None:
+            del plan["windows"]  # which only the engine needs
+            plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
+        layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
+        self._ring = Ring(None if self._resident else engine, layout, device)
 
     @property
     def data_wait(self) -> float:
@@ -101,8 +112,12 @@ class TrainLoader:
                 reach = None
             order = order[: self.steps_per_epoch * self.recipe.batch]
             for t in self._ring.batches(self._plans(epoch, first_step, order, reach)):
+                views = (
+                    t["views"] if self._resident is None
+                    else self._resident.views(t["index"], t["windows"], self.recipe.size)
+                )
                 yield Batch(
-                    t["views"], Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
+                    views, Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
                     t["shuffle"],
                 )
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.store import Store
+from data_tools.workers import memory
 from fastmoco import draws
 
 Order = Literal["random", "blocks"]
@@ -26,16 +27,6 @@ MIXED_BYTES = 1 << 30  # twice this lies in memory: the part in use and the next
 SHARE = 0.7  # of the memory, which data may fill before it is read in blocks
 GAP = 1 << 20  # bytes between two samples that are rather read than skipped
 PIECE = 4 << 20  # bytes of one read
-
-
-def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return whole
-    return min(whole, int(limit)) if limit.isdecimal() else whole
 
 
 def pick_order(wanted: str, store: Store, available: int | None = None) -> tuple[Order, str | None]:

@@ -95,7 +95,7 @@ AUGMENTATIONS = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
 
 Arch = Literal["resnet18", "resnet50", "resnet-mini"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "threads", "dali", "ffcv"]
+EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class RunOptions:
     threads: int = 0
     """Decoding threads [default: all cores]."""
     engine: EngineName = "auto"
-    """Decodes and crops: our threads, NVIDIA DALI, FFCV (betons), or what is fastest here."""
+    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
     device: str = "auto"
     """cuda, cuda:N or cpu [default: cuda where there is one]."""
     augment: Literal["auto", "torch", "kornia"] = "auto"

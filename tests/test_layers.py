@@ -22,7 +22,7 @@ FLOORS = [
     ["moco"],
     ["engines.resample"],
     ["engines.threads"],
-    ["engines.faults"],
+    ["engines.faults", "engines.resident"],
     ["engines.dali", "engines.ffcv"],
     ["engines"],
     ["loader"],

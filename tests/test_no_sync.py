@@ -17,6 +17,7 @@ from fastmoco import draws
 from fastmoco.augment import augment, centre_view
 from fastmoco.draws import Colour
 from fastmoco.encoder import build_encoder
+from fastmoco.engines.resident import cut
 from fastmoco.moco import MoCo
 from fastmoco.recipe import AUGMENT_V1, MOCO_V2
 
@@ -84,6 +85,15 @@ def test_the_step_never_waits(aug, arch):
             moco.update(out)
             window += out.stats["loss"]
         assert out.loss.device.type == "cuda" and im_q.shape == (16, 3, 32, 32)
+
+
+def test_cutting_resident_images_never_waits():
+    with fake_cuda():
+        images = torch.empty(100, 24, 30, 3, dtype=torch.uint8)
+        index, windows = torch.empty(8, dtype=torch.int64), torch.empty(8, 2, 4, dtype=torch.int32)
+        with RefuseSyncs():
+            views = cut(images.index_select(0, index), windows, 16)
+        assert views.device.type == "cuda" and views.shape == (8, 2, 16, 16, 3)
 
 
 def test_evaluation_never_waits():

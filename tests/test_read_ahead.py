@@ -10,11 +10,12 @@ import torch
 
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from data_tools.workers import memory
 from fastmoco import checkpoint, draws, read_ahead
 from fastmoco import loader as loading
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import TrainLoader
-from fastmoco.read_ahead import ReadAhead, memory, pick_order, runs
+from fastmoco.read_ahead import ReadAhead, pick_order, runs
 from fastmoco.recipe import RunOptions
 from fastmoco.train import train
 from tests.test_loader import CPU, RECIPE, assert_same, copy

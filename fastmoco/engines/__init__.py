@@ -17,9 +17,10 @@ from fastmoco import draws
 from fastmoco.batch import Engine
 from fastmoco.engines.dali import DaliEngine
 from fastmoco.engines.ffcv import FfcvEngine
+from fastmoco.engines.resident import ResidentEngine, are_small
 from fastmoco.engines.threads import ThreadsEngine
 
-NAMES = "threads", "dali", "ffcv"
+NAMES = "threads", "resident", "dali", "ffcv"
 SIZE, SECONDS = 224, 0.5  # of the trial: side of the views, and how long each engine is timed
 INSTALL = {
     "dali": "pip install 'fastmoco[dali]'",
@@ -39,16 +40,19 @@ class Opened(NamedTuple):
 def open_engine(
     name: str, store: Store, threads: int = 0, device: torch.device | None = None
 ) -> Opened:
-    """The engine called `name` (auto, threads, dali, ffcv) on a store.
+    """The engine called `name` (auto, threads, resident, dali, ffcv) on a store.
 
-    auto takes our threads, the fastest on the CPU (bench/README.md). On a CUDA device nvJPEG may
-    be faster: where DALI is installed both are timed on this store, half a second each.
+    auto takes our threads, the fastest on the CPU (bench/README.md). On a CUDA device it lays small
+    images there, all of them; for others nvJPEG may be faster: where DALI is installed both are
+    timed on this store, half a second each.
     Raises UserError for an engine that is not there or does not read the store.
     """
     device = device or torch.device("cpu")
     if name != "auto":
         engine = _open(name, store, threads, device)
         return _opened(name, engine)
+    if device.type == "cuda" and are_small(store, device):
+        return _opened("resident", ResidentEngine(store, threads, device), "small images")
     ours = ThreadsEngine(store, threads)
     if device.type != "cuda":
         return _opened("threads", ours, "the fastest on CPUs")
@@ -85,6 +89,8 @@ def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine
             f"--engine {name}: not installed here ({error}); {INSTALL[name]}, or use --engine "
             f"threads"
         ) from None
+    if name == "resident":
+        return ResidentEngine(store, threads, device)
     return ThreadsEngine(store, threads)
 
 

@@ -26,9 +26,12 @@ DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as
 class Ring:
     """Batches from an engine through a ring of slots; data_wait is the time spent waiting.
 
-    Without an engine the slots carry the plans alone."""
+    Without an engine the slots carry the plans alone.
+    """
 
-    def __init__(self, engine: Engine | None, layout: dict[str, Field], device: torch.device) -> None:
+    def __init__(
+        self, engine: Engine | None, layout: dict[str, Field], device: torch.device
+    ) -> None:
         self._engine = engine
         self._slots = [Slot(layout, device) for _ in range(RING)]
         self._stream = copy_stream(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from data_tools.errors import UserError
@@ -35,15 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"fastmoco {__version__}")
         return 0
-    commands = {
+    commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
         "views": views, "bench": bench, "train": train, "knn": knn,
     }
     try:
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
-        commands[argv[0]](argv[1:])
-        return 0
+        return commands[argv[0]](argv[1:]) or 0
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone
@@ -85,18 +85,19 @@ def views(argv: list[str]) -> None:
     console.say(f"{args.out}: {len(ids)} images with their two windows, and both views")
 
 
-def bench(argv: list[str]) -> None:
+def bench(argv: list[str]) -> int:
     """fastmoco bench DATA"""
     from fastmoco.flags import BenchArgs, parse
 
     args = parse(BenchArgs, argv, "bench")
     from fastmoco import console
     from fastmoco.recipe import RunOptions
-    from fastmoco.throughput import bench
+    from fastmoco.throughput import bench, compare, read_report
 
     options = RunOptions(
         device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
     )
+    saved = None if args.against is None else read_report(args.against)
     data = _prepared(args.data, quiet=args.json)
     with console.progress("measuring", "stages") as tick:
         report = bench(
@@ -107,6 +108,10 @@ def bench(argv: list[str]) -> None:
         print(json.dumps(dataclasses.asdict(report), indent=1))
     else:
         console.print_report(report)
+    slower = [] if saved is None else compare(report, saved)
+    for line in slower:
+        print(f"slower: {line}", file=sys.stderr)
+    return 1 if slower else 0
 
 
 def train(argv: list[str]) -> None:

@@ -103,6 +103,7 @@ def print_report(report: Report) -> None:
     )
     share = report.rate("two views") / report.rate("decode")
     say(f"two views run at {share:.0%} of the decode bound")
+    say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
     say(f"binds: {report.binds}")
     say(f"change: {report.advice}")
 
@@ -120,6 +121,10 @@ def print_knn(rows: list[Row], bank: int, queries: int, step: int) -> None:
             if r.features == sets[0]
         ],
     )
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.01 else "under 1%"
 
 
 def _number(value: float) -> str:

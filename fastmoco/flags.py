@@ -175,6 +175,8 @@ class BenchArgs:
     """Interleaved rounds; medians are shown."""
     seconds: float = 1.0
     """Seconds of each stage in a round."""
+    against: Path | None = None
+    """A report saved with --json: name what has become slower, and exit with 1."""
     json: bool = False
     """Print the report as JSON."""
 

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import json
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import simplejpeg
-import torch
 
+from data_tools import workers
 from data_tools.errors import UserError
 from data_tools.open import open_store
-from data_tools.store import JPEG, Store
-from fastmoco.batch import Batch, Engine
-from fastmoco.device import (
-    DTYPES,
-    describe,
-    grad_scaler,
-    peak_memory,
-    pick_device,
-    pick_precision,
-    synchronize,
-)
-from fastmoco.encoder import build_encoder
+from data_tools.store import Store
+from fastmoco import roofline
+from fastmoco.device import describe, peak_memory, pick_device, pick_precision
 from fastmoco.engines import open_engine
 from fastmoco.features import Subset, Tick
-from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
-from fastmoco.train import augmentation, training_step
+from fastmoco.roofline import Bound, Change
+from fastmoco.stages import Stages, read_rates
 
 ROUNDS = 7  # interleaved; the medians are shown
+ALLOWED = 1 / 6  # that a stage may fall behind a saved report, relative to decode
+SAME = ("recipe", "size", "batch", "precision", "cores")
+UNSTEADY = ("read, from disk", "read, in memory", "decode")
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,10 @@ class Report:
     batch: int
     precision: str
     stages: list[Stage]
+    bounds: list[Bound]
     binds: str
     advice: str
+    changes: list[Change]
     device_memory: int  # bytes at the most; 0 on the CPU
 
     def rate(self, name: str) -> float:
@@ -102,6 +96,7 @@ def bench(
     # A small dataset is gone round often enough for the pipeline to run full.
     laps = -(-64 * batch // len(store))
     many = Subset(store, np.tile(np.arange(len(store)), laps))
+    reading = read_rates(store, options.threads or workers.cores(), seconds)
     engine, _, how = open_engine(options.engine, many, options.threads, device)
     try:
         stages = Stages(many, recipe, options, device, engine)
@@ -115,11 +110,15 @@ def bench(
     finally:
         engine.close()
     cores = engine.threads
+    measured = {"read, from disk": [reading[0]], "read, in memory": [reading[1]], **found}
     rows = [
         Stage(n, statistics.median(f), min(f), max(f), statistics.median(f) / cores)
-        for n, f in found.items()
+        for n, f in measured.items()
     ]
-    binds, advice = verdict({s.name: s.images_per_s for s in rows}, device, store, recipe)
+    rate = {row.name: row.images_per_s for row in rows}
+    overlap = device.type == "cuda"
+    can = pick_precision("auto", device) == "bfloat16"
+    changes = roofline.changes(rate, store, recipe, overlap, cores, can)
     return Report(
         data=str(data),
         images=len(store),
@@ -133,8 +132,10 @@ def bench(
         batch=batch,
         precision=recipe.precision,
         stages=rows,
-        binds=binds,
-        advice=advice,
+        bounds=roofline.bounds(rate, overlap),
+        binds=roofline.binds(rate, overlap),
+        advice=roofline.advice(changes, rate),
+        changes=changes,
         device_memory=peak_memory(device),
     )
 
@@ -144,157 +145,42 @@ def sample(store: Store, count: int = 1000) -> Iterator[int]:
     return iter(range(0, len(store), max(1, len(store) // count)))
 
 
-class Stages:
-    """The stages of a training run, each as a function from seconds to images/s."""
-
-    def __init__(
-        self, store: Store, recipe: Recipe, options: RunOptions, device: torch.device,
-        engine: Engine,
-    ) -> None:
-        self.store, self.recipe, self.device, self.engine = store, recipe, device, engine
-        self.loader = TrainLoader(store, recipe, engine, device)
-        self.to_images, note = augmentation(options, device)
-        torch.manual_seed(recipe.seed)
-        encoder = build_encoder(recipe)
-        self.moco = MoCo(encoder, recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
-        self.optimizer = make_optimizer(self.moco, recipe)
-        self.scaler = grad_scaler(device, recipe.precision)
-        if options.compile and note is None:
-            compile_parts(self.moco)
-        self.runs: dict[str, Callable[[float], float]] = {
-            "decode": self.decode,
-            "two views": self.two_views,
-            "augmentation alone": self.augmentation_alone,
-            "step alone": self.step_alone,
-            "two views + augmentation": self.views_augmented,
-            "two views + augmentation + step": self.everything,
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A report that was saved with --json. Raises UserError for any other file."""
+    try:
+        saved = json.loads(Path(path).read_text())
+        rates = {row["name"]: float(row["images_per_s"]) for row in saved["stages"]}
+        return {"path": str(path), "rates": rates, "decode": rates["decode"]} | {
+            name: saved[name] for name in SAME
         }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--against {path}: not a report of fastmoco bench --json ({error})"
+        ) from None
 
-    def warm_up(self) -> None:
-        """Compile and allocate outside the measurement; keep one batch of images."""
-        for batch in self.batches():
-            assert batch.colour is not None and batch.shuffle is not None
-            self.fixed = dataclasses.replace(
-                batch, views=batch.views.clone(),
-                colour=dataclasses.replace(
-                    batch.colour, **{k: t.clone() for k, t in batch.colour.arrays().items()}
-                ),
-                index=batch.index.clone(), label=batch.label.clone(),
-                shuffle=batch.shuffle.clone(),
+
+def compare(report: Report, saved: dict[str, Any]) -> list[str]:
+    """The stages that are slower than in a saved report (read_report): a line each.
+
+    A stage's rate counts as a multiple of its run's decode, which the hour and the load of a
+    machine move as well, and may fall by a sixth. Raises UserError for a report of another recipe,
+    size, batch, precision or number of cores.
+    """
+    for name in SAME:
+        if saved[name] != getattr(report, name):
+            raise UserError(
+                f"--against {saved['path']}: measured with {name} {saved[name]}, not "
+                f"{getattr(report, name)}"
             )
-            break
-        self.images = self.augment(self.fixed)
-        self.step(self.images, self.fixed)
-
-    def batches(self) -> Iterator[Batch]:
-        """Batches without end."""
-        return itertools.chain.from_iterable(self.loader.epoch(e) for e in itertools.count())
-
-    def augment(self, batch: Batch) -> torch.Tensor:
-        dtype = DTYPES[self.recipe.precision]
-        return self.to_images(batch.views, batch.colour, self.recipe.augmentation, dtype)
-
-    def step(self, images: torch.Tensor, batch: Batch) -> None:
-        im_q, im_k = images
-        training_step(self.moco, self.optimizer, self.scaler, im_q, im_k, batch, self.recipe)
-
-    def timed(self, work: Iterator[int], seconds: float) -> float:
-        """Images/s of an iterator that yields how many it did, for about so long, once running:
-        the first item fills the pipeline and is not counted."""
-        next(work)
-        synchronize(self.device)
-        begun, images = time.perf_counter(), 0
-        for n in work:
-            images += n
-            if time.perf_counter() - begun >= seconds:
-                break
-        synchronize(self.device)
-        return images / (time.perf_counter() - begun)
-
-    def decode(self, seconds: float) -> float:
-        """simplejpeg's exact decode on as many threads as the engine has: the bound."""
-        chunk = 16
-
-        def work(start: int) -> int:
-            for i in range(start, start + chunk):
-                encoded = self.store.encoded(i % len(self.store))
-                if self.store.kinds[i % len(self.store)] == JPEG:
-                    simplejpeg.decode_jpeg(encoded)
-            return chunk
-
-        with ThreadPoolExecutor(self.engine.threads) as pool:
-            running = [pool.submit(work, n * chunk) for n in range(2 * self.engine.threads)]
-            following = itertools.count(len(running))
-
-            def done() -> Iterator[int]:
-                while running:
-                    yield running.pop(0).result()
-                    running.append(pool.submit(work, next(following) * chunk))
-
-            return self.timed(done(), seconds)
-
-    def two_views(self, seconds: float) -> float:
-        return self.timed((len(b.index) for b in self.batches()), seconds)
-
-    def augmentation_alone(self, seconds: float) -> float:
-        n = len(self.fixed.index)
-        return self.timed((n for _ in iter(lambda: self.augment(self.fixed), None)), seconds)
-
-    def step_alone(self, seconds: float) -> float:
-        n = len(self.fixed.index)
-        again = iter(lambda: self.step(self.images, self.fixed), 0)
-        return self.timed((n for _ in again), seconds)
-
-    def views_augmented(self, seconds: float) -> float:
-        def work() -> Iterator[int]:
-            for batch in self.batches():
-                self.augment(batch)
-                yield len(batch.index)
-
-        return self.timed(work(), seconds)
-
-    def everything(self, seconds: float) -> float:
-        def work() -> Iterator[int]:
-            for batch in self.batches():
-                self.step(self.augment(batch), batch)
-                yield len(batch.index)
-
-        return self.timed(work(), seconds)
-
-
-def verdict(
-    rate: dict[str, float], device: torch.device, store: Store, recipe: Recipe
-) -> tuple[str, str]:
-    """The stage that binds, and what to change."""
-    cost = {
-        "decode": 1 / rate["decode"],
-        "crops": max(0.0, 1 / rate["two views"] - 1 / rate["decode"]),
-        "augmentation": 1 / rate["augmentation alone"],
-        "step": 1 / rate["step alone"],
-    }
-    names: tuple[str, ...] = tuple(cost)
-    if device.type == "cuda":  # loading and the device's work overlap
-        loading, computing = cost["decode"] + cost["crops"], cost["augmentation"] + cost["step"]
-        names = ("decode", "crops") if loading > computing else ("augmentation", "step")
-        where = f"the {'loader' if loading > computing else 'GPU'} is the slower side"
-        whole = loading if loading > computing else computing
-    else:
-        where, whole = "all stages share the cores", sum(cost.values())
-    binds = max(names, key=lambda n: cost[n])
-    share = cost[binds] / whole
-    longer, enough = float(store.sizes.max(axis=1).mean()), max(recipe.size * 2, 256)
-    smaller = (
-        f"prepare smaller images (the longer side is {longer:.0f} pixels on average; prep "
-        f"--max-side {enough} decodes and cuts less), or "
-        if longer > 1.1 * enough
-        else ""
-    )
-    advice = {
-        "decode": f"{smaller}use more cores",
-        "crops": f"{smaller}use more cores",
-        "augmentation": f"{'--compile fuses it; ' if device.type == 'cuda' else ''}a smaller "
-        "--size costs less",
-        "step": "the encoder is what the time goes into, as it should be; --compile, a smaller "
-        "--arch or --size make it cheaper",
-    }
-    return f"{binds} ({share:.0%} of the time; {where})", advice[binds]
+    lines = []
+    for stage in report.stages:
+        then = saved["rates"].get(stage.name, 0.0)
+        if stage.name in UNSTEADY or not then:
+            continue
+        ratio = stage.images_per_s / report.rate("decode") * saved["decode"] / then
+        if ratio < 1 - ALLOWED:
+            lines.append(
+                f"{stage.name}: {ratio:.2f} of what {saved['path']} has, as multiples of decode "
+                f"({stage.images_per_s:,.0f} images/s now, {then:,.0f} then)"
+            )
+    return lines

@@ -91,8 +91,9 @@ def test_bench_tells_every_stage(dataset, capsys):
     code, text, _ = run(capsys, *argv, "--json")
     report = json.loads(text)
     rate = {s["name"]: s["images_per_s"] for s in report["stages"]}
-    assert list(rate) == ["decode", "two views", "augmentation alone", "step alone",
-                          "two views + augmentation", "two views + augmentation + step"]
+    assert list(rate) == ["read, from disk", "read, in memory", "decode", "crop", "two views",
+                          "augmentation alone", "step alone", "two views + augmentation",
+                          "two views + augmentation + step"]
     assert all(r > 0 for r in rate.values()) and report["binds"]
     assert rate["two views + augmentation + step"] < rate["decode"]
 

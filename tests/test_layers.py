@@ -31,6 +31,7 @@ FLOORS = [
     ["knn"],
     ["run_dir", "monitor", "progress"],
     ["train"],
+    ["stages", "roofline"],
     ["throughput", "views", "cache", "torchvision_source", "load_rate"],
     ["console", "flags"],
     ["data_cli"],

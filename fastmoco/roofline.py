@@ -1,0 +1,143 @@
+"""What bounds a pipeline, how near it is to each bound, and the one change that gains most.
+
+Two models of a step. On the CPU all stages share the cores, so their times add up. On a GPU loading
+(cores, disk, bus) and computing run side by side, and the slower one sets the pace. What a change
+would give is predicted from the same times with one of them made smaller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_tools.store import JPEG, Store
+from fastmoco.recipe import Recipe
+
+WHOLE = "two views + augmentation + step"  # the pipeline itself, as stages.py calls it
+WORTH = 1.05  # below this factor a change is noise
+# Decoding goes with the pixels; a crop with its window's rows, too, but not with its own.
+CROP_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A resource: the images/s it allows, and the share of that which the whole pipeline uses."""
+
+    name: str
+    images_per_s: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something to do, and the images/s that it should give."""
+
+    what: str
+    predicted: float
+
+
+def bounds(rate: dict[str, float], overlap: bool) -> list[Bound]:
+    """Each resource against the pipeline's own rate, the most used first."""
+    whole = rate[WHOLE]
+    names = {
+        "disk (read)": rate["read, from disk"],
+        "cores (libjpeg's decode)": rate["decode"],
+        "cores (decode and crops)": rate["two views"],
+        "bus (copy)": rate.get("copy", 0.0),
+        "augmentation": rate["augmentation alone"],
+        "step": rate["step alone"],
+    }
+    if overlap:
+        names["GPU (augmentation and step)"] = computing(rate)
+    found = [Bound(n, r, whole / r) for n, r in names.items() if r > 0]
+    return sorted(found, key=lambda b: -b.share)
+
+
+def computing(rate: dict[str, float]) -> float:
+    """Images/s of the device's own work."""
+    return 1 / (1 / rate["augmentation alone"] + 1 / rate["step alone"])
+
+
+def model(seconds: dict[str, float], overlap: bool) -> float:
+    """Images/s of a pipeline whose stages take so many seconds an image."""
+    loading = max(seconds["decode"] + seconds["crop"], seconds["read"], seconds["copy"])
+    device = seconds["augmentation"] + seconds["step"]
+    if overlap:
+        return 1 / max(loading, device)
+    return 1 / (max(seconds["decode"] + seconds["crop"], seconds["read"]) + device)
+
+
+def changes(
+    rate: dict[str, float], store: Store, recipe: Recipe, overlap: bool, cores: int,
+    can_bfloat16: bool = False,
+) -> list[Change]:
+    """What could be done, the largest gain first, only what is worth it.
+
+    The model's gain is applied to the measured rate, so its constant errors cancel.
+    """
+    decode = 1 / rate["decode"]
+    seconds = {
+        "read": 1 / rate["read, from disk"],
+        "decode": decode,
+        "crop": max(0.0, 1 / rate["two views"] - decode),
+        "copy": 1 / rate["copy"] if "copy" in rate else 0.0,
+        "augmentation": 1 / rate["augmentation alone"],
+        "step": 1 / rate["step alone"],
+    }
+    before = model(seconds, overlap)
+    found = []
+
+    def consider(what: str, **factors: float) -> None:
+        after = {name: s * factors.get(name, 1.0) for name, s in seconds.items()}
+        gain = model(after, overlap) / before
+        if gain > WORTH:
+            found.append(Change(what, rate[WHOLE] * gain))
+
+    short = max(recipe.size * 8 // 7, 32)
+    sides = store.sizes.min(axis=1).astype(float)
+    pixels = (sides.clip(max=short) / sides) ** 2
+    area = store.sizes.astype(float).prod(axis=1)
+    smaller = float((area * pixels).sum() / area.sum())
+    consider(
+        f"prep --short-side {short} ({smaller:.0%} of the pixels; small crops become softer)",
+        read=smaller, decode=smaller, crop=CROP_SHARE * smaller + (1 - CROP_SHARE),
+    )
+    if bool((store.kinds == JPEG).all()):
+        plain = float(area.mean() * 3 / max(1.0, store.lengths.mean()))
+        consider(
+            f"prep --raw-fraction 1: no decode, {plain:.0f} times the bytes", read=plain, decode=0.0
+        )
+    if overlap:
+        consider(f"twice the cores ({2 * cores})", decode=0.5, crop=0.5)
+    if recipe.precision == "float32" and can_bfloat16:
+        consider("--precision bfloat16 (a step in half the time is typical)", step=0.5)
+    return sorted(found, key=lambda change: -change.predicted)
+
+
+def binds(rate: dict[str, float], overlap: bool) -> str:
+    """The stage that takes most of the time, in words."""
+    cost = {
+        "decode": 1 / rate["decode"],
+        "crops": max(0.0, 1 / rate["two views"] - 1 / rate["decode"]),
+        "augmentation": 1 / rate["augmentation alone"],
+        "step": 1 / rate["step alone"],
+    }
+    names: tuple[str, ...] = tuple(cost)
+    where = "all stages share the cores"
+    if overlap:
+        loading, device = cost["decode"] + cost["crops"], cost["augmentation"] + cost["step"]
+        names = ("decode", "crops") if loading > device else ("augmentation", "step")
+        where = f"the {'loader' if loading > device else 'GPU'} is the slower side"
+    slowest = max(names, key=lambda n: cost[n])
+    return f"{slowest} ({cost[slowest] / sum(cost[n] for n in names):.0%} of the time; {where})"
+
+
+def advice(found: list[Change], rate: dict[str, float]) -> str:
+    """One line: the change with the largest gain, and what it should give."""
+    if not found:
+        return (
+            "nothing about the data: the encoder is what the time goes into, as it should be; "
+            "--compile, a smaller --arch or --size make it cheaper"
+        )
+    best = found[0]
+    gain = best.predicted / rate[WHOLE]
+    return f"{best.what}; predicted {best.predicted:,.0f} images/s, {gain:.2f} times"

@@ -1,7 +1,8 @@
-"""What bench makes of its figures: bounds, the change it names, the guard against a saved report."""
+"""What bench makes of its figures: bounds, the change it names, the guard on a saved report."""
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -62,8 +63,9 @@ def test_bounds_are_shares_of_what_each_resource_allows():
 
 
 def test_reading_touches_every_sample_and_leaves_no_file_open(store):
+    before = len(os.listdir("/proc/self/fd"))
     cold, warm = read_rates(store, 2, 0.05)
-    assert cold > 0 and warm > 0
+    assert cold > 0 and warm > 0 and len(os.listdir("/proc/self/fd")) == before
     seen = []
     assert in_threads(seen.append, 2, 0.02) > 0
     assert sorted(seen) == list(range(len(seen)))

@@ -25,6 +25,7 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco import draws
 from fastmoco.augment import augment
+from fastmoco.augment_fast import augment_fast
 from fastmoco.augment_kornia import augment_kornia
 from fastmoco.checkpoint import versions
 from fastmoco.console import print_report, say, table
@@ -38,11 +39,16 @@ def augmentation_rates(device: torch.device, batch: int = 256) -> dict[str, floa
     """Views/s of the v2 augmentation at 224 in each form."""
     aug = MOCO_V2.augmentation
     arrays = draws.colour(0, 0, np.arange(batch), 2, aug).arrays()
-    colour = Colour(**{k: torch.from_numpy(a).to(device) for k, a in arrays.items()})
+    rows = torch.from_numpy(draws.blur_rows(arrays["sigma"], aug.blur_p)).to(device)
+    colour = Colour(
+        **{k: torch.from_numpy(a).to(device) for k, a in arrays.items()}, blur_rows=rows
+    )
     views = torch.randint(0, 256, (batch, 2, 224, 224, 3), dtype=torch.uint8, device=device)
     forms = {
         "torch, eager": augment,
         "torch, compiled": torch.compile(augment, fullgraph=True, dynamic=False),
+        "fast, eager": augment_fast,
+        "fast, compiled": torch.compile(augment_fast, fullgraph=True, dynamic=False),
         "kornia": augment_kornia,
     }
     rates = {}

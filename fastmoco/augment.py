@@ -57,7 +57,7 @@ def centre_view(views: torch.Tensor, aug: Augmentation, dtype: torch.dtype) -> t
 
 
 def _per_image(x: torch.Tensor) -> torch.Tensor:
-    return x[:, None, None]
+    return x[..., None, None]
 
 
 def _select(mask: torch.Tensor, yes: Planes, no: Planes) -> Planes:

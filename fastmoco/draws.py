@@ -8,6 +8,7 @@ the batch it is drawn in, nor on threads, ranks or what was drawn before. numpy 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -159,10 +160,11 @@ class Colour:
     sigma: Any  # float32, of the blur in pixels; 0 where there is none
     taps: Any  # float32 [B, V, t]: the blur's kernel in each direction
     flip: Any  # bool
+    blur_rows: Any = None  # int64 [R] of the V * B views (view by view), see blur_rows()
 
     def arrays(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The fields of each view, [B, V, ...], by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "blur_rows"}
 
 
 def tap_count(aug: Augmentation) -> int:
@@ -197,6 +199,26 @@ def blur_taps(sigma: NDArray, count: int) -> NDArray[np.float32]:
         return out
 
     return convolve(convolve(box, box), box).astype(np.float32)
+
+
+def blur_room(views: int, blur_p: float) -> int:
+    """Rows that blur_rows() takes for so many views: six deviations above the mean number."""
+    spread = (views * blur_p * (1 - blur_p)) ** 0.5
+    return min(views, math.ceil(views * blur_p + 6 * spread))
+
+
+def blur_rows(sigma: NDArray[np.float32], blur_p: float) -> NDArray[np.int64]:
+    """The views of a batch to blur, int64 [R]: view v of image b is row v * B + b (sigma [B, V]).
+
+    R depends on the shape alone, so that compiled code has one size: those that drew a blur come
+    first, others (whose taps change nothing) fill it up. Where more drew one than six deviations
+    allow (once in a billion batches), all rows come.
+    """
+    drawn = sigma.T.ravel() > 0
+    room = blur_room(drawn.size, blur_p)
+    if np.count_nonzero(drawn) > room:
+        room = drawn.size
+    return np.argsort(~drawn, kind="stable")[:room]
 
 
 def colour(seed: int, epoch: int, ids: ArrayLike, views: int, aug: Augmentation) -> Colour:

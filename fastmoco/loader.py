@@ -40,7 +40,7 @@ class Ring:
     def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
         """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
         which hold until the next one is asked for."""
-        waiting: deque[tuple[Slot, Pending | None, int]] = deque()
+        waiting: deque[tuple[Slot, Pending | None, dict[str, int]]] = deque()
         free = deque(self._slots)
 
         def begin() -> None:
@@ -49,21 +49,21 @@ class Ring:
                 return
             slot = free.popleft()
             slot.wait_writable()
-            n = len(plan["index"])
-            for name, array in slot.arrays.items():
-                if name != "views":
-                    array[:n] = plan[name]
+            lengths = {name: len(plan[name]) for name in slot.arrays if name in plan}
+            for name, n in lengths.items():
+                slot.arrays[name][:n] = plan[name]
             pending = None
             if self._engine is not None:
-                views = slot.arrays["views"][:n]
+                lengths["views"] = len(plan["index"])
+                views = slot.arrays["views"][: lengths["views"]]
                 pending = self._engine.submit(plan["index"], plan["windows"], views)
-            waiting.append((slot, pending, n))
+            waiting.append((slot, pending, lengths))
 
         try:
             for _ in range(RING - 1):
                 begin()
             while waiting:
-                slot, pending, n = waiting.popleft()
+                slot, pending, lengths = waiting.popleft()
                 if pending is not None:
                     begun = time.perf_counter()
                     pending.result()  # the one place where a step can wait for data
@@ -71,7 +71,7 @@ class Ring:
                 tensors = slot.to_device(self._stream)
                 begin()
                 try:
-                    yield {name: tensor[:n] for name, tensor in tensors.items()}
+                    yield {name: tensors[name][:n] for name, n in lengths.items()}
                 finally:  # also where the consumer breaks off
                     slot.mark_used()
                 free.append(slot)
@@ -95,6 +95,7 @@ class TrainLoader:
             del plan["windows"]  # which only the engine needs
             plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
         layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
+        layout["blur_rows"] = Field(np.int64, (2 * recipe.batch,))
         self._ring = Ring(None if self._resident else engine, layout, device)
 
     @property
@@ -120,7 +121,7 @@ class TrainLoader:
                     else self._resident.views(t["index"], t["windows"], self.recipe.size)
                 )
                 yield Batch(
-                    views, Colour(**{k: t[k] for k in colour}), t["label"], t["index"],
+                    views, Colour(**{k: t.get(k) for k in colour}), t["label"], t["index"],
                     t["shuffle"],
                 )
 
@@ -149,7 +150,10 @@ class TrainLoader:
             for step in range(begin, end):
                 part = slice((step - begin) * size, (step - begin + 1) * size)
                 shuffle = draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, size)
-                yield {name: array[part] for name, array in drawn.items()} | {"shuffle": shuffle}
+                plan = {name: array[part] for name, array in drawn.items()} | {"shuffle": shuffle}
+                if aug.blur_p > 0:
+                    plan["blur_rows"] = draws.blur_rows(plan["sigma"], aug.blur_p)
+                yield plan
 
 
 class EvalLoader:

@@ -18,12 +18,13 @@ from data_tools.store import JPEG, Store, raise_open_files
 from fastmoco import draws
 from fastmoco.batch import Batch, Engine
 from fastmoco.device import DTYPES, Field, Slot, copy_stream, grad_scaler, synchronize
+from fastmoco.draws import Colour
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import cut_windows, decode
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import MoCo, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
-from fastmoco.train import augmentation, training_step
+from fastmoco.train import augmentation, lacks_compiler, training_step
 
 IMAGES = 64  # decoded images that the crop stage goes round
 
@@ -37,13 +38,13 @@ class Stages:
     ) -> None:
         self.store, self.recipe, self.device, self.engine = store, recipe, device, engine
         self.loader = TrainLoader(store, recipe, engine, device)
-        self.to_images, note = augmentation(options, device)
+        self.to_images, _, _ = augmentation(options, device)
         torch.manual_seed(recipe.seed)
         encoder = build_encoder(recipe)
         self.moco = MoCo(encoder, recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
         self.optimizer = make_optimizer(self.moco, recipe)
         self.scaler = grad_scaler(device, recipe.precision)
-        if options.compile and note is None:
+        if options.compile and lacks_compiler(device) is None:
             compile_parts(self.moco)
         self.runs: dict[str, Callable[[float], float]] = {
             "decode": self.decode,
@@ -61,13 +62,14 @@ class Stages:
         """Compile and allocate outside the measurement; keep one batch of images."""
         for batch in self.batches():
             assert batch.colour is not None and batch.shuffle is not None
+            rows = batch.colour.blur_rows
+            colour = Colour(
+                **{k: t.clone() for k, t in batch.colour.arrays().items()},
+                blur_rows=None if rows is None else rows.clone(),
+            )
             self.fixed = dataclasses.replace(
-                batch, views=batch.views.clone(),
-                colour=dataclasses.replace(
-                    batch.colour, **{k: t.clone() for k, t in batch.colour.arrays().items()}
-                ),
-                index=batch.index.clone(), label=batch.label.clone(),
-                shuffle=batch.shuffle.clone(),
+                batch, views=batch.views.clone(), colour=colour, index=batch.index.clone(),
+                label=batch.label.clone(), shuffle=batch.shuffle.clone(),
             )
             break
         self.images = self.augment(self.fixed)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco import checkpoint as checkpoints
 from fastmoco.augment import augment
+from fastmoco.augment_fast import augment_fast
 from fastmoco.augment_kornia import augment_kornia
 from fastmoco.augment_numba import augment_numba
 from fastmoco.batch import Batch
@@ -86,8 +87,8 @@ def train(
     engine, engine_name, how = open_engine(wanted, store, options.threads, device)
     loader = TrainLoader(store, recipe, engine, device)
     window = Window(loader, recipe, device)
-    to_images, note = augmentation(options, device)
-    if options.compile and note is None:
+    to_images, form, note = augmentation(options, device)
+    if options.compile and lacks_compiler(device) is None:
         compile_parts(moco)
 
     dtype = DTYPES[recipe.precision]
@@ -113,7 +114,7 @@ def train(
             f"older keys of the same images; a --K well below the dataset's size learns more"
         ))
     made_by = checkpoints.versions() | {
-        "device": device.type, "augment": options.augment, "compile": str(options.compile),
+        "device": device.type, "augment": form, "compile": str(options.compile),
         "engine": engine_name,
     }
     if saved is not None and saved.versions != made_by:
@@ -186,20 +187,34 @@ def training_step(
     return out
 
 
-def augmentation(options: RunOptions, device: torch.device):
-    """The augmentation for a device, and a note where torch.compile was asked for in vain."""
-    note = None
-    if options.compile and device.type == "cpu" and not (
-        shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    ):
-        note = "--compile: no C++ compiler here (Debian: apt-get install g++); going on without"
+def augmentation(
+    options: RunOptions, device: torch.device
+) -> tuple[Callable[..., torch.Tensor], str, str | None]:
+    """The augmentation for a device, its name, and a note where it cannot be compiled.
+
+    On a GPU it is compiled unless --augment torch asks for the plain form: eagerly it takes 600
+    launches and thirty times the memory traffic (bench/gpu_model.py).
+    """
     if options.augment == "kornia":
-        return augment_kornia, note
+        return augment_kornia, "kornia", None
     if device.type == "cpu" and options.augment == "auto":
-        return partial(augment_numba, threads=options.threads or None), note
-    if options.compile and note is None:
-        return torch.compile(augment, fullgraph=True, dynamic=False), note
-    return augment, note
+        return partial(augment_numba, threads=options.threads or None), "numba", None
+    form = augment if options.augment == "torch" else augment_fast
+    if not options.compile and options.augment == "torch":
+        return augment, "torch", None
+    missing = lacks_compiler(device)
+    if missing is not None:
+        return augment, "torch", f"the augmentation is not compiled: {missing}"
+    return torch.compile(form, fullgraph=True, dynamic=False), f"{form.__name__}, compiled", None
+
+
+def lacks_compiler(device: torch.device) -> str | None:
+    """What torch.compile misses on this machine for a device, and how to get it."""
+    names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+    if any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
+        return None
+    language = "C++" if device.type == "cpu" else "C"
+    return f"no {language} compiler here (Debian: apt-get install g++)"
 
 
 def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:

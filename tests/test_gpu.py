@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastmoco.augment import augment
+from fastmoco.augment_fast import augment_fast
 from fastmoco.device import pick_device
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import ThreadsEngine
@@ -47,9 +48,10 @@ def test_the_loader_brings_the_same_bytes(store):
             assert torch.equal(values, on_gpu.colour.arrays()[name].cpu()), name
 
 
+@pytest.mark.parametrize("form", [augment, augment_fast])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled):
-    function = torch.compile(augment, fullgraph=True, dynamic=False) if compiled else augment
+def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled, form):
+    function = torch.compile(form, fullgraph=True, dynamic=False) if compiled else form
     on_cpu = next(iter(batches(store, torch.device("cpu"))))
     expected = augment(on_cpu.views, on_cpu.colour, RECIPE.augmentation)
     on_gpu = next(iter(batches(store, pick_device("cuda"))))

@@ -15,7 +15,7 @@ FLOORS = [
     ["device"],
     ["events", "schedule"],
     ["augment"],
-    ["augment_kornia", "augment_numba"],
+    ["augment_fast", "augment_kornia", "augment_numba"],
     ["batchnorm"],
     ["encoder"],
     ["dictionaries", "info_nce"],

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmoco import draws
 from fastmoco.augment import augment, centre_view
+from fastmoco.augment_fast import augment_fast
 from fastmoco.draws import Colour
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.resident import cut
@@ -64,13 +65,15 @@ def fake_colour(aug, batch):
         **{
             k: torch.empty(a.shape, dtype=torch.from_numpy(a).dtype)
             for k, a in arrays.items()
-        }
+        },
+        blur_rows=torch.empty(draws.blur_room(2 * batch, aug.blur_p), dtype=torch.int64),
     )
 
 
 @pytest.mark.parametrize("aug", [AUGMENT_V1, MOCO_V2.augmentation], ids=["v1", "v2"])
+@pytest.mark.parametrize("form", [augment, augment_fast])
 @pytest.mark.parametrize("arch", ["resnet-mini", "resnet18"])
-def test_the_step_never_waits(aug, arch):
+def test_the_step_never_waits(aug, arch, form):
     recipe = dataclasses.replace(MOCO_V2, arch=arch, K=64, batch=16, bn_splits=4, augmentation=aug)
     with fake_cuda(), pytest.MonkeyPatch.context() as patch:
         # copying a fake reads its data pointer; another encoder serves as well
@@ -80,7 +83,7 @@ def test_the_step_never_waits(aug, arch):
         colour, shuffle = fake_colour(aug, 16), torch.empty(16, dtype=torch.int64)
         window = torch.zeros(())
         with RefuseSyncs():
-            im_q, im_k = augment(views, colour, aug)
+            im_q, im_k = form(views, colour, aug)
             out = moco(im_q, im_k, None, shuffle)  # autocast for CUDA needs a CUDA device
             moco.update(out)
             window += out.stats["loss"]

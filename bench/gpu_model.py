@@ -2,8 +2,8 @@
 
     python -m bench.gpu_model [--out RESULT.json]
 
-Nothing here runs on a GPU. Eager forms run on the CPU under a mode that counts every op as a launch,
-with the bytes of its tensors. Compiled forms are lowered by Inductor for a CUDA device, on fake
+Nothing here runs on a GPU. Eager forms run on the CPU under a mode that counts every op as one
+launch, with the bytes of its tensors. Compiled forms are lowered by Inductor for CUDA, on fake
 tensors, as far as its scheduler fuses: each node left is a launch, its bytes are what it reads and
 writes once (Inductor's own count: what a loop reads again is taken to come from the cache). Time is
 the longer of the bytes over four fifths of the memory's peak bandwidth, and 4 us a launch.

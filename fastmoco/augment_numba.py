@@ -1,23 +1,57 @@
 """The same augmentation for CPUs: one compiled pass over each image, threads over the images.
 
 A removable fast form of fastmoco.augment (a test holds the two to each other). The planes of one
-image stay in cache from the first op to the normalised pixel, and only what was drawn is computed.
+image stay in cache from the first op to the normalised pixel, only what was drawn is computed, and
+the images are written in the compute dtype, channels last, into memory that is used again.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 
 from data_tools.workers import cores
 from fastmoco.augment import BRIGHTNESS, CONTRAST, SATURATION
+from fastmoco.blur_numba import SUMS_IN_ANY_ORDER, blur_plane
 from fastmoco.draws import Colour
 from fastmoco.recipe import Augmentation
+from fastmoco.write_numba import write_image
 
-_SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}  # lets the means use vector registers
+KEPT = 3  # outputs whose memory is kept: the step's, the next one's, one more
+
+
+class Memory:
+    """Arrays for the images of one shape, taken again once no tensor shares them.
+
+    Fresh memory costs a page fault for every 4 KB, which takes as long as the augmentation.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: list[NDArray] = []
+
+    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor, contiguous, float32 or bfloat16."""
+        plain = np.dtype(np.float32 if dtype == torch.float32 else np.uint16)
+        with self._lock:
+            same = [a for a in self._arrays if a.shape == shape and a.dtype == plain]
+            # The list, `same`, the loop's variable and getrefcount's argument hold it: a tensor
+            # made of it would be one more.
+            array = next((a for a in same if sys.getrefcount(a) <= 4), None)
+            if array is None:
+                array = np.empty(shape, plain)
+                self._arrays = [*same[-(KEPT - 1) :], array]
+            made = torch.from_numpy(array)
+        return made if dtype == torch.float32 else made.view(dtype)
+
+
+MEMORY = Memory()
 
 
 def augment_numba(
@@ -29,16 +63,21 @@ def augment_numba(
 ) -> torch.Tensor:
     """uint8 views [B, V, S, S, 3] on the CPU to images [V, B, 3, S, S]; see fastmoco.augment."""
     b, v, size, _, _ = views.shape
-    out = torch.empty(v, b, size, size, 3)
-    pixels, target = views.numpy(), out.numpy()
+    made = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+    out = MEMORY.tensor((v, b, size, size, 3), made)
+    pixels = views.numpy()
+    target = (out if made == torch.float32 else out.view(torch.uint16)).numpy()
     c = {k: t.numpy() for k, t in colour.arrays().items()}
     factors = np.stack([c["brightness"], c["contrast"], c["saturation"], c["hue"]], axis=-1)
     mean, std = np.array(aug.mean, np.float32), np.array(aug.std, np.float32)
+    scale = 1 / std
     drawn = (c["jitter"], c["order"], factors, c["gray"], c["flip"], c["sigma"] > 0, c["taps"])
 
     def work(rows: slice) -> None:
         parts = [x[rows] for x in drawn]
-        _augment_rows(pixels[rows], target[:, rows], *parts, aug.gray_first, mean, std)  # type: ignore
+        _augment_rows(
+            pixels[rows], target[:, rows], *parts, aug.gray_first, scale, -mean * scale  # type: ignore
+        )
 
     threads = threads or cores()
     step = -(-b // threads)
@@ -51,13 +90,14 @@ def augment_numba(
     return out.permute(0, 1, 4, 2, 3).to(dtype)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _augment_rows(
-    pixels, out, jitter, order, factors, gray, flip, blurred, taps, gray_first, mean, std
+    pixels, out, jitter, order, factors, gray, flip, blurred, taps, gray_first, scale, shift
 ):
     n, views, size = pixels.shape[0], pixels.shape[1], pixels.shape[2]
     x = np.empty((3, size * size), np.float32)
-    spare = np.empty(size * size, np.float32)
+    y = np.empty((3, size * size), np.float32)
+    line = np.empty(size + taps.shape[2], np.float32)
     for i in range(n):
         for v in range(views):
             _load(pixels[i, v].reshape(-1), x)
@@ -77,13 +117,16 @@ def _augment_rows(
                         _turn_hue(x, f)
             if not gray_first and gray[i, v]:
                 _to_gray(x)
+            done = x
             if blurred[i, v]:
                 for channel in range(3):
-                    _blur(x[channel].reshape(size, size), spare.reshape(size, size), taps[i, v])
-            _store(x, out[v, i], flip[i, v], mean, std)
+                    plane, soft = x[channel].reshape(size, size), y[channel].reshape(size, size)
+                    blur_plane(plane, soft, line, taps[i, v])
+                done = y
+            write_image(done, out[v, i], flip[i, v], scale, shift)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _load(pixels, x):
     scale = np.float32(1 / 255)
     for p in range(x.shape[1]):
@@ -92,36 +135,23 @@ def _load(pixels, x):
         x[2, p] = np.float32(pixels[3 * p + 2]) * scale
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
-def _store(x, out, flip, mean, std):
-    size = out.shape[0]
-    for channel in range(3):
-        inverse = np.float32(1) / std[channel]
-        shift = mean[channel] * inverse
-        for row in range(size):
-            base = row * size
-            for column in range(size):
-                source = size - 1 - column if flip else column
-                out[row, column, channel] = x[channel, base + source] * inverse - shift
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER, inline="always")
 def _clamp(value):
     return min(max(value, np.float32(0)), np.float32(1))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER, inline="always")
 def _gray_of(r, g, b):
     return np.float32(0.299) * r + np.float32(0.587) * g + np.float32(0.114) * b
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _to_gray(x):
     for p in range(x.shape[1]):
         x[0, p] = x[1, p] = x[2, p] = _gray_of(x[0, p], x[1, p], x[2, p])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _mean_gray(x):
     total = np.float32(0)
     for p in range(x.shape[1]):
@@ -129,7 +159,7 @@ def _mean_gray(x):
     return total / np.float32(x.shape[1])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _blend_constant(x, f, value):
     offset = (np.float32(1) - f) * value
     for channel in range(3):
@@ -137,7 +167,7 @@ def _blend_constant(x, f, value):
             x[channel, p] = _clamp(f * x[channel, p] + offset)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _blend_gray(x, f):
     rest = np.float32(1) - f
     for p in range(x.shape[1]):
@@ -147,14 +177,14 @@ def _blend_gray(x, f):
         x[2, p] = _clamp(f * x[2, p] + offset)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER, inline="always")
 def _hue_channel(n, sextant, high, chroma):
     k = n + sextant
     k -= np.float32(6) * np.floor(k / np.float32(6))
     return high - chroma * _clamp(min(k, np.float32(4) - k))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _turn_hue(x, turns):
     shift = np.float32(6) * turns
     for p in range(x.shape[1]):
@@ -170,33 +200,3 @@ def _turn_hue(x, turns):
         x[0, p] = _hue_channel(np.float32(5), sextant, high, chroma)
         x[1, p] = _hue_channel(np.float32(3), sextant, high, chroma)
         x[2, p] = _hue_channel(np.float32(1), sextant, high, chroma)
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_SUMS_IN_ANY_ORDER)
-def _blur(plane, spare, taps):
-    size, half = plane.shape[0], taps.shape[0] // 2
-    last = size - 1
-    for row in range(size):  # down the columns: whole rows at a time
-        for column in range(size):
-            spare[row, column] = taps[half] * plane[row, column]
-        for t in range(1, half + 1):
-            weight = taps[half + t]
-            if weight == 0:
-                continue
-            above, below = max(row - t, 0), min(row + t, last)
-            for column in range(size):
-                spare[row, column] += weight * (plane[above, column] + plane[below, column])
-    for row in range(size):
-        for column in range(size):
-            plane[row, column] = taps[half] * spare[row, column]
-        for t in range(1, half + 1):
-            weight = taps[half + t]
-            if weight == 0:
-                continue
-            for column in range(min(t, size)):
-                right = spare[row, min(column + t, last)]
-                plane[row, column] += weight * (spare[row, 0] + right)
-            for column in range(t, size - t):
-                plane[row, column] += weight * (spare[row, column - t] + spare[row, column + t])
-            for column in range(max(size - t, t), size):
-                plane[row, column] += weight * (spare[row, column - t] + spare[row, last])

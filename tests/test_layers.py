@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
-    ["recipe"],
+    ["recipe", "vectors", "blur_numba"],
+    ["write_numba"],
     ["draws"],
     ["read_ahead"],
     ["batch"],

@@ -7,25 +7,31 @@ straight from the decoded image, so the window is never copied, and sixteen outp
 then lie side by side: across, the same sixteen lanes serve every pixel, without a gather. Pillow
 goes across first; the order moves the rounding in between by 0.13/255 on average.
 
-numba offers no vectors of its own: the four inner steps are written as LLVM vectors (generic ones,
-which LLVM fits to the machine), the rest is plain numba.
+The four inner steps are written as vectors (fastmoco.vectors), the rest is plain numba.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
-from numba import extending, njit, types
+from numba import njit, types
 from numpy.typing import NDArray
 
-intrinsic: Any = extending.intrinsic  # its types leave the typing context out of the call
-LANES = 16
+from fastmoco.vectors import (
+    BYTES,
+    LANES,
+    WORDS,
+    constant,
+    everywhere,
+    intrinsic,
+    load,
+    loop,
+    plus,
+    store,
+    upper_product,
+)
+
 LEAST_SIDE = 16  # of a view; and so many pixels of a window's width: below, there is no full vector
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
-_WORDS = ir.VectorType(ir.IntType(16), LANES)
-_DOUBLE = ir.VectorType(ir.IntType(32), LANES)
 _HALF = 128 + 2  # rounds, and makes up for what the products cut off
 
 
@@ -106,66 +112,9 @@ def _weights(
     return first, count, weights
 
 
-def _pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
-    return builder.load(_pointer(builder, address, kind), align=1)
-
-
-def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
-    builder.store(value, _pointer(builder, address, value.type), align=1)
-
-
-def _all(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """One number in every lane."""
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-    return builder.shuffle_vector(one, one, lanes)
-
-
-def _constant(kind: ir.VectorType, value: int) -> ir.Constant:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _upper_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """(a * b) >> 16 of unsigned 16-bit lanes: one instruction (pmulhuw) where there is one."""
-    wide = builder.mul(builder.zext(a, _DOUBLE), builder.zext(b, _DOUBLE))
-    return builder.trunc(builder.lshr(wide, _constant(_DOUBLE, 16)), _WORDS)
-
-
-def _plus(builder: ir.IRBuilder, address: ir.Value, count: int | ir.Value) -> ir.Value:
-    return builder.add(address, address.type(count) if isinstance(count, int) else count)
-
-
-def _loop(builder: ir.IRBuilder, end: ir.Value, values: list[ir.Value], body: Any) -> list:
-    """values = body(index, values), for index in range(end); returns the last values."""
-    before = builder.block
-    head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    index = builder.phi(end.type)
-    index.add_incoming(end.type(0), before)
-    phis = []
-    for value in values:
-        phi = builder.phi(value.type)
-        phi.add_incoming(value, before)
-        phis.append(phi)
-    builder.cbranch(builder.icmp_signed("<", index, end), inside, after)
-    builder.position_at_end(inside)
-    following = body(index, phis)
-    index.add_incoming(_plus(builder, index, 1), builder.block)
-    for phi, value in zip(phis, following, strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.branch(head)
-    builder.position_at_end(after)
-    return phis
-
-
 def _weight(builder: ir.IRBuilder, weights: ir.Value, t: ir.Value) -> ir.Value:
-    address = _plus(builder, weights, builder.mul(t, t.type(2)))
-    return _all(builder, _load(builder, address, ir.IntType(16)), _WORDS)
+    address = plus(builder, weights, builder.mul(t, t.type(2)))
+    return everywhere(builder, load(builder, address, ir.IntType(16)), WORDS)
 
 
 @intrinsic
@@ -175,7 +124,7 @@ def _down(typing, source, pitch, weights, count, target, length):
     def generate(context, builder, signature, args):
         source, pitch, weights, count, target, length = args
         step = length.type(LANES)
-        blocks = builder.sdiv(_plus(builder, length, LANES - 1), step)
+        blocks = builder.sdiv(plus(builder, length, LANES - 1), step)
         last = builder.sub(length, step)
 
         def block(number, _):
@@ -185,18 +134,18 @@ def _down(typing, source, pitch, weights, count, target, length):
 
             def tap(t, carried):
                 total, address = carried
-                pixels = builder.zext(_load(builder, address, _BYTES), _WORDS)
-                shifted = builder.shl(pixels, _constant(_WORDS, 8))
-                product = _upper_product(builder, shifted, _weight(builder, weights, t))
+                pixels = builder.zext(load(builder, address, BYTES), WORDS)
+                shifted = builder.shl(pixels, constant(WORDS, 8))
+                product = upper_product(builder, shifted, _weight(builder, weights, t))
                 return [builder.add(total, product), builder.add(address, pitch)]
 
-            begin = [_constant(_WORDS, _HALF), builder.add(source, x)]
-            total, _ = _loop(builder, count, begin, tap)
-            rounded = builder.lshr(total, _constant(_WORDS, 8))
-            _store(builder, builder.trunc(rounded, _BYTES), builder.add(target, x))
+            begin = [constant(WORDS, _HALF), builder.add(source, x)]
+            total, _ = loop(builder, count, begin, tap)
+            rounded = builder.lshr(total, constant(WORDS, 8))
+            store(builder, builder.trunc(rounded, BYTES), builder.add(target, x))
             return []
 
-        _loop(builder, blocks, [], block)
+        loop(builder, blocks, [], block)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 6), generate
@@ -213,14 +162,14 @@ def _across(typing, source, weights, count, target):
             *totals, address = carried
             weight = _weight(builder, weights, t)
             for c in range(3):
-                lanes = _load(builder, _plus(builder, address, c * LANES * 2), _WORDS)
-                totals[c] = builder.add(totals[c], _upper_product(builder, lanes, weight))
-            return [*totals, _plus(builder, address, 3 * LANES * 2)]
+                lanes = load(builder, plus(builder, address, c * LANES * 2), WORDS)
+                totals[c] = builder.add(totals[c], upper_product(builder, lanes, weight))
+            return [*totals, plus(builder, address, 3 * LANES * 2)]
 
-        *totals, _ = _loop(builder, count, [_constant(_WORDS, _HALF)] * 3 + [source], tap)
+        *totals, _ = loop(builder, count, [constant(WORDS, _HALF)] * 3 + [source], tap)
         for c, total in enumerate(totals):
-            rounded = builder.lshr(total, _constant(_WORDS, 8))
-            _store(builder, builder.trunc(rounded, _BYTES), _plus(builder, target, c * LANES))
+            rounded = builder.lshr(total, constant(WORDS, 8))
+            store(builder, builder.trunc(rounded, BYTES), plus(builder, target, c * LANES))
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), generate
@@ -247,11 +196,11 @@ def _turn_up(typing, source, pitch, target):
         source, pitch, target = args
         rows = []
         for _ in range(LANES):
-            rows.append(_load(builder, source, _BYTES))
+            rows.append(load(builder, source, BYTES))
             source = builder.add(source, pitch)
         for i, column in enumerate(_transposed(builder, rows)):
-            words = builder.shl(builder.zext(column, _WORDS), _constant(_WORDS, 8))
-            _store(builder, words, _plus(builder, target, i * LANES * 2))
+            words = builder.shl(builder.zext(column, WORDS), constant(WORDS, 8))
+            store(builder, words, plus(builder, target, i * LANES * 2))
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 3), generate
@@ -264,10 +213,10 @@ def _turn_back(typing, source, target, pitch):
     def generate(context, builder, signature, args):
         source, target, pitch = args
         columns = [
-            _load(builder, _plus(builder, source, i * LANES), _BYTES) for i in range(LANES)
+            load(builder, plus(builder, source, i * LANES), BYTES) for i in range(LANES)
         ]
         for row in _transposed(builder, columns):
-            _store(builder, row, target)
+            store(builder, row, target)
             target = builder.add(target, pitch)
         return context.get_dummy_value()
 

@@ -369,7 +369,7 @@ def dali_graph(files: list[str], indexes: list[str], full: bool) -> tuple:
 class Ffcv(Peer):
     """The official Loader; each pipeline decodes for itself."""
 
-    stage, name, ready = "two views", "FFCV, one pipeline", 4
+    stage, name, ready = "two views", "FFCV, one view", 4
     note = "one view an image: half of what the others make"
     pipelines = ("image",)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco import draws, read_ahead
 from fastmoco.batch import Batch, Engine, Pending
@@ -83,19 +84,33 @@ class Ring:
 
 class TrainLoader:
     """Two augmentable views of every image, in an order and with draws that depend on
-    (recipe.seed, epoch, sample, view) alone; the last incomplete batch is left out."""
+    (recipe.seed, epoch, sample, view) alone; the last incomplete batch is left out.
 
-    def __init__(self, store: Store, recipe: Recipe, engine: Engine, device: torch.device) -> None:
+    Of several ranks each brings its own part of every batch: together they are the batch of one.
+    Raises UserError where the batch does not divide into the ranks.
+    """
+
+    def __init__(
+        self, store: Store, recipe: Recipe, engine: Engine, device: torch.device,
+        rank: int = 0, ranks: int = 1,
+    ) -> None:
+        if recipe.batch % ranks:
+            raise UserError(
+                f"--batch {recipe.batch} does not divide into {ranks} ranks; choose a multiple of "
+                f"{ranks}" + (", or fewer ranks" if recipe.batch < ranks else "")
+            )
         self.store, self.recipe = store, recipe
+        self._local = recipe.batch // ranks
+        self._rank = rank
         self.order, _ = read_ahead.pick_order(recipe.order, store)
         self.steps_per_epoch = len(store) // recipe.batch
         plan = next(self._plans(0, 0, np.zeros(recipe.batch, np.int64)))
         self._resident = engine if isinstance(engine, ResidentEngine) else None
         if self._resident is None:
             del plan["windows"]  # which only the engine needs
-            plan["views"] = np.empty((recipe.batch, 2, recipe.size, recipe.size, 3), np.uint8)
+            plan["views"] = np.empty((self._local, 2, recipe.size, recipe.size, 3), np.uint8)
         layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
-        layout["blur_rows"] = Field(np.int64, (2 * recipe.batch,))
+        layout["blur_rows"] = Field(np.int64, (2 * self._local,))
         self._ring = Ring(None if self._resident else engine, layout, device)
 
     @property
@@ -148,7 +163,8 @@ class TrainLoader:
             if reach is not None:
                 reach(begin * size)
             for step in range(begin, end):
-                part = slice((step - begin) * size, (step - begin + 1) * size)
+                first = (step - begin) * size + self._rank * self._local
+                part = slice(first, first + self._local)
                 shuffle = draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, size)
                 plan = {name: array[part] for name, array in drawn.items()} | {"shuffle": shuffle}
                 if aug.blur_p > 0:

@@ -89,6 +89,36 @@ def test_a_sample_does_not_depend_on_its_batch(store):
     assert len(pairs) > 60 and all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("ranks", [2, 5])
+@pytest.mark.parametrize("order", ["random", "blocks"])
+def test_ranks_share_the_batch_of_one(store, ranks, order):
+    """Disjoint and covering, each sample's views and draws as on one device."""
+    recipe = dataclasses.replace(RECIPE, order=order)
+    alone = epoch(store, recipe)
+    engine = ThreadsEngine(store, 2)
+    parts = [
+        [copy(b) for b in TrainLoader(store, recipe, engine, CPU, rank, ranks).epoch(1)]
+        for rank in range(ranks)
+    ]
+    engine.close()
+    for number, whole in enumerate(alone):
+        assert len(parts[0][number]["index"]) == recipe.batch // ranks
+        for name in whole:
+            if name == "shuffle":  # of the keys of all ranks
+                assert all(torch.equal(p[number][name], whole[name]) for p in parts)
+            else:
+                assert torch.equal(torch.cat([p[number][name] for p in parts]), whole[name])
+
+
+def test_ranks_must_divide_the_batch(store):
+    engine = ThreadsEngine(store, 1)
+    with pytest.raises(UserError, match="--batch 20 does not divide into 3 ranks"):
+        TrainLoader(store, RECIPE, engine, CPU, 0, 3)
+    with pytest.raises(UserError, match="or fewer ranks"):
+        TrainLoader(store, RECIPE, engine, CPU, 0, 97)
+    engine.close()
+
+
 def test_an_epoch_can_begin_in_its_middle(store):
     whole = epoch(store)
     assert_same(whole[2:], epoch(store, first_step=2))

@@ -37,13 +37,13 @@ def compared(name: str, ours: NDArray, theirs: NDArray) -> Fit:
     """Two samples of a number."""
     distance, critical = kolmogorov(ours, theirs)
     shown = [f"{x.mean():.3f} ± {x.std():.3f}" for x in (ours, theirs)]
-    return Fit(name, *shown, f"KS {distance:.4f} < {critical:.4f}", distance < critical)
+    return Fit(name, *shown, f"KS {distance:.4f} < {critical:.4f}", bool(distance < critical))
 
 
 def share(name: str, drawn: NDArray, p: float) -> Fit:
     """A coin that falls with probability p."""
     found, allowed = float(drawn.mean()), 3.3 * np.sqrt(p * (1 - p) / drawn.size)
-    return Fit(name, f"{found:.4f}", f"{p:g}", f"off by < {allowed:.4f}", abs(found - p) < allowed)
+    return Fit(name, f"{found:.4f}", f"{p:g}", f"off by < {allowed:.4f}", bool(abs(found - p) < allowed))
 
 
 def distributions(count: int) -> list[Fit]:

@@ -192,7 +192,7 @@ def read_rates(store: Store, threads: int, seconds: float) -> tuple[float, float
     """Images/s read from the disk, and again from memory, by as many threads.
 
     For the first, samples from anywhere are dropped from the page cache. Measured before anything
-    else maps the files: pages that are mapped stay in memory.
+    else maps the files: pages that are mapped, by another run say, stay in memory.
     """
     ids = draws.permutation(1, 0, len(store))
     files, starts, lengths = (x.tolist() for x in store.places(ids))
@@ -201,6 +201,8 @@ def read_rates(store: Store, threads: int, seconds: float) -> tuple[float, float
     handles = [os.open(path, os.O_RDONLY) for path in store.data]
     rates = []
     try:
+        for handle in handles:
+            os.fsync(handle)  # what was just written cannot be dropped
         for cold in (True, False):
 
             def work(k: int) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from bench import peers
 from bench.double_beton import double
 from bench.peer_runs import Data, Decode, OursThreads
-from bench.peers_chart import BAR, LEFT, OURS, THEIRS, bar_length, draw
+from bench.peers_chart import BAR, LEFT, OURS, RIGHT, THEIRS, WIDTH, draw
 from data_tools.open import open_store
 
 FOUND = {
@@ -43,8 +43,8 @@ def test_the_chart_draws_each_median(tmp_path):
         rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
         same = (pixels == rgb).all(axis=2)[:, LEFT:]
         lengths[colour] = sorted({int(n) for n in same.sum(axis=1) if n > 30})
-    longest = [bar_length(v, m) for v, m in ((800.0, 900.0), (200.0, 900.0), (400.0, 900.0),
-                                             (1000.0, 1100.0))]
+    room = WIDTH - LEFT - RIGHT  # a group's best round would fill it
+    longest = [room * v / m for v, m in ((800, 900), (200, 900), (400, 900), (1000, 1100))]
     assert any(abs(n - longest[0]) < 4 for n in lengths[OURS])
     for expected in longest[1:]:
         assert any(abs(n - expected) < 4 for n in lengths[THEIRS]), (expected, lengths)

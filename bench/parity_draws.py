@@ -43,7 +43,8 @@ def compared(name: str, ours: NDArray, theirs: NDArray) -> Fit:
 def share(name: str, drawn: NDArray, p: float) -> Fit:
     """A coin that falls with probability p."""
     found, allowed = float(drawn.mean()), 3.3 * np.sqrt(p * (1 - p) / drawn.size)
-    return Fit(name, f"{found:.4f}", f"{p:g}", f"off by < {allowed:.4f}", bool(abs(found - p) < allowed))
+    good = bool(abs(found - p) < allowed)
+    return Fit(name, f"{found:.4f}", f"{p:g}", f"off by < {allowed:.4f}", good)
 
 
 def distributions(count: int) -> list[Fit]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from data_tools.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PAPER_SIGMA = (0.1, 2.0)  # of the blur, pixels of a 224-pixel view (2003.04297)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
@@ -36,7 +37,7 @@ class Augmentation:
     """Grey before the jitter (v1) or after it (v2)."""
     blur_p: float = 0.0
     """Probability of a Gaussian blur."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: tuple[float, float] = PAPER_SIGMA
     """Range of the blur's sigma in pixels of the view."""
     flip_p: float = 0.5
     """Probability of a horizontal flip."""
@@ -69,6 +70,26 @@ class Augmentation:
             "std": "three numbers above 0",
         }
         _refuse(self, rules, allowed, "augmentation.")
+
+    def for_resolution(self, size: int) -> tuple[Augmentation, str | None]:
+        """This augmentation for views of `size` pixels, and a line on what differs.
+
+        Sigma is in pixels, and the papers' 0.1 to 2 is for 224: smaller views take it in
+        proportion, and below 64 pixels none (the official CIFAR-10 demo has no blur). Only where
+        the range is the papers'; a range of one's own is left as it is.
+        """
+        if self.blur_p == 0 or size >= 224 or self.blur_sigma != PAPER_SIGMA:
+            return self, None
+        if size < 64:
+            return replace(self, blur_p=0.0), (
+                f"no blur: views of {size} pixels are too small for it (--augmentation.blur-sigma "
+                "with a range of its own brings it back)"
+            )
+        most = round(PAPER_SIGMA[1] * size / 224, 2)
+        return replace(self, blur_sigma=(PAPER_SIGMA[0], most)), (
+            f"blur's sigma goes up to {most:g} pixels instead of {PAPER_SIGMA[1]:g}, in proportion "
+            f"to views of {size} (--augmentation.blur-sigma with another range is taken as it is)"
+        )
 
 
 def _refuse(
@@ -227,7 +248,7 @@ MOCO_CIFAR_MINI = replace(
 MOCO_DEMO = replace(
     MOCO_CIFAR, name="moco-demo", arch="resnet-mini", K=512, size=32, eval_size=64, batch=64,
     epochs=24, schedule_by="step", warmup=0.4,
-    augmentation=replace(AUGMENT_V2, jitter=(0.4, 0.4, 0.4, 0.4)),
+    augmentation=replace(AUGMENT_V2, jitter=(0.4, 0.4, 0.4, 0.4), blur_p=0.0),
 )
 RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI, MOCO_DEMO)}
 

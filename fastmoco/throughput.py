@@ -92,6 +92,7 @@ def bench(
     recipe = dataclasses.replace(
         recipe, batch=batch, bn_splits=math.gcd(recipe.bn_splits, batch),
         K=max(recipe.K, batch), precision=pick_precision(recipe.precision, device),
+        augmentation=recipe.augmentation.for_resolution(recipe.size)[0],
     )
     # A small dataset is gone round often enough for the pipeline to run full.
     laps = -(-64 * batch // len(store))

@@ -64,7 +64,10 @@ def train(
     recipe.check(len(store))
     device = pick_device(options.device)
     choose_deterministic(device)
-    recipe = dataclasses.replace(recipe, precision=pick_precision(recipe.precision, device))
+    aug, aug_note = recipe.augmentation.for_resolution(recipe.size)
+    recipe = dataclasses.replace(
+        recipe, precision=pick_precision(recipe.precision, device), augmentation=aug
+    )
     run = RunDir(options.out or default_out(data, recipe), options.resume)
     saved = resumable(run, recipe, store, device) if options.resume else None
     wanted_order = recipe.order if saved is None else saved.recipe.order
@@ -105,7 +108,7 @@ def train(
     tell(Started(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
     ))
-    for line in (note, order_note):
+    for line in (note, order_note, aug_note):
         if line is not None:
             tell(Noted(line))
     if recipe.K > len(store):

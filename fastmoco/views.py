@@ -45,6 +45,8 @@ def views(
         if value < least:
             raise UserError(f"--{name} {value}: give {least} or more")
     recipe.check()
+    aug, _ = recipe.augmentation.for_resolution(recipe.size)
+    recipe = dataclasses.replace(recipe, augmentation=aug)
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first, or give another --out")
     store = open_store(data)

@@ -132,3 +132,17 @@ def test_it_compiles_to_one_graph():
     c = some_draws(aug, 4)
     compiled = torch.compile(augment, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(views, c, aug), augment(views, c, aug))
+
+
+def test_blur_follows_the_resolution():
+    """Sigma is in pixels: the papers' range is for 224, and small images have none."""
+    assert AUGMENT_V2.for_resolution(224) == (AUGMENT_V2, None)
+    assert AUGMENT_V2.for_resolution(448) == (AUGMENT_V2, None)
+    half, line = AUGMENT_V2.for_resolution(112)
+    assert half == dataclasses.replace(AUGMENT_V2, blur_sigma=(0.1, 1.0)) and "1 pixels" in line
+    none, line = AUGMENT_V2.for_resolution(32)
+    assert none == dataclasses.replace(AUGMENT_V2, blur_p=0.0) and "--augmentation.blur" in line
+    assert half.for_resolution(112) == (half, None) and none.for_resolution(32) == (none, None)
+    own = dataclasses.replace(AUGMENT_V2, blur_sigma=(0.1, 0.5))
+    assert own.for_resolution(32) == (own, None)
+    assert AUGMENT_CIFAR.for_resolution(32) == (AUGMENT_CIFAR, None)

@@ -18,8 +18,10 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(OK)
+bench: $(DEV) .venv/ffcv
 	$(BIN)/python -m bench.run
+	@$(BIN)/pip install --quiet 'lightly>=1.5' || echo 'note: no lightly: left out'
+	$(BIN)/python -m bench.peers
 
 $(OK): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

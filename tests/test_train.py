@@ -18,7 +18,8 @@ from fastmoco.recipe import MOCO_V2, RunOptions
 from fastmoco.train import train
 
 RECIPE = dataclasses.replace(
-    MOCO_V2, arch="resnet-mini", size=16, batch=16, bn_splits=2, K=72, epochs=3, lr=0.05
+    MOCO_V2, arch="resnet-mini", size=16, batch=16, bn_splits=2, K=72, epochs=3, lr=0.05,
+    augmentation=dataclasses.replace(MOCO_V2.augmentation, blur_sigma=(0.1, 1.0)),
 )
 STEPS = 18
 
@@ -178,6 +179,14 @@ def test_a_queue_larger_than_the_dataset_is_called_out(dataset, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, K=97)
     train(dataset, recipe, RunOptions(out=str(tmp_path / "run")), [told.append])
     assert ["larger than the dataset (96" in e.text for e in told if isinstance(e, Noted)] == [True]
+
+
+def test_small_views_leave_the_blur_out_and_say_so(dataset, tmp_path):
+    told = []
+    recipe = dataclasses.replace(RECIPE, epochs=1, augmentation=MOCO_V2.augmentation)
+    last = train(dataset, recipe, RunOptions(out=str(tmp_path / "run")), [told.append])
+    assert last.recipe.augmentation.blur_p == 0
+    assert ["no blur" in e.text for e in told if isinstance(e, Noted)] == [True]
 
 
 def test_unlabelled_data_can_be_watched_by_a_labelled_set(dataset, folder, tmp_path):

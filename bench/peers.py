@@ -21,7 +21,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.demo_images import generate
-from bench.peer_runs import PEERS, Data, Peer
+from bench.peer_loaders import Dali, DaliFull, Ffcv, FfcvTwo
+from bench.peer_runs import (
+    Data,
+    Decode,
+    OursAugment,
+    OursDali,
+    OursFfcv,
+    OursFull,
+    OursThreads,
+    Peer,
+)
+from bench.peer_workers import (
+    KorniaAlone,
+    KorniaFull,
+    Lightly,
+    TorchvisionPil,
+    TorchvisionTensors,
+)
 from bench.peers_chart import draw
 from data_tools.open import open_store
 from data_tools.policy import Policy
@@ -31,6 +48,10 @@ from fastmoco.checkpoint import versions
 from fastmoco.console import progress, say, table
 from fastmoco.device import describe, pick_device
 
+PEERS: list[type[Peer]] = [
+    Decode, OursThreads, OursDali, OursFfcv, Dali, Ffcv, FfcvTwo, OursFull, TorchvisionPil,
+    TorchvisionTensors, Lightly, KorniaFull, DaliFull, OursAugment, KorniaAlone,
+]
 PHOTOS = Path("../shared/data/photos-300.tar")
 STAGES = ("decode", "two views", "full v2", "augmentation alone")
 # (stage, ours, theirs, how many times as fast the project promises)

@@ -1,6 +1,8 @@
 """The threads engine against Pillow; the loader's order, resume, endings and errors."""
 
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -214,3 +216,21 @@ def test_data_wait_is_counted(store):
         pass
     assert loader.data_wait > 0
     engine.close()
+
+
+def test_memory_that_is_not_there_is_one_line(dataset, tmp_path):
+    """Real: a process that may have 3 GB more, and slots of 2.4 GB each."""
+    code = f"""
+import resource, sys
+import fastmoco.train
+from fastmoco.cli import main
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + (3 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+sys.exit(main(["train", {str(dataset)!r}, "--out", {str(tmp_path / "run")!r}, "--size", "2048",
+               "--batch", "96", "--K", "96", "--arch", "resnet-mini", "--threads", "1"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "MiB of host memory for a batch: use a smaller --batch" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ SIDES = ((375, 500), (500, 333), (480, 120))  # the last needs the ten tries and
 
 
 class Fit(NamedTuple):
-    """One drawn quantity: mean and deviation on both sides, and a test at 1 %."""
+    """One drawn quantity: mean and deviation on both sides, and a test at 0.1 %."""
 
     name: str
     ours: str
@@ -36,8 +36,9 @@ def kolmogorov(a: NDArray, b: NDArray) -> tuple[float, float]:
 def compared(name: str, ours: NDArray, theirs: NDArray) -> Fit:
     """Two samples of a number."""
     distance, critical = kolmogorov(ours, theirs)
-    shown = [f"{x.mean():.3f} ± {x.std():.3f}" for x in (ours, theirs)]
-    return Fit(name, *shown, f"KS {distance:.4f} < {critical:.4f}", bool(distance < critical))
+    mine, other = (f"{x.mean():.3f} ± {x.std():.3f}" for x in (ours, theirs))
+    test = f"KS {distance:.4f} < {critical:.4f}"
+    return Fit(name, mine, other, test, bool(distance < critical))
 
 
 def share(name: str, drawn: NDArray, p: float) -> Fit:

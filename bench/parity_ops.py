@@ -11,6 +11,7 @@ import torchvision.transforms.functional as TF
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from bench.parity_others import by_pillow, dali_form, torchvision_blur
 from fastmoco import draws
 from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
@@ -22,7 +23,7 @@ from fastmoco.recipe import MOCO_V2
 AUG = MOCO_V2.augmentation
 PLAIN = dataclasses.replace(AUG, mean=(0.0,) * 3, std=(1.0,) * 3)
 OPS = ("brightness", "contrast", "saturation", "hue", "grey", "blur", "flip", "whole v2")
-LINEAR = "linear, as DALI"
+LINEAR, GAUSSIAN = "DALI's rule", "Gaussian"
 Form = Callable[[NDArray[np.uint8], Colour], NDArray[np.float32]]
 
 
@@ -84,15 +85,15 @@ def by_form(form: Callable) -> Form:
 
 
 def linear_colours(views: NDArray[np.uint8], c: Colour) -> NDArray[np.float32]:
-    """The formula of DALI's color_twist (its documentation; DALI itself is not run here): a linear
-    turn and stretch in YIQ, contrast about a half, in one order for every image."""
+    """The formula of DALI's color_twist, for machines without DALI: a linear turn and stretch in
+    YIQ, contrast about a half, in one order for every image; within rounding of DALI itself."""
     yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     back = np.linalg.inv(yiq)
     out = []
     for i, view in enumerate(views):
         x = view / 255.0
         if c.jitter[i, 0]:
-            turn = 2 * np.pi * float(c.hue[i, 0])
+            turn = -2 * np.pi * float(c.hue[i, 0])  # HSV's red to green is YIQ's +I to -Q
             cos, sin = np.cos(turn), np.sin(turn)
             s = float(c.saturation[i, 0])
             plane = np.array([[1, 0, 0], [0, s * cos, -s * sin], [0, s * sin, s * cos]])
@@ -112,4 +113,14 @@ FORMS: dict[str, Form] = {
     "GPU form": by_form(augment_fast),
     "Kornia": by_form(augment_kornia),
     LINEAR: linear_colours,
+    "DALI": dali_form,
+    "Pillow": by_pillow,
+    GAUSSIAN: torchvision_blur,
 }
+
+
+def does(name: str, op: str) -> bool:
+    """Whether a form has an op: the formula is of colours alone, the Gaussian of blur alone."""
+    if name == GAUSSIAN:
+        return op == "blur"
+    return name != LINEAR or op not in ("blur", "whole v2")

@@ -52,6 +52,7 @@ class Memory:
 
 
 MEMORY = Memory()
+_compiled: set[tuple[bool, torch.dtype]] = set()  # kinds of calls that ran once, on one thread
 
 
 def augment_numba(
@@ -82,8 +83,12 @@ def augment_numba(
     threads = threads or cores()
     step = -(-b // threads)
     slices = [slice(i, i + step) for i in range(0, b, step)]
-    if len(slices) == 1:
-        work(slices[0])
+    kind = (len(slices) == 1, made)
+    if len(slices) == 1 or kind not in _compiled:
+        # numba's table of what it compiled is not safe where two threads begin at once
+        for rows in slices:
+            work(rows)
+        _compiled.add(kind)
     else:
         with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))

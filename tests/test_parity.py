@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bench.parity import beyond, grid, markdown, pooled, tables
+from bench.parity import TOLERANCE, apart, beyond, grid, markdown, pooled, tables
 from bench.parity_draws import compared, distributions, share
-from bench.parity_ops import FORMS, LINEAR
+from bench.parity_ops import FORMS, LINEAR, colour_of
 from fastmoco.engines.threads import decode
 
 
@@ -23,6 +23,7 @@ def test_ours_is_within_its_tolerance(store, images):
     assert beyond(found) == []
     colours = found["colours and blur of photographs"]
     assert colours["hue"][LINEAR][0] > 0.5 > colours["hue"]["plain"][0]
+    assert {op for rows in found.values() for op in rows} <= set(TOLERANCE)
     assert found["decoding and cutting photographs"]["decode"]["fastmoco"] == (0, 0)
     heads, lines = grid(colours)
     assert heads[:4] == ["op", "plain", "CPU", "GPU form"]
@@ -37,6 +38,22 @@ def test_an_op_that_is_off_is_flagged(store, images):
     lines = beyond(tables(store, *images, forms={"plain": turned}))
     assert [line for line in lines if line.startswith("plain, hue, ")]
     assert not [line for line in lines if line.startswith("fastmoco")]
+
+
+@pytest.mark.parametrize("op", TOLERANCE)
+def test_every_tolerance_binds(op):
+    mean, most = TOLERANCE[op]
+    assert beyond({"x": {op: {"fastmoco": (mean, most)}}}) == []
+    assert len(beyond({"x": {op: {"fastmoco": (mean * 1.01, most)}}})) == 1
+    assert len(beyond({"x": {op: {"fastmoco": (mean, most * 1.01)}}})) == 1
+
+
+@pytest.mark.parametrize("op", ("brightness", "contrast", "saturation", "hue"))
+def test_the_linear_formula_is_dalis(images, op):
+    pytest.importorskip("nvidia.dali")
+    views = np.stack([image[:32, :32] for image in images[0]])
+    c = colour_of(op, len(views))
+    assert apart(FORMS[LINEAR](views, c) * 255, FORMS["DALI"](views, c) * 255)[0] < 0.6
 
 
 def test_draws_are_torchvisions():

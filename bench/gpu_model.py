@@ -92,8 +92,9 @@ class Counting(TorchDispatchMode):
         return out
 
 
-def eager(form: Callable, name: str, batch: int = 32, size: int = 64) -> Count:
-    """Counted on a small batch; all but a few bytes grow with the pixels."""
+def eager(form: Callable, name: str, batch: int = BATCH, size: int = 64) -> Count:
+    """Counted on small views; all but a few bytes grow with the pixels. The batch is the real one:
+    the share of rows that are kept for the blur depends on it."""
     views, colour = inputs(batch, size)
     with Counting() as counted:
         form(views, colour, AUG, torch.bfloat16)

@@ -1,10 +1,11 @@
 """The augmentation for GPUs: few passes over the pixels, blur only where it was drawn.
 
 A removable fast form of fastmoco.augment (a test holds the two to each other), still plain torch,
-meant for torch.compile: one reduction for contrast's mean (the statistics pass), one pointwise pass
-from uint8 to the normalised image, and, for the rows that drew a blur, the same pass into planes
-and two passes of taps. What is due when is a factor an image, so every image runs the same
-instructions, in its own order; which rows blur is known on the host, so nothing waits.
+meant for torch.compile: a reduction for contrast's mean (the statistics pass), a pointwise pass
+from uint8 to planes, two passes of taps over the rows that drew a blur, and one that normalises.
+What is due when is a factor an image, so every image runs the same instructions, in its own order;
+which rows blur is known on the host, so nothing waits. bench/gpu_model.py counts what Inductor
+makes of it.
 """
 
 from __future__ import annotations

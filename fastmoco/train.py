@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -211,13 +212,20 @@ def augmentation(
     return torch.compile(form, fullgraph=True, dynamic=False), f"{form.__name__}, compiled", None
 
 
+@functools.cache
 def lacks_compiler(device: torch.device) -> str | None:
-    """What torch.compile misses on this machine for a device, and how to get it."""
+    """What torch.compile misses on this machine for a device, and how to get it: a compiler, or
+    whatever a first trial stops at (a header, a GPU that Triton does not know)."""
     names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
-    if any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
-        return None
-    language = "C++" if device.type == "cpu" else "C"
-    return f"no {language} compiler here (Debian: apt-get install g++)"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
+        language = "C++" if device.type == "cpu" else "C"
+        return f"no {language} compiler here (Debian: apt-get install g++)"
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of Dynamo, Inductor, Triton, the compiler, the driver
+        said = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        return f"torch.compile does not work here ({said.strip()[:200]})"
+    return None
 
 
 def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:

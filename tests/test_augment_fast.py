@@ -95,11 +95,17 @@ def test_which_form_is_taken(monkeypatch):
     assert pick(CPU, augment="torch") == ("torch", None)
     assert pick(cuda, augment="kornia") == ("kornia", None)
     assert pick(cuda, augment="torch") == ("torch", None)
-    monkeypatch.setattr(train.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(train, "lacks_compiler", lambda device: None)
     assert pick(cuda) == ("augment_fast, compiled", None)
     assert pick(cuda, augment="torch", compile=True) == ("augment, compiled", None)
+    monkeypatch.setattr(train, "lacks_compiler", lambda device: "no C compiler here")
+    assert pick(cuda) == ("torch", "the augmentation is not compiled: no C compiler here")
+
+
+def test_what_compiling_lacks_is_told(monkeypatch):
+    lacks = train.lacks_compiler.__wrapped__  # whose answer is kept
+    line = lacks(torch.device("cuda"))  # really tried: this machine has no such device, or it works
+    assert (line is None) == torch.cuda.is_available()
     monkeypatch.setattr(train.shutil, "which", lambda name: None)
-    form, note = pick(cuda)
-    assert form == "torch" and "no C compiler" in note and "apt-get" in note
-    form, note = pick(CPU, augment="torch", compile=True)
-    assert form == "torch" and "no C++ compiler" in note
+    assert "no C compiler" in lacks(torch.device("cuda"))
+    assert "no C++ compiler" in lacks(CPU) and "apt-get" in lacks(CPU)

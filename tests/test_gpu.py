@@ -26,12 +26,14 @@ pytestmark = [
 RECIPE = dataclasses.replace(
     MOCO_V2, arch="resnet18", size=64, batch=16, bn_splits=2, K=72, epochs=2, precision="float32"
 )
+# Enough images that only some rows are blurred: at 16 the list of rows is all of them.
+SOME_ROWS = dataclasses.replace(RECIPE, batch=32)
 
 
-def batches(store, device):
+def batches(store, device, recipe=RECIPE):
     engine = ThreadsEngine(store, 2)
     try:
-        loader = TrainLoader(store, RECIPE, engine, device)
+        loader = TrainLoader(store, recipe, engine, device)
         yield from loader.epoch(0)
     finally:
         engine.close()
@@ -50,27 +52,31 @@ def test_the_loader_brings_the_same_bytes(store):
 
 @pytest.mark.parametrize("form", [augment, augment_fast])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled, form):
+@pytest.mark.parametrize("recipe", [RECIPE, SOME_ROWS], ids=["all rows", "some rows"])
+def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled, form, recipe):
     function = torch.compile(form, fullgraph=True, dynamic=False) if compiled else form
-    on_cpu = next(iter(batches(store, torch.device("cpu"))))
+    on_cpu = next(iter(batches(store, torch.device("cpu"), recipe)))
+    some = len(on_cpu.colour.blur_rows) < 2 * recipe.batch
+    assert some == (recipe is SOME_ROWS)
     expected = augment(on_cpu.views, on_cpu.colour, RECIPE.augmentation)
-    on_gpu = next(iter(batches(store, pick_device("cuda"))))
+    on_gpu = next(iter(batches(store, pick_device("cuda"), recipe)))
     got = function(on_gpu.views, on_gpu.colour, RECIPE.augmentation)
     torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_whole_step_never_syncs(store, precision):
+@pytest.mark.parametrize("form", [augment, augment_fast])
+def test_a_whole_step_never_syncs(store, precision, form):
     device = pick_device("cuda")
     moco = MoCo(build_encoder(RECIPE), RECIPE.dim, RECIPE.K, RECIPE.m, RECIPE.T).to(device)
     optimizer = torch.optim.SGD(moco.encoder_q.parameters(), lr=0.03, momentum=0.9, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
     dtype = getattr(torch, precision)
-    for i, batch in enumerate(batches(store, device)):
+    for i, batch in enumerate(batches(store, device, SOME_ROWS)):
         if i == 1:  # the first step allocates and picks kernels
             torch.cuda.set_sync_debug_mode("error")
         try:
-            im_q, im_k = augment(batch.views, batch.colour, RECIPE.augmentation)
+            im_q, im_k = form(batch.views, batch.colour, RECIPE.augmentation)
             with torch.autocast("cuda", dtype, enabled=precision != "float32"):
                 out = moco(im_q, im_k, batch.index, batch.shuffle)
             scaler.scale(out.loss).backward()

@@ -73,21 +73,24 @@ def fake_colour(aug, batch):
 @pytest.mark.parametrize("aug", [AUGMENT_V1, MOCO_V2.augmentation], ids=["v1", "v2"])
 @pytest.mark.parametrize("form", [augment, augment_fast])
 @pytest.mark.parametrize("arch", ["resnet-mini", "resnet18"])
-def test_the_step_never_waits(aug, arch, form):
-    recipe = dataclasses.replace(MOCO_V2, arch=arch, K=64, batch=16, bn_splits=4, augmentation=aug)
+@pytest.mark.parametrize("n", [16, 32])
+def test_the_step_never_waits(aug, arch, form, n):
+    recipe = dataclasses.replace(MOCO_V2, arch=arch, K=64, batch=n, bn_splits=4, augmentation=aug)
+    # 16 images have room to blur all rows, 32 only for some: two branches of augment_fast
+    assert aug.blur_p == 0 or (draws.blur_room(2 * n, aug.blur_p) < 2 * n) == (n == 32)
     with fake_cuda(), pytest.MonkeyPatch.context() as patch:
         # copying a fake reads its data pointer; another encoder serves as well
         patch.setattr("fastmoco.moco.copy.deepcopy", lambda _: build_encoder(recipe))
         moco = MoCo(build_encoder(recipe), recipe.dim, recipe.K, recipe.m, recipe.T)
-        views = torch.empty(16, 2, 32, 32, 3, dtype=torch.uint8)
-        colour, shuffle = fake_colour(aug, 16), torch.empty(16, dtype=torch.int64)
+        views = torch.empty(n, 2, 32, 32, 3, dtype=torch.uint8)
+        colour, shuffle = fake_colour(aug, n), torch.empty(n, dtype=torch.int64)
         window = torch.zeros(())
         with RefuseSyncs():
             im_q, im_k = form(views, colour, aug)
             out = moco(im_q, im_k, None, shuffle)  # autocast for CUDA needs a CUDA device
             moco.update(out)
             window += out.stats["loss"]
-        assert out.loss.device.type == "cuda" and im_q.shape == (16, 3, 32, 32)
+        assert out.loss.device.type == "cuda" and im_q.shape == (n, 3, 32, 32)
 
 
 def test_cutting_resident_images_never_waits():

@@ -87,7 +87,10 @@ def augment_numba(
     if len(slices) == 1 or kind not in _compiled:
         # numba's table of what it compiled is not safe where two threads begin at once
         for rows in slices:
-            work(rows)
+            try:
+                work(rows)
+            except KeyError:  # from that table, seen once in a process with other numba users
+                work(rows)
         _compiled.add(kind)
     else:
         with ThreadPoolExecutor(len(slices)) as pool:

@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from fastmoco import __version__
 from fastmoco.recipe import Recipe, from_dict, to_dict
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Checkpoint:
     recipe: Recipe
     """With its precision resolved."""
     moco: dict[str, torch.Tensor]
-    """Both encoders, their BatchNorm buffers, the queue [K, dim] and its pointer."""
+    """Encoders, their BatchNorm buffers, the dictionary (the queue [K, dim] and its pointer)."""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     step: int
@@ -36,6 +36,8 @@ class Checkpoint:
     dataset: str
     """Fingerprint of the store."""
     samples: int
+    plan: list[tuple[int, float, int]] = field(default_factory=list)
+    """The schedule's lines: see fastmoco.budget.Plan."""
     window: dict[str, Any] = field(default_factory=dict)
     """Sums for the next log line."""
     threads: int = 0

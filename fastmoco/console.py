@@ -178,6 +178,11 @@ def print_event(event: Event) -> None:
             f"epoch {event.epoch:7.2f}  kNN {event.knn:.1%} ({event.protocol}), "
             f"took {duration(event.seconds)}"
         )
+    elif isinstance(event, events.Skipped):
+        say(
+            f"step {event.step:,} skipped: its loss or keys were not finite; samples "
+            f"{', '.join(event.keys[:3])} and {max(0, len(event.keys) - 3)} more in skipped.jsonl"
+        )
     elif isinstance(event, events.Noted):
         say(f"note: {event.text}")
     elif isinstance(event, events.Saved):

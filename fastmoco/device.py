@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +17,18 @@ from data_tools.errors import UserError
 from data_tools.workers import memory
 from fastmoco.recipe import Precision
 
+T = TypeVar("T")
+P = TypeVar("P", bound="HoldsTensors")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' to a device; UserError where there is none such."""
+    """'auto', 'cpu', 'cuda' or 'cuda:N' to a device; UserError where there is none such. Under
+    torchrun, cuda is the GPU of this process."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -45,6 +53,11 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
+def collectives(device: torch.device) -> str:
+    """The backend by which ranks on such devices talk."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
 def choose_deterministic(device: torch.device) -> None:
     """cuDNN's reproducible kernels: what makes a resumed run equal one never stopped."""
     if device.type == "cuda":
@@ -59,6 +72,44 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """float16 needs its gradients scaled; for the others the scaler passes through."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+class HoldsTensors(Protocol):
+    """What one_ahead can hand from one stream to another."""
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them."""
+        ...
+
+
+def one_ahead(
+    batches: Iterator[T], prepare: Callable[[T], P], device: torch.device
+) -> Iterator[P]:
+    """prepare(batch) of each batch, in order. On CUDA it is launched on a stream of its own, one
+    batch ahead of the step that works on the main stream; what it returns must not lie in memory
+    that the batches use again."""
+    if device.type != "cuda":
+        yield from map(prepare, batches)
+        return
+    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def begin() -> tuple[P, torch.cuda.Event] | None:
+        with torch.cuda.stream(side):  # the loader's copies and its slots' events too
+            batch = next(batches, None)
+            if batch is None:
+                return None
+            prepared = prepare(batch)
+            return prepared, side.record_event()
+
+    now = begin()
+    while now is not None:
+        following = begin()
+        prepared, done = now
+        main.wait_event(done)
+        for tensor in prepared.tensors():
+            tensor.record_stream(main)  # its memory is not given out again before
+        yield prepared
+        now = following
 
 
 def describe(device: torch.device) -> str:
@@ -160,6 +211,13 @@ def synchronize(device: torch.device) -> None:
 def free_memory(device: torch.device) -> int:
     """Bytes that nobody uses on a CUDA device; on the CPU, all that this process may use."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+
+
+def used_memory(device: torch.device) -> int:
+    """Bytes at the most so far: of this process on the device, or of its memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,14 +1,36 @@
-"""Where the keys come from: the queue of MoCo (1911.05722 section 3.2)."""
+"""Where the keys come from: the paper's three mechanisms (1911.05722 section 3.2, figure 2).
+
+Each says what a batch's queries are contrasted with, and what becomes of its keys:
+
+    loss, accuracy = dictionary.contrast(q, k, batch, T)
+    dictionary.update(keys, index)
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmoco.info_nce import info_nce, info_nce_in_batch
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a batch on its ranks."""
+
+    mine: torch.Tensor
+    """[N, C]: the positives of this rank's queries, in their order."""
+    all: torch.Tensor
+    """[M, C]: of all ranks, in the batch's order."""
+    first: int = 0
+    """Where mine begin in all."""
+
 
 class Queue(nn.Module):
-    """The last K keys, [K, dim] float32, as a ring whose pointer stays on the device.
+    """MoCo: the last K keys, [K, dim] float32, as a ring whose pointer stays on the device.
 
     It begins as random unit vectors, like the official code's, whose layout is [dim, K].
     """
@@ -22,8 +44,15 @@ class Queue(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self._write = enqueue
 
+    def contrast(
+        self, q: torch.Tensor, k: Keys, index: torch.Tensor | None,
+        drawn: torch.Tensor | None, T: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and pretext accuracy of queries [N, C] against the whole queue."""
+        return info_nce(q, k.mine, self.keys, T)
+
     @torch.no_grad()
-    def enqueue(self, keys: torch.Tensor) -> None:
+    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
         """Write keys [N, dim], N <= K, over the oldest; no sync, any N, nothing dropped."""
         if keys.shape[0] > self.keys.shape[0]:
             raise ValueError(f"{keys.shape[0]} keys do not fit a queue of {self.keys.shape[0]}")
@@ -32,6 +61,55 @@ class Queue(nn.Module):
     def compile_write(self) -> None:
         """From now on the enqueue is one compiled kernel."""
         self._write = torch.compile(enqueue, fullgraph=True, dynamic=False)
+
+
+class MemoryBank(nn.Module):
+    """A key for every sample, [samples, dim] float32 (1805.01978): what its query was when it was
+    last seen, as normalise(0.5 old + 0.5 q). It begins as random unit vectors."""
+
+    keys: torch.Tensor
+
+    def __init__(self, samples: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(samples, dim), dim=1))
+
+    def contrast(
+        self, q: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
+        drawn: torch.Tensor | None, T: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and pretext accuracy of queries [N, C]: the positive is the sample's own entry
+        (index [N]), the negatives are those at drawn [K], one draw for the batch."""
+        assert index is not None and drawn is not None
+        return info_nce(
+            q, self.keys.index_select(0, index), self.keys.index_select(0, drawn), T
+        )
+
+    @torch.no_grad()
+    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
+        """keys [N, dim]: this batch's queries, of samples index [N]; what is not finite is left
+        out."""
+        assert index is not None
+        old = self.keys.index_select(0, index)
+        new = F.normalize(0.5 * old + 0.5 * keys.to(old.dtype), dim=1)
+        finite = keys.isfinite().all(dim=1, keepdim=True)
+        self.keys.index_copy_(0, index, torch.where(finite, new, old))
+
+
+class EndToEnd(nn.Module):
+    """No memory: the negatives are the batch's other keys, and gradients reach all of them."""
+
+    def contrast(
+        self, q: torch.Tensor, k: Keys, index: torch.Tensor | None,
+        drawn: torch.Tensor | None, T: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and pretext accuracy of queries [N, C] against all keys of the batch."""
+        return info_nce_in_batch(q, k.all, k.first, T)
+
+    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
+        """Nothing is kept."""
+
+
+Dictionary = Queue | MemoryBank | EndToEnd
 
 
 def enqueue(queue: torch.Tensor, pointer: torch.Tensor, keys: torch.Tensor) -> None:

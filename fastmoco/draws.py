@@ -20,7 +20,7 @@ from fastmoco.recipe import Augmentation
 TRIES = 10  # torchvision's RandomResizedCrop tries so often before it falls back
 
 # Streams keep uses apart; views of one use are streams side by side (at most 256 views).
-_ORDER, _SHUFFLE, _WINDOW, _COLOUR, _BLOCKS = (use << 8 for use in range(5))
+_ORDER, _SHUFFLE, _WINDOW, _COLOUR, _BLOCKS, _BANK = (use << 8 for use in range(6))
 
 # The 24 orders of (brightness, contrast, saturation, hue): row r is the r-th permutation.
 ORDERS: NDArray[np.uint8] = np.array(list(itertools.permutations(range(4))), dtype=np.uint8)
@@ -88,6 +88,13 @@ def block_permutation(
 def key_shuffle(seed: int, step: int, n: int) -> NDArray[np.int64]:
     """How a step deals n keys to the parts of split BatchNorm: int64 [n] (1911.05722 sec. 3.3)."""
     return _random_order(seed, step, n, _SHUFFLE)
+
+
+def bank_negatives(seed: int, step: int, K: int, samples: int) -> NDArray[np.int64]:
+    """The entries of a memory bank that a step contrasts with, uniform with replacement: int64 [K]
+    (1911.05722 section 3.2: the dictionary of each mini-batch is randomly sampled)."""
+    words = _words(seed, step, np.arange(K), [_BANK], 2)[:, 0].astype(np.uint64)
+    return (((words[:, 0] << np.uint64(32)) | words[:, 1]) % np.uint64(samples)).astype(np.int64)
 
 
 def crop_windows(

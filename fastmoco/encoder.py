@@ -58,9 +58,10 @@ class MiniResNet(nn.Module):
         return self.blocks(x).mean(dim=(2, 3))
 
 
-def build_encoder(recipe: Recipe) -> Encoder:
-    """The encoder of a recipe, randomly initialised from torch's global generator."""
-    norm_layer = partial(SplitBatchNorm2d, splits=recipe.bn_splits)
+def build_encoder(recipe: Recipe, splits: int | None = None) -> Encoder:
+    """The encoder of a recipe, randomly initialised from torch's global generator; `splits`: the
+    parts of its BatchNorm where they are not the recipe's (of one rank, say)."""
+    norm_layer = partial(SplitBatchNorm2d, splits=splits or recipe.bn_splits)
     if recipe.arch == "resnet-mini":
         return _with_head(MiniResNet(MINI_WIDTHS, norm_layer), MINI_WIDTHS[-1], recipe)
     trunk = getattr(resnet, recipe.arch)(norm_layer=norm_layer)

@@ -30,13 +30,19 @@ class Progress:
     steps: int  # of the whole run
     epoch: float
     loss: float
-    chance: float  # ln(K+1): the loss of a guess
+    chance: float  # ln(negatives + 1): the loss of a guess, twice that if symmetric
     pretext_accuracy: float  # share of queries nearest to their own key
-    queue_fill: float  # share of the queue that holds real keys
+    queue_fill: float  # share of the queue (or memory bank) that holds real keys
     lr: float
     images_per_s: float
     data_wait: float  # share of the time that steps waited for data
     seconds_left: float
+    alignment: float  # mean of |q - k|^2: 0 is best, 2 unrelated
+    uniformity: float  # log of the mean of exp(-2 |q_i - q_j|^2): -4 is spread out, 0 collapsed
+    feature_std: float  # of q, mean over dimensions times sqrt(C): 1 is spread out, 0 collapsed
+    grad_norm: float
+    memory: float  # GB at the most so far: of the device, or of the process on a CPU
+    skipped: int  # steps whose loss or keys were not finite, and which moved nothing
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,15 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step that moved nothing, since its loss or keys were not finite."""
+
+    step: int
+    ids: list[int]
+    keys: list[str]  # the samples' names in the dataset
+
+
+@dataclass(frozen=True)
 class Noted:
     """Something the user should know, in one line."""
 
@@ -76,5 +91,5 @@ class Ended:
     path: str
 
 
-Event = Started | Progress | Evaluated | Saved | Noted | Ended
+Event = Started | Progress | Evaluated | Saved | Skipped | Noted | Ended
 Listener = Callable[[Event], None]

@@ -16,6 +16,7 @@ from data_tools.store import Store
 from fastmoco import draws, read_ahead
 from fastmoco.batch import Batch, Engine, Pending
 from fastmoco.device import Field, Slot, copy_stream
+from fastmoco.distributed import ALONE, Ranks
 from fastmoco.draws import Colour
 from fastmoco.engines.resident import ResidentEngine
 from fastmoco.recipe import Recipe
@@ -92,34 +93,45 @@ class TrainLoader:
 
     def __init__(
         self, store: Store, recipe: Recipe, engine: Engine, device: torch.device,
-        rank: int = 0, ranks: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
-        if recipe.batch % ranks:
+        if recipe.batch % ranks.size:
             raise UserError(
-                f"--batch {recipe.batch} does not divide into {ranks} ranks; choose a multiple of "
-                f"{ranks}" + (", or fewer ranks" if recipe.batch < ranks else "")
+                f"--batch {recipe.batch} does not divide into {ranks.size} ranks; choose a "
+                f"multiple of {ranks.size}"
+                + (", or fewer ranks" if recipe.batch < ranks.size else "")
             )
         self.store, self.recipe = store, recipe
-        self._local = recipe.batch // ranks
-        self._rank = rank
+        self._local, self._rank = recipe.batch // ranks.size, ranks.rank
         self.order, _ = read_ahead.pick_order(recipe.order, store)
         self.steps_per_epoch = len(store) // recipe.batch
-        plan = next(self._plans(0, 0, np.zeros(recipe.batch, np.int64)))
+        self._engine, self._device = engine, device
         self._resident = engine if isinstance(engine, ResidentEngine) else None
+        self._ring, self._size, self._waited = self._ring_of(recipe.size), recipe.size, 0.0
+
+    def _ring_of(self, size: int) -> Ring:
+        plan = next(self._plans(0, 0, np.zeros(self.recipe.batch, np.int64), size))
         if self._resident is None:
             del plan["windows"]  # which only the engine needs
-            plan["views"] = np.empty((self._local, 2, recipe.size, recipe.size, 3), np.uint8)
+            plan["views"] = np.empty((self._local, 2, size, size, 3), np.uint8)
         layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
         layout["blur_rows"] = Field(np.int64, (2 * self._local,))
-        self._ring = Ring(None if self._resident else engine, layout, device)
+        return Ring(None if self._resident else self._engine, layout, self._device)
 
     @property
     def data_wait(self) -> float:
         """Seconds that steps have waited for data so far."""
-        return self._ring.data_wait
+        return self._waited + self._ring.data_wait
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from its first_step on."""
+    def epoch(
+        self, epoch: int, first_step: int = 0, size: int | None = None
+    ) -> Iterator[Batch]:
+        """The batches of one epoch, from its first_step on, with views of the side given (or the
+        recipe's)."""
+        size = size or self.recipe.size
+        if size != self._size:
+            self._waited += self._ring.data_wait
+            self._ring, self._size = self._ring_of(size), size
         seed, colour = self.recipe.seed, Colour.__dataclass_fields__
         with contextlib.ExitStack() as stack:
             if self.order == "blocks":
@@ -130,28 +142,28 @@ class TrainLoader:
                 order = draws.permutation(seed, epoch, len(self.store))
                 reach = None
             order = order[: self.steps_per_epoch * self.recipe.batch]
-            for t in self._ring.batches(self._plans(epoch, first_step, order, reach)):
+            for t in self._ring.batches(self._plans(epoch, first_step, order, size, reach)):
                 views = (
                     t["views"] if self._resident is None
-                    else self._resident.views(t["index"], t["windows"], self.recipe.size)
+                    else self._resident.views(t["index"], t["windows"], size)
                 )
                 yield Batch(
                     views, Colour(**{k: t.get(k) for k in colour}), t["label"], t["index"],
-                    t["shuffle"],
+                    t["shuffle"], t.get("drawn"),
                 )
 
     def _plans(
-        self, epoch: int, first_step: int, order: NDArray[np.int64],
+        self, epoch: int, first_step: int, order: NDArray[np.int64], size: int,
         reach: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, NDArray]]:
         """What each step from first_step on does to its part of the order [steps * batch];
         `reach` hears how far that is."""
-        r, aug, size = self.recipe, self.recipe.augmentation, self.recipe.batch
-        steps = len(order) // size
-        together = max(1, DRAWN // size)
+        r, aug, batch = self.recipe, self.recipe.augmentation_at(size), self.recipe.batch
+        steps = len(order) // batch
+        together = max(1, DRAWN // batch)
         for begin in range(first_step, steps, together):
             end = min(begin + together, steps)
-            ids = order[begin * size : end * size]
+            ids = order[begin * batch : end * batch]
             drawn = {
                 "index": ids,
                 "label": self.store.labels[ids],
@@ -161,12 +173,15 @@ class TrainLoader:
                 **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
             }
             if reach is not None:
-                reach(begin * size)
+                reach(begin * batch)
             for step in range(begin, end):
-                first = (step - begin) * size + self._rank * self._local
+                first = (step - begin) * batch + self._rank * self._local
                 part = slice(first, first + self._local)
-                shuffle = draws.key_shuffle(r.seed, epoch * self.steps_per_epoch + step, size)
-                plan = {name: array[part] for name, array in drawn.items()} | {"shuffle": shuffle}
+                whole_step = epoch * self.steps_per_epoch + step
+                plan = {name: array[part] for name, array in drawn.items()}
+                plan["shuffle"] = draws.key_shuffle(r.seed, whole_step, batch)
+                if r.mechanism == "memory-bank":
+                    plan["drawn"] = draws.bank_negatives(r.seed, whole_step, r.K, len(self.store))
                 if aug.blur_p > 0:
                     plan["blur_rows"] = draws.blur_rows(plan["sigma"], aug.blur_p)
                 yield plan

@@ -42,10 +42,10 @@ class Monitor:
         self.recipe, self.device, self.threads = recipe, device, options.threads
         self.every = options.val_every or max(1, recipe.epochs // 10)
 
-    def due(self, step: int, per_epoch: int) -> bool:
+    def due(self, step: int, per_epoch: int, steps: int) -> bool:
         """True after every so many epochs and at the end."""
         epoch, rest = divmod(step, per_epoch)
-        return rest == 0 and (epoch % self.every == 0 or epoch == self.recipe.epochs)
+        return step == steps or (rest == 0 and epoch % self.every == 0)
 
     def __call__(self, moco: MoCo, step: int, per_epoch: int) -> Evaluated:
         begun = time.perf_counter()

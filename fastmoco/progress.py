@@ -10,9 +10,15 @@ from contextlib import contextmanager
 import torch
 
 from data_tools.errors import UserError
-from fastmoco.events import Progress
+from data_tools.store import Store
+from fastmoco.budget import Plan
+from fastmoco.device import used_memory
+from fastmoco.distributed import ALONE, Ranks
+from fastmoco.events import Progress, Skipped
 from fastmoco.loader import TrainLoader
+from fastmoco.moco import MoCo
 from fastmoco.recipe import Recipe
+from fastmoco.step import BadSteps
 
 
 class Clock:
@@ -45,51 +51,101 @@ class Clock:
 class Window:
     """Sums of what the steps since the last log line gave, kept on the device."""
 
-    def __init__(self, loader: TrainLoader, recipe: Recipe, device: torch.device) -> None:
-        self.loader, self.recipe = loader, recipe
-        self.sums = {n: torch.zeros((), device=device) for n in ("loss", "pretext_accuracy")}
+    def __init__(
+        self, loader: TrainLoader, recipe: Recipe, device: torch.device, log_every: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.loader, self.recipe, self.device, self.ranks = loader, recipe, device, ranks
+        names = ("loss", "pretext_accuracy", "skipped")
+        self.sums = {n: torch.zeros((), device=device) for n in names}
+        self.bad = BadSteps(log_every, recipe.batch // ranks.size, device)
+        self.watched: dict[str, torch.Tensor] = {}
         self.count = 0
         self.begun, self.waited = 0.0, 0.0
         self.steps_here = 0
 
-    def add(self, stats: dict[str, torch.Tensor]) -> None:
-        """Add one step's scalars; no sync."""
+    def add(self, stats: dict[str, torch.Tensor], index: torch.Tensor) -> None:
+        """Add one step's scalars, skipped steps' not, and keep its sample ids; no sync."""
+        skipped = stats["skipped"]
         for name, total in self.sums.items():
-            total += stats[name]
+            total += torch.where(skipped > 0, skipped if name == "skipped" else 0.0, stats[name])
+        if "alignment" in stats:
+            self.watched = stats
+        self.bad.add(index, skipped)
         self.count += 1
         self.steps_here += 1
 
-    def read(self, step: int, steps: int, lr: float, clock: Clock) -> Progress:
-        """The means, waiting for the device, and begin anew."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        if not math.isfinite(means["loss"]):
+    def read(self, step: int, plan: Plan, lr: float, clock: Clock) -> Progress:
+        """The means over all ranks, waiting for the device, and begin anew.
+
+        Raises UserError where every step of the window was skipped.
+        """
+        self.ranks.mean_(self.sums.values())
+        found = {name: float(total) for name, total in self.sums.items()}
+        skipped, count = round(found["skipped"]), self.count
+        if skipped == count:
             raise UserError(
-                f"the loss is {means['loss']} at step {step}: lower --lr, or look at the data; the "
-                f"last checkpoint is whole"
+                f"the loss or the keys are not finite at step {step}, nor in the {count - 1} steps "
+                f"before: lower --lr, or look at the samples that skipped.jsonl names; the last "
+                f"checkpoint is whole"
             )
         now, waited = clock.seconds(), self.loader.data_wait
         elapsed = max(now - self.begun, 1e-9)
         rate = self.steps_here / elapsed
+        last = {name: float(x) for name, x in self.watched.items()}
+        r, ways = self.recipe, 2 if self.recipe.symmetric else 1
+        seen = step * r.batch * ways
+        filled = {
+            "queue": seen / r.K,
+            "memory-bank": step / self.loader.steps_per_epoch,
+            "end-to-end": 1.0,
+        }
         progress = Progress(
             step=step,
-            steps=steps,
+            steps=plan.steps,
             epoch=step / self.loader.steps_per_epoch,
-            loss=means["loss"],
-            chance=math.log(self.recipe.K + 1),
-            pretext_accuracy=means["pretext_accuracy"],
-            queue_fill=min(1.0, step * self.recipe.batch / self.recipe.K),
+            loss=found["loss"] / (count - skipped),
+            chance=ways * math.log(r.negatives + 1),
+            pretext_accuracy=found["pretext_accuracy"] / (count - skipped),
+            queue_fill=min(1.0, filled[r.mechanism]),
             lr=lr,
-            images_per_s=rate * self.recipe.batch,
+            images_per_s=rate * r.batch,
             data_wait=(waited - self.waited) / elapsed,
-            seconds_left=(steps - step) / rate,
+            seconds_left=max(0, plan.steps - step) / rate,
+            alignment=last.get("alignment", 0.0),
+            uniformity=last.get("uniformity", 0.0),
+            feature_std=last.get("feature_std", 0.0),
+            grad_norm=last.get("grad_norm", 0.0),
+            memory=used_memory(self.device) / 1e9,
+            skipped=skipped,
         )
         for total in self.sums.values():
             total.zero_()
         self.count, self.steps_here, self.begun, self.waited = 0, 0, now, waited
         return progress
 
+    def skipped(self, step: int, store: Store) -> list[Skipped]:
+        """The steps since the last call that were skipped, with their samples."""
+        return [
+            Skipped(at, ids, [store.key(i) for i in ids])
+            for at, ids in self.bad.read(step, self.ranks)
+        ]
+
+    def refuse_bad(self, step: int, moco: MoCo) -> None:
+        """UserError where a checkpoint would hold what training cannot go on from; waits."""
+        state = [t for t in moco.state_dict().values() if t.is_floating_point()]
+        whole = torch.stack([t.isfinite().all() for t in state]).all()
+        if self.bad.last() or not whole:
+            raise UserError(
+                f"the loss or the weights are not finite at step {step}: lower --lr; the last "
+                f"checkpoint is left as it is"
+            )
+
     def state(self) -> dict:
-        return {"sums": self.sums, "count": self.count}
+        """The sums over all ranks, as means."""
+        sums = {name: total.clone() for name, total in self.sums.items()}
+        self.ranks.mean_(sums.values())
+        return {"sums": sums, "count": self.count}
 
     def load(self, state: dict) -> None:
         self.count = state["count"]

@@ -116,6 +116,7 @@ AUGMENTATIONS = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
 
 Arch = Literal["resnet18", "resnet50", "resnet-mini"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Mechanism = Literal["queue", "memory-bank", "end-to-end"]
 EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 
@@ -133,16 +134,27 @@ class Recipe:
     """Projection: one linear layer (v1), or linear, ReLU, linear (v2)."""
     dim: int = 128
     """Dimensions of q and k."""
+    mechanism: Mechanism = "queue"
+    """Where the negatives come from: MoCo's queue, or what the paper compares it with: a memory
+    bank (one view a step), or the batch's other keys, trained end-to-end."""
+    shared: bool = False
+    """End-to-end with one set of weights for queries and keys."""
+    symmetric: bool = False
+    """Each view is query once and key once; both losses are added up (the official CIFAR demo)."""
     K: int = 65536
-    """Keys in the queue."""
+    """Keys in the queue; of a memory bank, how many are drawn a step; end-to-end has no use."""
     m: float = 0.999
     """Momentum of the key encoder."""
     T: float = 0.07
     """Temperature of the InfoNCE loss."""
     bn_splits: int = 8
     """BatchNorm statistics per this many parts of the batch, keys dealt out anew (paper 3.3)."""
+    split: Literal["both", "keys"] = "both"
+    """Encoders whose BatchNorm is split: both, or the keys' alone."""
     size: int = 224
     """Side of the square views, in pixels."""
+    progressive: tuple[int, ...] = ()
+    """Sides of the views over the epochs, in equal parts, the last one --size (128 160 224)."""
     eval_size: int = 0
     """Side of evaluation's views, in pixels [default: as --size]."""
     eval_crop: float = 0.875
@@ -199,13 +211,33 @@ class Recipe:
         }
         _refuse(self, rules, allowed)
         self.augmentation.check()
-        if samples is not None and samples < 2:
-            raise UserError(f"the dataset holds {samples} image: training needs at least two")
-        if self.K < self.batch:
+        self._check_mechanism(samples)
+        self._check_batch(samples)
+
+    def _check_mechanism(self, samples: int | None) -> None:
+        if self.progressive and (
+            self.progressive[-1] != self.size or min(self.progressive) < 1
+            or len(self.progressive) > self.epochs
+        ):
+            raise UserError(
+                f"--progressive {' '.join(map(str, self.progressive))}: give sides in pixels, at "
+                f"most one an epoch, the last of them --size {self.size}"
+            )
+        if self.shared and self.mechanism != "end-to-end":
+            raise UserError("--shared goes with --mechanism end-to-end")
+        if self.mechanism == "memory-bank" and self.symmetric:
+            raise UserError("--symmetric needs two encoded views: a memory bank has one")
+        keys = self.batch * (2 if self.symmetric else 1)
+        if self.mechanism == "queue" and self.K < keys:
+            both = ", twice with --symmetric" if self.symmetric else ""
             raise UserError(
                 f"--K is {self.K}, below --batch {self.batch}: the queue must hold one batch of "
-                f"keys; use --K {self.batch} or more, or a smaller --batch"
+                f"keys{both}; use --K {keys} or more, or a smaller --batch"
             )
+
+    def _check_batch(self, samples: int | None) -> None:
+        if samples is not None and samples < 2:
+            raise UserError(f"the dataset holds {samples} image: training needs at least two")
         if self.batch % self.bn_splits:
             raise UserError(
                 f"--batch {self.batch} does not divide into --bn-splits {self.bn_splits} parts; "
@@ -223,6 +255,25 @@ class Recipe:
                 f"--bn-splits {self.bn_splits} leaves one image a part of --batch {self.batch}: "
                 f"BatchNorm needs two; use --bn-splits {self.batch // 2} or fewer"
             )
+
+    @property
+    def negatives(self) -> int:
+        """Negatives of each query."""
+        return self.batch - 1 if self.mechanism == "end-to-end" else self.K
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts BatchNorm splits a batch; a memory bank has no keys to leak to."""
+        return 1 if self.mechanism == "memory-bank" else self.bn_splits
+
+    def size_at(self, done: float) -> int:
+        """Side of the views where a share `done` (0..1) of the training is behind."""
+        sides = self.progressive or (self.size,)
+        return sides[min(int(done * len(sides)), len(sides) - 1)]
+
+    def augmentation_at(self, size: int) -> Augmentation:
+        """The augmentation for views of `size` pixels."""
+        return self.augmentation.for_resolution(size)[0]
 
 
 MOCO_V1 = Recipe()
@@ -269,6 +320,17 @@ class RunOptions:
     """Minutes between checkpoints; one is also written at SIGTERM and at the end."""
     log_every: int = 20
     """Steps between log lines; the only place where the loop waits for the device."""
+    budget: str = ""
+    """Fit epochs and schedule into this time (90s, 45m, 2h30m), all included."""
+    until: str = ""
+    """The same, up to a time (2026-12-01T08:00)."""
+    force: bool = False
+    """Train with a K larger than the dataset."""
+    accumulate: int = 1
+    """Take each batch in so many pieces, for less memory; the same step, BatchNorm's parts shared
+    out over the pieces."""
+    activation_checkpointing: bool = False
+    """Recompute activations by stage in the backward pass: less memory, a third more time."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
     engine: EngineName = "auto"
@@ -279,6 +341,8 @@ class RunOptions:
     """Backend: our torch form on the GPU and compiled loops on the CPU, or one of them for all."""
     compile: bool = False
     """Compile encoders and augmentation with torch.compile (needs a C++ compiler on the CPU)."""
+    cuda_graphs: bool = False
+    """With --compile, the encoders as CUDA graphs (not yet measured on a GPU)."""
 
     def check(self) -> None:
         """Raise UserError, in one line, for a value that no run can have."""
@@ -287,8 +351,10 @@ class RunOptions:
             "checkpoint_minutes": 0 <= self.checkpoint_minutes < math.inf,
             "log_every": self.log_every >= 1,
             "threads": self.threads >= 0,
+            "accumulate": self.accumulate >= 1,
         }
         allowed = {
+            "accumulate": "1 or more pieces",
             "val_every": "epochs, or 0 for about ten measurements a run",
             "checkpoint_minutes": "minutes from 0",
             "log_every": "1 or more",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from fastmoco.checkpoint import versions
-from fastmoco.events import Ended, Evaluated, Event, Progress, Started
+from fastmoco.events import Ended, Evaluated, Event, Progress, Skipped, Started
 from fastmoco.recipe import Recipe, to_dict
 
 
@@ -59,6 +59,9 @@ class RunDir:
             partial = self.path / "run.json.partial"
             partial.write_text(json.dumps(content, indent=1) + "\n")
             os.replace(partial, self.path / "run.json")
+        elif isinstance(event, Skipped):
+            with open(self.path / "skipped.jsonl", "a") as file:
+                file.write(json.dumps(dataclasses.asdict(event)) + "\n")
         elif isinstance(event, Progress | Evaluated | Ended):
             row = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
             with open(self.metrics, "a") as file:

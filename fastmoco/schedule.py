@@ -9,15 +9,20 @@ from fastmoco.recipe import Recipe
 DROPS = (0.6, 0.8)  # 120 and 160 of 200 epochs in main_moco.py
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step (from 0): x0.1 at 60 % and 80 %, or lr (1 + cos(pi epoch/epochs)) / 2.
+def learning_rate(
+    recipe: Recipe, done: float, steps_per_epoch: int, budgeted: bool = False
+) -> float:
+    """The rate of a step before which a share `done` (0..1) of the training is behind: x0.1 at
+    60 % and 80 %, or lr (1 + cos(pi epoch/epochs)) / 2.
 
-    The official code moves it once an epoch; schedule_by='step' moves it every step.
+    The official code moves it once an epoch; schedule_by='step' moves it every step, as does a
+    budget, which counts in no epochs.
     """
-    at = step / steps_per_epoch
+    at = round(done * recipe.epochs * steps_per_epoch, 6) / steps_per_epoch
     if at < recipe.warmup:
-        return recipe.lr * (step + 1) / (recipe.warmup * steps_per_epoch + 1)
-    if recipe.schedule_by == "epoch":
+        one = 1 / steps_per_epoch
+        return recipe.lr * (at + one) / (recipe.warmup + one)
+    if recipe.schedule_by == "epoch" and not budgeted:
         at = math.floor(at)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * at / recipe.epochs))

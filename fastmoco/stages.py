@@ -17,14 +17,14 @@ import torch
 from data_tools.store import JPEG, Store, raise_open_files
 from fastmoco import draws
 from fastmoco.batch import Batch, Engine
+from fastmoco.compiling import augmentation, lacks_compiler
 from fastmoco.device import DTYPES, Field, Slot, copy_stream, grad_scaler, synchronize
 from fastmoco.draws import Colour
-from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import cut_windows, decode
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo, compile_parts, make_optimizer
+from fastmoco.moco import build_moco, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe, RunOptions
-from fastmoco.train import augmentation, lacks_compiler, training_step
+from fastmoco.step import training_step
 
 IMAGES = 64  # decoded images that the crop stage goes round
 
@@ -40,8 +40,7 @@ class Stages:
         self.loader = TrainLoader(store, recipe, engine, device)
         self.to_images, _, _ = augmentation(options, device)
         torch.manual_seed(recipe.seed)
-        encoder = build_encoder(recipe)
-        self.moco = MoCo(encoder, recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
+        self.moco = build_moco(recipe, len(store), device)
         self.optimizer = make_optimizer(self.moco, recipe)
         self.scaler = grad_scaler(device, recipe.precision)
         if options.compile and lacks_compiler(device) is None:
@@ -70,6 +69,7 @@ class Stages:
             self.fixed = dataclasses.replace(
                 batch, views=batch.views.clone(), colour=colour, index=batch.index.clone(),
                 label=batch.label.clone(), shuffle=batch.shuffle.clone(),
+                drawn=None if batch.drawn is None else batch.drawn.clone(),
             )
             break
         self.images = self.augment(self.fixed)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
 import os
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Iterable
 
 import torch
 
@@ -19,32 +14,32 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco import checkpoint as checkpoints
-from fastmoco.augment import augment
-from fastmoco.augment_fast import augment_fast
-from fastmoco.augment_kornia import augment_kornia
-from fastmoco.augment_numba import augment_numba
-from fastmoco.batch import Batch
+from fastmoco.batch import Batch, Prepared
+from fastmoco.budget import Budget, Plan, budget_seconds
 from fastmoco.checkpoint import Checkpoint
+from fastmoco.compiling import augmentation, lacks_compiler
 from fastmoco.device import (
     DTYPES,
-    autocast,
     choose_deterministic,
     describe,
     grad_scaler,
+    one_ahead,
     pick_device,
     pick_precision,
 )
-from fastmoco.encoder import build_encoder
+from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, join, leave
 from fastmoco.engines import open_engine
-from fastmoco.events import Ended, Listener, Noted, Saved, Started
+from fastmoco.events import Ended, Event, Listener, Noted, Saved, Started
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo, Out, compile_parts, make_optimizer
+from fastmoco.moco import build_moco, compile_parts, make_optimizer
 from fastmoco.monitor import Monitor
 from fastmoco.progress import Clock, Window
 from fastmoco.read_ahead import pick_order
 from fastmoco.recipe import Recipe, RunOptions
 from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
+from fastmoco.step import training_step
+from fastmoco.stopping import asked_to_stop
 
 
 def train(
@@ -55,177 +50,165 @@ def train(
 ) -> Checkpoint:
     """Pre-train by a recipe on a prepared dataset; returns the last checkpoint, also on disk.
 
-    Stops early, with a checkpoint, at SIGTERM or SIGINT. Raises UserError for what the user can
-    mend: data, recipe, run directory.
+    Under torchrun this is one of the ranks. Stops early, with a checkpoint, at SIGTERM or SIGINT.
+    Raises UserError for what the user can mend: data, recipe, run directory, budget.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("this release trains on one device: run torchrun with --nproc-per-node 1")
+    begun = time.monotonic()
     options.check()
+    budget_seconds(options)
     store = open_store(data)
     recipe.check(len(store))
     device = pick_device(options.device)
+    ranks = join(device)
+    check_parts(recipe, ranks, options.accumulate)
     choose_deterministic(device)
-    aug, aug_note = recipe.augmentation.for_resolution(recipe.size)
-    recipe = dataclasses.replace(
-        recipe, precision=pick_precision(recipe.precision, device), augmentation=aug
-    )
+    recipe = dataclasses.replace(recipe, precision=pick_precision(recipe.precision, device))
     run = RunDir(options.out or default_out(data, recipe), options.resume)
     saved = resumable(run, recipe, store, device) if options.resume else None
+    if saved is None:
+        refuse_large_queue(recipe, len(store), options)
     wanted_order = recipe.order if saved is None else saved.recipe.order
     order, order_note = pick_order(wanted_order, store)
     recipe = dataclasses.replace(recipe, order=order)
-    monitor = Monitor(store, options, recipe, device) if options.val else None
-    listeners = [run, *listeners]
+    first = ranks.rank == 0
+    monitor = Monitor(store, options, recipe, device) if options.val and first else None
+    listeners = [run, *listeners] if first else []
 
-    def tell(event) -> None:
+    def tell(event: Event) -> None:
         for listener in listeners:
             listener(event)
 
     torch.manual_seed(recipe.seed)
-    moco = MoCo(build_encoder(recipe), recipe.dim, recipe.K, recipe.m, recipe.T).to(device)
+    moco = build_moco(recipe, len(store), device, ranks, options.accumulate)
     optimizer = make_optimizer(moco, recipe)
     scaler = grad_scaler(device, recipe.precision)
     wanted: str = options.engine
     if saved is not None and wanted == "auto":  # the same bits take the same decoder
         wanted = saved.versions.get("engine", wanted)
     engine, engine_name, how = open_engine(wanted, store, options.threads, device)
-    loader = TrainLoader(store, recipe, engine, device)
-    window = Window(loader, recipe, device)
+    loader = TrainLoader(store, recipe, engine, device, ranks)
+    per_epoch = loader.steps_per_epoch
+    window = Window(loader, recipe, device, options.log_every, ranks)
     to_images, form, note = augmentation(options, device)
     if options.compile and lacks_compiler(device) is None:
-        compile_parts(moco)
+        compile_parts(moco, options.cuda_graphs)
+    moco.distribute()
 
     dtype = DTYPES[recipe.precision]
-    per_epoch, step, earlier = loader.steps_per_epoch, 0, 0.0
-    steps = recipe.epochs * per_epoch
+    plan, step, earlier = Plan([(0, 0.0, recipe.epochs * per_epoch)]), 0, 0.0
+    time_limit = budget_seconds(options)
     if saved is not None:
         moco.load_state_dict(saved.moco)
         optimizer.load_state_dict(saved.optimizer)
         scaler.load_state_dict(saved.scaler)
         window.load(saved.window)
+        plan = Plan(saved.plan)
         step, earlier = saved.step, saved.clock["train_seconds"]
-    run.open(resumed_at=step)
+    budget = None
+    if time_limit is not None:
+        spent = saved.clock["budget_seconds"] if saved is not None and options.budget else 0.0
+        every = monitor.every if monitor is not None else 0
+        budget = Budget(
+            time_limit[0] - spent, time_limit[1], recipe, per_epoch, begun, options, every
+        )
+        if saved is None:
+            plan = Plan([(0, 0.0, 0)])  # until the rate is known
+    if first:
+        run.open(resumed_at=step)
     parameters = sum(p.numel() for p in moco.encoder_q.parameters())
     tell(Started(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
     ))
-    for line in (note, order_note, aug_note):
+    for line in (note, order_note, *sizes_notes(recipe)):
         if line is not None:
             tell(Noted(line))
-    if recipe.K > len(store):
-        tell(Noted(
-            f"--K {recipe.K} is larger than the dataset ({len(store)} images): the negatives hold "
-            f"older keys of the same images; a --K well below the dataset's size learns more"
-        ))
     made_by = checkpoints.versions() | {
         "device": device.type, "augment": form, "compile": str(options.compile),
-        "engine": engine_name,
+        "engine": engine_name, "ranks": str(ranks.size), "pieces": str(options.accumulate),
     }
     if saved is not None and saved.versions != made_by:
         differ = [k for k, v in made_by.items() if saved.versions.get(k) != v]
         tell(Noted(f"not to the same bits: {', '.join(differ)} differ from the checkpoint's"))
 
     def save() -> Checkpoint:
+        window.refuse_bad(step, moco)
+        clock_fields = {
+            "train_seconds": earlier + clock.seconds(),
+            "budget_seconds": time.monotonic() - begun,
+        }
         state = Checkpoint(
             recipe, moco.state_dict(), optimizer.state_dict(), scaler.state_dict(), step,
-            store.fingerprint, len(store), window.state(), torch.get_num_threads(),
-            made_by, {"train_seconds": earlier + clock.seconds()},
+            store.fingerprint, len(store), plan.lines, window.state(), torch.get_num_threads(),
+            made_by, clock_fields,
         )
-        checkpoints.save(state, run.checkpoint)
-        tell(Saved(step, str(run.checkpoint)))
+        if first:
+            checkpoints.save(state, run.checkpoint)
+            tell(Saved(step, str(run.checkpoint)))
+        ranks.barrier()
         return state
 
+    def evaluate() -> None:
+        if monitor is not None and (step == 0 or monitor.due(step, per_epoch, plan.steps)):
+            with clock.paused():
+                found = monitor(moco, step, per_epoch)
+                tell(found)
+            if budget is not None:
+                budget.aside = found.seconds
+
+    def prepare(batch: Batch) -> Prepared:
+        assert batch.colour is not None
+        images = to_images(batch.views, batch.colour, recipe.augmentation_at(size), dtype)
+        return batch.prepared(images)
+
     with Clock() as clock, asked_to_stop() as stop:
+        vote, wish, log_every = Vote(ranks), GO_ON, options.log_every
         try:
-            if monitor is not None and step == 0:
-                with clock.paused():
-                    tell(monitor(moco, step, per_epoch))
-            while step < steps and not stop.is_set():
-                for batch in loader.epoch(step // per_epoch, step % per_epoch):
-                    lr = learning_rate(recipe, step, per_epoch)
+            if step == 0:
+                evaluate()
+            while step != plan.steps and wish != STOP:
+                epoch = step // per_epoch
+                size = recipe.size_at(plan.done(epoch * per_epoch))
+                batches = loader.epoch(epoch, step % per_epoch, size)
+                for batch in one_ahead(batches, prepare, device):
+                    lr = learning_rate(recipe, plan.done(step), per_epoch, plan.budgeted)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
-                    assert batch.colour is not None
-                    im_q, im_k = to_images(batch.views, batch.colour, recipe.augmentation, dtype)
-                    out = training_step(moco, optimizer, scaler, im_q, im_k, batch, recipe)
-                    window.add(out.stats)
+                    im_q, im_k = batch.images
+                    due = (step + 1) % log_every == 0 or step + 1 == plan.steps or not plan.steps
+                    out = training_step(
+                        moco, optimizer, scaler, im_q, im_k, batch, recipe, options.accumulate,
+                        watch=due,
+                    )
+                    window.add(out.stats, batch.index)
                     step += 1
-                    if step % options.log_every == 0 or step == steps:
-                        tell(window.read(step, steps, lr, clock))  # the one wait for the device
-                    if clock.since_mark() > options.checkpoint_minutes * 60 and step < steps:
+                    if due:
+                        told = window.read(step, plan, lr, clock)  # the one wait for the device
+                        tell(told)
+                        for bad in window.skipped(step, store):
+                            tell(bad)
+                        if budget is not None and step > 1:
+                            each = recipe.batch / told.images_per_s
+                            log_every, line = budget.renew(plan, step, each, ranks.share)
+                            if line is not None:
+                                tell(Noted(line))
+                    late = clock.since_mark() > options.checkpoint_minutes * 60
+                    wish = vote(STOP if stop.is_set() else SAVE if late else GO_ON)
+                    if wish == SAVE and step != plan.steps:
                         with clock.paused():
                             save()
                         clock.mark()
-                    if stop.is_set():
+                    if wish == STOP or step == plan.steps:
                         break
-                if monitor is not None and monitor.due(step, per_epoch) and not stop.is_set():
-                    with clock.paused():
-                        tell(monitor(moco, step, per_epoch))
+                if wish != STOP:
+                    evaluate()
             seconds = earlier + clock.seconds()
             with clock.paused():
                 last = save()
         finally:
             engine.close()
-    tell(Ended(step, steps, seconds, step == steps, str(run.checkpoint)))
+    tell(Ended(step, plan.steps, seconds, step == plan.steps, str(run.checkpoint)))
+    leave()
     return last
-
-
-def training_step(
-    moco: MoCo,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    im_q: torch.Tensor,
-    im_k: torch.Tensor,
-    batch: Batch,
-    recipe: Recipe,
-) -> Out:
-    """One step of Algorithm 1 on two views [N, 3, S, S]; nothing in it waits for the device."""
-    shuffle = batch.shuffle if recipe.bn_splits > 1 else None  # one part: nothing to deal
-    with autocast(im_q.device, recipe.precision):
-        out = moco(im_q, im_k, batch.index, shuffle)
-    scaler.scale(out.loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    moco.update(out)
-    return out
-
-
-def augmentation(
-    options: RunOptions, device: torch.device
-) -> tuple[Callable[..., torch.Tensor], str, str | None]:
-    """The augmentation for a device, its name, and a note where it cannot be compiled.
-
-    On a GPU it is compiled unless --augment torch asks for the plain form: eagerly it takes 600
-    launches and thirty times the memory traffic (bench/gpu_model.py).
-    """
-    if options.augment == "kornia":
-        return augment_kornia, "kornia", None
-    if device.type == "cpu" and options.augment == "auto":
-        return partial(augment_numba, threads=options.threads or None), "numba", None
-    form = augment if options.augment == "torch" else augment_fast
-    if not options.compile and options.augment == "torch":
-        return augment, "torch", None
-    missing = lacks_compiler(device)
-    if missing is not None:
-        return augment, "torch", f"the augmentation is not compiled: {missing}"
-    return torch.compile(form, fullgraph=True, dynamic=False), f"{form.__name__}, compiled", None
-
-
-@functools.cache
-def lacks_compiler(device: torch.device) -> str | None:
-    """What torch.compile misses on this machine for a device, and how to get it: a compiler, or
-    whatever a first trial stops at (a header, a GPU that Triton does not know)."""
-    names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
-        language = "C++" if device.type == "cpu" else "C"
-        return f"no {language} compiler here (Debian: apt-get install g++)"
-    try:
-        torch.compile(lambda x: x + 1)(torch.ones(8, device=device))
-    except Exception as error:  # of Dynamo, Inductor, Triton, the compiler, the driver
-        said = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        return f"torch.compile does not work here ({said.strip()[:200]})"
-    return None
 
 
 def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:
@@ -248,23 +231,37 @@ def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -
     return saved
 
 
-@contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second one ends the process as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
+def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> None:
+    """UserError where the negatives would be older keys of the same images."""
+    if recipe.mechanism == "queue" and recipe.K > samples and not options.force:
+        raise UserError(
+            f"--K {recipe.K} is larger than the dataset ({samples} images): the negatives would "
+            f"hold older keys of the same images; use --K {most_keys(samples, recipe.batch)} or "
+            f"less, or --force"
+        )
 
-    def handler(number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[number])
 
-    before: dict[int, Any] = {int(s): signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    for s in before:
-        signal.signal(s, handler)
-    try:
-        yield stop
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+def most_keys(samples: int, batch: int) -> int:
+    """A K for a dataset: a power of two, a quarter of it at most, one batch at least."""
+    return max(2 ** int(math.log2(max(samples // 4, 1))), batch)
+
+
+def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:
+    """UserError where ranks or pieces do not divide the batch and BatchNorm's parts."""
+    if pieces > 1 and recipe.mechanism == "end-to-end":
+        raise UserError(
+            "--accumulate: end-to-end needs all keys of a batch at once; use a smaller --batch"
+        )
+    if ranks.size > 1 and recipe.split == "keys":
+        raise UserError("--split keys works on one device: use --split both with several ranks")
+    for count, what in ((ranks.size, "ranks"), (ranks.size * pieces, "ranks times --accumulate")):
+        if recipe.batch % count or recipe.parts % count and recipe.mechanism != "memory-bank":
+            raise UserError(
+                f"{count} {what}: --batch {recipe.batch} and --bn-splits {recipe.bn_splits} must "
+                f"be multiples of it"
+            )
+
+
+def sizes_notes(recipe: Recipe) -> list[str | None]:
+    """What the resolution changes, a line a size."""
+    return [recipe.augmentation.for_resolution(s)[1] for s in recipe.progressive or (recipe.size,)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastmoco import draws, train
+from fastmoco import compiling, draws
 from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
 from fastmoco.draws import Colour, blur_room, blur_rows
@@ -69,7 +69,7 @@ def test_rows_that_blur_come_first_and_have_one_length():
 def test_the_loader_brings_them(store):
     engine = ThreadsEngine(store, 2)
     for base, expected in ((MOCO_V2, True), (MOCO_V1, False)):
-        recipe = dataclasses.replace(base, size=16, batch=32, bn_splits=2, K=64)
+        recipe = dataclasses.replace(base, size=64, batch=32, bn_splits=2, K=64)
         for batch in TrainLoader(store, recipe, engine, CPU).epoch(0):
             if not expected:
                 assert batch.colour.blur_rows is None
@@ -90,22 +90,22 @@ def test_it_compiles_to_one_graph():
 
 def test_which_form_is_taken(monkeypatch):
     cuda = torch.device("cuda")
-    pick = lambda device, **o: train.augmentation(RunOptions(**o), device)[1:]  # noqa: E731
+    pick = lambda device, **o: compiling.augmentation(RunOptions(**o), device)[1:]  # noqa: E731
     assert pick(CPU) == ("numba", None)
     assert pick(CPU, augment="torch") == ("torch", None)
     assert pick(cuda, augment="kornia") == ("kornia", None)
     assert pick(cuda, augment="torch") == ("torch", None)
-    monkeypatch.setattr(train, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(compiling, "lacks_compiler", lambda device: None)
     assert pick(cuda) == ("augment_fast, compiled", None)
     assert pick(cuda, augment="torch", compile=True) == ("augment, compiled", None)
-    monkeypatch.setattr(train, "lacks_compiler", lambda device: "no C compiler here")
+    monkeypatch.setattr(compiling, "lacks_compiler", lambda device: "no C compiler here")
     assert pick(cuda) == ("torch", "the augmentation is not compiled: no C compiler here")
 
 
 def test_what_compiling_lacks_is_told(monkeypatch):
-    lacks = train.lacks_compiler.__wrapped__  # whose answer is kept
+    lacks = compiling.lacks_compiler.__wrapped__  # whose answer is kept
     line = lacks(torch.device("cuda"))  # really tried: this machine has no such device, or it works
     assert (line is None) == torch.cuda.is_available()
-    monkeypatch.setattr(train.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     assert "no C compiler" in lacks(torch.device("cuda"))
     assert "no C++ compiler" in lacks(CPU) and "apt-get" in lacks(CPU)

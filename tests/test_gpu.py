@@ -10,11 +10,10 @@ import torch
 from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
 from fastmoco.device import pick_device
-from fastmoco.encoder import build_encoder
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Progress
 from fastmoco.loader import TrainLoader
-from fastmoco.moco import MoCo
+from fastmoco.moco import build_moco
 from fastmoco.recipe import MOCO_V2, RunOptions
 from fastmoco.train import train
 from tests.test_train import assert_equal
@@ -68,7 +67,7 @@ def test_augmentation_on_the_gpu_equals_the_cpu(store, compiled, form, recipe):
 @pytest.mark.parametrize("form", [augment, augment_fast])
 def test_a_whole_step_never_syncs(store, precision, form):
     device = pick_device("cuda")
-    moco = MoCo(build_encoder(RECIPE), RECIPE.dim, RECIPE.K, RECIPE.m, RECIPE.T).to(device)
+    moco = build_moco(RECIPE, len(store), device)
     optimizer = torch.optim.SGD(moco.encoder_q.parameters(), lr=0.03, momentum=0.9, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
     dtype = getattr(torch, precision)

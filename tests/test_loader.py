@@ -16,6 +16,7 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco import draws
+from fastmoco.distributed import Ranks
 from fastmoco.engines.threads import ThreadsEngine, decode
 from fastmoco.features import Subset
 from fastmoco.loader import EvalLoader, TrainLoader
@@ -99,7 +100,7 @@ def test_ranks_share_the_batch_of_one(store, ranks, order):
     alone = epoch(store, recipe)
     engine = ThreadsEngine(store, 2)
     parts = [
-        [copy(b) for b in TrainLoader(store, recipe, engine, CPU, rank, ranks).epoch(1)]
+        [copy(b) for b in TrainLoader(store, recipe, engine, CPU, Ranks(rank, ranks)).epoch(1)]
         for rank in range(ranks)
     ]
     engine.close()
@@ -115,9 +116,9 @@ def test_ranks_share_the_batch_of_one(store, ranks, order):
 def test_ranks_must_divide_the_batch(store):
     engine = ThreadsEngine(store, 1)
     with pytest.raises(UserError, match="--batch 20 does not divide into 3 ranks"):
-        TrainLoader(store, RECIPE, engine, CPU, 0, 3)
+        TrainLoader(store, RECIPE, engine, CPU, Ranks(0, 3))
     with pytest.raises(UserError, match="or fewer ranks"):
-        TrainLoader(store, RECIPE, engine, CPU, 0, 97)
+        TrainLoader(store, RECIPE, engine, CPU, Ranks(0, 97))
     engine.close()
 
 

@@ -54,8 +54,8 @@ def algorithm_1(f_q, f_k, queue, batches, m, T, lr, momentum, weight_decay):
 def test_twenty_steps_equal_algorithm_1():
     K, N, m, T, lr = 40, 6, 0.9, 0.2, 0.1  # K is no multiple of N: the ring wraps inside a batch
     net = small_net()
-    moco = MoCo(copy.deepcopy(net), 8, K, m, T).double()
-    start = moco.queue.keys.clone()
+    moco = MoCo(copy.deepcopy(net), Queue(K, 8), m, T).double()
+    start = moco.dictionary.keys.clone()
     torch.manual_seed(5)
     batches = [(torch.randn(N, 3, 8, 8).double(), torch.randn(N, 3, 8, 8).double())
                for _ in range(20)]
@@ -75,9 +75,9 @@ def test_twenty_steps_equal_algorithm_1():
     for ours, theirs in ((moco.encoder_q, f_q), (moco.encoder_k, f_k)):
         for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
-    pointer = int(moco.queue.pointer)
+    pointer = int(moco.dictionary.pointer)
     assert pointer == 20 * N % K
-    oldest_first = torch.roll(moco.queue.keys, -pointer, 0)
+    oldest_first = torch.roll(moco.dictionary.keys, -pointer, 0)
     torch.testing.assert_close(oldest_first, queue.T, atol=1e-10, rtol=0)
 
 
@@ -87,25 +87,25 @@ def test_the_queue_is_the_last_K_keys_at_any_batch_size(n):
     keys = torch.arange(2.0 * n * 9).reshape(-1, 2)
     seen = queue.keys.clone()
     for i in range(9):
-        queue.enqueue(keys[i * n : (i + 1) * n])
+        queue.update(keys[i * n : (i + 1) * n], None)
         seen = torch.cat([seen, keys[i * n : (i + 1) * n]])
         place = int(queue.pointer)
         assert torch.equal(torch.roll(queue.keys, -place, 0), seen[-10:])
     with pytest.raises(ValueError, match="11 keys do not fit"):
-        queue.enqueue(torch.zeros(11, 2))
+        queue.update(torch.zeros(11, 2), None)
 
 
 def test_a_key_that_is_not_finite_is_never_enqueued():
     queue = Queue(6, 2)
     before = queue.keys.clone()
-    queue.enqueue(torch.tensor([[1.0, 0], [torch.nan, 0], [0, torch.inf], [0, 1]]))
+    queue.update(torch.tensor([[1.0, 0], [torch.nan, 0], [0, torch.inf], [0, 1]]), None)
     assert torch.equal(queue.keys[[0, 3]], torch.tensor([[1.0, 0], [0, 1]]))
     assert torch.equal(queue.keys[[1, 2, 4, 5]], before[[1, 2, 4, 5]])
     assert int(queue.pointer) == 4
 
 
 def test_momentum_has_its_closed_form():
-    moco = MoCo(small_net(), 8, 16, 0.75, 0.2).double()
+    moco = MoCo(small_net(), Queue(16, 8), 0.75, 0.2).double()
     out = moco(*torch.randn(2, 4, 3, 8, 8).double(), None)
     start = [p.clone() for p in moco.encoder_k.parameters()]
     target = [torch.randn_like(p) for p in start]
@@ -119,7 +119,7 @@ def test_momentum_has_its_closed_form():
 
 
 def test_keys_get_no_gradient_and_buffers_are_not_averaged():
-    moco = MoCo(small_net(), 8, 16, 0.5, 0.2).double()
+    moco = MoCo(small_net(), Queue(16, 8), 0.5, 0.2).double()
     out = moco(torch.randn(4, 3, 8, 8).double(), 3 + torch.randn(4, 3, 8, 8).double(), None)
     out.loss.backward()
     moco.update(out)
@@ -157,7 +157,7 @@ def test_the_loss_stays_exact_under_autocast():
 
 
 def test_the_update_compiles_to_one_graph():
-    moco, plain = (MoCo(small_net(), 8, 16, 0.9, 0.2).double() for _ in range(2))
+    moco, plain = (MoCo(small_net(), Queue(16, 8), 0.9, 0.2).double() for _ in range(2))
     plain.load_state_dict(moco.state_dict())
     torch.manual_seed(0)
     images = torch.randn(2, 4, 3, 8, 8).double()
@@ -175,7 +175,7 @@ def test_the_update_compiles_to_one_graph():
 
 
 def test_a_skipped_first_step_leaves_the_momentum_at_zero():
-    moco = MoCo(small_net(), 8, 16, 0.9, 0.2).float()
+    moco = MoCo(small_net(), Queue(16, 8), 0.9, 0.2).float()
     optimizer = make_optimizer(moco, Recipe(lr=0.1, weight_decay=0.0))
     scaler = torch.amp.GradScaler("cpu")
     start = [p.detach().clone() for p in moco.encoder_q.parameters()]
@@ -200,5 +200,5 @@ def test_loss_and_enqueue_compile_to_one_graph(function):
         for _ in range(3):
             keys = torch.randn(4, 2)
             compiled(ours.keys, ours.pointer, keys)
-            plain.enqueue(keys)
+            plain.update(keys, None)
         assert torch.equal(ours.keys, plain.keys) and int(ours.pointer) == 3

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmoco import draws
 from fastmoco.augment import augment, centre_view
 from fastmoco.augment_fast import augment_fast
+from fastmoco.dictionaries import Queue
 from fastmoco.draws import Colour
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.resident import cut
@@ -81,7 +82,7 @@ def test_the_step_never_waits(aug, arch, form, n):
     with fake_cuda(), pytest.MonkeyPatch.context() as patch:
         # copying a fake reads its data pointer; another encoder serves as well
         patch.setattr("fastmoco.moco.copy.deepcopy", lambda _: build_encoder(recipe))
-        moco = MoCo(build_encoder(recipe), recipe.dim, recipe.K, recipe.m, recipe.T)
+        moco = MoCo(build_encoder(recipe), Queue(recipe.K, recipe.dim), recipe.m, recipe.T)
         views = torch.empty(n, 2, 32, 32, 3, dtype=torch.uint8)
         colour, shuffle = fake_colour(aug, n), torch.empty(n, dtype=torch.int64)
         window = torch.zeros(())

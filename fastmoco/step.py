@@ -1,0 +1,120 @@
+"""One training step, and the record of those that went wrong. Nothing in it waits for the device.
+
+A loss or key that is not finite moves no parameter: the fused optimizer's own flag for overflow
+skips the step on the device, and the ids of the batch stay in a ring until the next log line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from fastmoco.batch import Batch, Prepared
+from fastmoco.device import autocast
+from fastmoco.distributed import Ranks
+from fastmoco.moco import MoCo, Out
+from fastmoco.recipe import Recipe
+
+
+def training_step(
+    moco: MoCo,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    im_q: torch.Tensor,
+    im_k: torch.Tensor,
+    batch: Batch | Prepared,
+    recipe: Recipe,
+    pieces: int = 1,
+    watch: bool = False,
+) -> Out:
+    """One step on two views [N, 3, S, S] of this rank's part of the batch, in so many pieces.
+
+    Pieces accumulate gradients: all keys first, then queries and their gradients a piece at a
+    time, one step of the optimizer, one enqueue; BatchNorm's parts are then parts of the pieces.
+    stats["skipped"] is 1 where the step was skipped; with watch, stats also hold what
+    fastmoco.health looks at.
+    """
+    shuffle = batch.shuffle if recipe.parts > 1 else None  # one part: nothing to deal
+    precision = (im_q.device, recipe.precision)
+    if pieces == 1:
+        with autocast(*precision):
+            out = moco(im_q, im_k, batch.index, shuffle, batch.drawn, watch=watch)
+        scaler.scale(out.loss).backward()
+    else:
+        out = _in_pieces(moco, scaler, im_q, im_k, batch, shuffle, recipe, pieces, watch)
+    bad = 1 - (out.loss.isfinite() & out.keys.isfinite().all()).float()
+    out.stats["skipped"] = moco.ranks.any_(bad)
+    if watch:
+        gradients = [p.grad for p in moco.trained() if p.grad is not None]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        out.stats["grad_norm"] = norm / scaler.scale(torch.ones_like(norm))
+    if not scaler.is_enabled():  # the scaler, where there is one, finds and skips by itself
+        optimizer.found_inf = bad  # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    moco.update(out)
+    return out
+
+
+def _in_pieces(
+    moco: MoCo, scaler: torch.amp.GradScaler, im_q: torch.Tensor, im_k: torch.Tensor,
+    batch: Batch | Prepared,
+    shuffle: torch.Tensor | None, recipe: Recipe, pieces: int, watch: bool,
+) -> Out:
+    precision = (im_q.device, recipe.precision)
+    with autocast(*precision):
+        keys = moco.encode_keys(im_q, im_k, shuffle, pieces)
+    n = im_q.shape[0] // pieces
+    outs = []
+    for i in range(pieces):
+        rows = slice(i * n, (i + 1) * n)
+        here = [type(k)(k.mine[rows], k.all, k.first + i * n) for k in keys]
+        later = moco.gradients_stay() if i < pieces - 1 else contextlib.nullcontext()
+        with later:
+            with autocast(*precision):
+                out = moco(
+                    im_q[rows], im_k[rows], batch.index[rows], None, batch.drawn, here, watch
+                )
+            scaler.scale(out.loss / pieces).backward()
+        outs.append(out)
+    stats = {
+        name: torch.stack([o.stats[name] for o in outs]).mean() for name in outs[0].stats
+    }
+    loss = torch.stack([o.loss.detach() for o in outs]).mean()
+    last = outs[-1]
+    if last.index is None:
+        return Out(loss, last.keys, None, stats)
+    ranks = moco.ranks.size
+    whole = [torch.cat([x.view(ranks, n, *x.shape[1:]) for x in xs], dim=1).flatten(0, 1)
+             for xs in ([o.keys for o in outs], [o.index for o in outs])]
+    return Out(loss, whole[0], whole[1], stats)
+
+
+class BadSteps:
+    """The sample ids of the last steps, and which of them were skipped, on the device."""
+
+    def __init__(self, steps: int, batch: int, device: torch.device) -> None:
+        self._ids = torch.zeros(steps, batch, dtype=torch.int64, device=device)
+        self._skipped = torch.zeros(steps, device=device)
+        self._count = 0
+
+    def add(self, index: torch.Tensor, skipped: torch.Tensor) -> None:
+        """One step: its sample ids [batch] and its flag []; no sync."""
+        place = self._count % len(self._ids)
+        self._ids[place].copy_(index)
+        self._skipped[place].copy_(skipped)
+        self._count += 1
+
+    def last(self) -> bool:
+        """Whether the last step was skipped; waits for the device."""
+        return self._count > 0 and bool(self._skipped[(self._count - 1) % len(self._ids)] > 0)
+
+    def read(self, step: int, ranks: Ranks) -> list[tuple[int, list[int]]]:
+        """(step, sample ids of all ranks) of every skipped step since the last reading, of which
+        `step` is the last; waits for the device."""
+        n = min(self._count, len(self._ids))
+        places = [i for i, flag in enumerate(self._skipped[:n].tolist()) if flag > 0]
+        self._count = 0
+        return [(step - n + 1 + i, ranks.gather(self._ids[i]).tolist()) for i in places]

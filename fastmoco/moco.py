@@ -176,7 +176,7 @@ def build_moco(
     BatchNorm's parts are those of the whole batch, shared out over ranks and, with gradient
     accumulation, over its pieces.
     """
-    parts = recipe.parts // (ranks.size * pieces)
+    parts = recipe.bn_splits // (ranks.size * pieces)
     encoder = build_encoder(recipe, parts if recipe.split == "both" else 1)
     dictionary: Dictionary = EndToEnd()
     if recipe.mechanism == "queue":

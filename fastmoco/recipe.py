@@ -261,11 +261,6 @@ class Recipe:
         """Negatives of each query."""
         return self.batch - 1 if self.mechanism == "end-to-end" else self.K
 
-    @property
-    def parts(self) -> int:
-        """Into how many parts BatchNorm splits a batch; a memory bank has no keys to leak to."""
-        return 1 if self.mechanism == "memory-bank" else self.bn_splits
-
     def size_at(self, done: float) -> int:
         """Side of the views where a share `done` (0..1) of the training is behind."""
         sides = self.progressive or (self.size,)

@@ -35,7 +35,7 @@ def training_step(
     stats["skipped"] is 1 where the step was skipped; with watch, stats also hold what
     fastmoco.health looks at.
     """
-    shuffle = batch.shuffle if recipe.parts > 1 else None  # one part: nothing to deal
+    shuffle = batch.shuffle if recipe.bn_splits > 1 else None  # one part: nothing to deal
     precision = (im_q.device, recipe.precision)
     if pieces == 1:
         with autocast(*precision):

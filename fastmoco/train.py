@@ -255,7 +255,7 @@ def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:
     if ranks.size > 1 and recipe.split == "keys":
         raise UserError("--split keys works on one device: use --split both with several ranks")
     for count, what in ((ranks.size, "ranks"), (ranks.size * pieces, "ranks times --accumulate")):
-        if recipe.batch % count or recipe.parts % count and recipe.mechanism != "memory-bank":
+        if recipe.batch % count or recipe.bn_splits % count:
             raise UserError(
                 f"{count} {what}: --batch {recipe.batch} and --bn-splits {recipe.bn_splits} must "
                 f"be multiples of it"

@@ -11,7 +11,7 @@ from PIL import Image
 from data_tools.open import is_dataset
 from fastmoco.cli import main
 
-TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "64"]
+TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32"]
 
 
 def run(capsys, *argv):

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import shutil
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class Checkpoint:
     moco: dict[str, torch.Tensor]
     """Encoders, their BatchNorm buffers, the dictionary (the queue [K, dim] and its pointer)."""
     optimizer: dict[str, Any]
+    """Empty in a checkpoint of weights alone: the best by kNN."""
     scaler: dict[str, Any]
     step: int
     """Steps done, over the whole run: with recipe.batch, the cursor in samples."""
@@ -76,6 +78,31 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             f"{path}: cannot write the checkpoint ({str(error).splitlines()[0]}); "
             f"{remedy if path.exists() else 'make room and start again'}"
         ) from None
+
+
+def keep(path: Path, step: int, count: int) -> Path:
+    """The checkpoint at `path` also as PATH-STEP.pt, beside the last `count` of these.
+
+    It is a second name for the same bytes where the file system has such: `save` renames over the
+    first and leaves the other. Later steps, which a run that was taken back will reach again, stay.
+    """
+    kept = path.with_name(f"{path.stem}-{step:08}.pt")
+    partial = kept.with_name(kept.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:  # no hard links here
+            shutil.copyfile(path, partial)
+        os.replace(partial, kept)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{kept}: cannot be written ({error.strerror}); make room and go on with "
+                        "--resume") from None
+    so_far = sorted(p for p in path.parent.glob(f"{path.stem}-{'[0-9]' * 8}.pt") if p <= kept)
+    for old in so_far[:-count]:
+        old.unlink()
+    return kept
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Checkpoint:

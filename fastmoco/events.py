@@ -20,6 +20,7 @@ class Started:
     engine: str
     parameters: int
     out: str
+    data: str  # the dataset, as an absolute path
 
 
 @dataclass(frozen=True)

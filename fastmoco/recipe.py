@@ -313,6 +313,8 @@ class RunOptions:
     """Epochs between kNN measurements [default: about ten a run]."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at SIGTERM and at the end."""
+    keep: int = 0
+    """Also keep a checkpoint of each of the last so many epochs."""
     log_every: int = 20
     """Steps between log lines; the only place where the loop waits for the device."""
     budget: str = ""
@@ -344,6 +346,7 @@ class RunOptions:
         rules = {
             "val_every": self.val_every >= 0,
             "checkpoint_minutes": 0 <= self.checkpoint_minutes < math.inf,
+            "keep": self.keep >= 0,
             "log_every": self.log_every >= 1,
             "threads": self.threads >= 0,
             "accumulate": self.accumulate >= 1,
@@ -352,6 +355,7 @@ class RunOptions:
             "accumulate": "1 or more pieces",
             "val_every": "epochs, or 0 for about ten measurements a run",
             "checkpoint_minutes": "minutes from 0",
+            "keep": "so many epochs, or 0 for the last checkpoint alone",
             "log_every": "1 or more",
             "threads": "1 or more, or 0 for all cores",
         }

@@ -1,4 +1,8 @@
-"""A run's directory: checkpoint.pt, metrics.jsonl, run.json."""
+"""A run's directory: checkpoint.pt, metrics.jsonl, run.json.
+
+With --val also checkpoint-best.pt, the weights of the best kNN; with --keep also checkpoint-STEP.pt
+at the ends of the last epochs.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str], resume: bool) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.pt"
+        self.best = self.path / "checkpoint-best.pt"
         self.metrics = self.path / "metrics.jsonl"
         if resume and not self.checkpoint.is_file():
             raise UserError(f"{self.checkpoint}: nothing to resume; start without --resume")
@@ -48,6 +53,12 @@ class RunDir:
         partial = self.metrics.with_name("metrics.jsonl.partial")
         partial.write_text("".join(kept))
         os.replace(partial, self.metrics)
+
+    def best_knn(self) -> float:
+        """The best kNN so far (0..1) after the first step, by metrics.jsonl; 0 where none was
+        measured."""
+        rows = map(json.loads, self.metrics.read_text().splitlines())
+        return max((r["knn"] for r in rows if r["event"] == "evaluated" and r["step"]), default=0.0)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):

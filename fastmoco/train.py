@@ -115,9 +115,11 @@ def train(
             plan = Plan([(0, 0.0, 0)])  # until the rate is known
     if first:
         run.open(resumed_at=step)
+    best = run.best_knn() if first else 0.0
     parameters = sum(p.numel() for p in moco.encoder_q.parameters())
     tell(Started(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
+        os.path.abspath(data),
     ))
     for line in (note, order_note, *sizes_notes(recipe)):
         if line is not None:
@@ -144,14 +146,26 @@ def train(
         if first:
             checkpoints.save(state, run.checkpoint)
             tell(Saved(step, str(run.checkpoint)))
+            if options.keep and step % per_epoch == 0:
+                kept = checkpoints.keep(run.checkpoint, step, options.keep)
+                tell(Saved(step, str(kept)))
         ranks.barrier()
         return state
 
     def evaluate() -> None:
+        nonlocal best
         if monitor is not None and (step == 0 or monitor.due(step, per_epoch, plan.steps)):
             with clock.paused():
                 found = monitor(moco, step, per_epoch)
                 tell(found)
+                if step and found.knn > best:
+                    best = found.knn
+                    weights = Checkpoint(
+                        recipe, moco.state_dict(), {}, {}, step, store.fingerprint, len(store),
+                        versions=made_by,
+                    )
+                    checkpoints.save(weights, run.best)
+                    tell(Saved(step, str(run.best)))
             if budget is not None:
                 budget.aside = found.seconds
 
@@ -201,6 +215,10 @@ def train(
                         break
                 if wish != STOP:
                     evaluate()
+                    if options.keep and step != plan.steps:
+                        with clock.paused():
+                            save()
+                        clock.mark()
             seconds = earlier + clock.seconds()
             with clock.paused():
                 last = save()
@@ -214,6 +232,8 @@ def train(
 def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:
     """The run's checkpoint; UserError where it belongs to another recipe or dataset."""
     saved = checkpoints.load(run.checkpoint, device)
+    if not saved.optimizer:
+        raise UserError(f"{run.checkpoint}: holds weights alone, which cannot be resumed from")
     for field in dataclasses.fields(recipe):
         ours, theirs = getattr(recipe, field.name), getattr(saved.recipe, field.name)
         if ours != theirs and not (field.name == "order" and "auto" in (ours, theirs)):

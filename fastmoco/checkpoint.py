@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import pickle
 import platform
 import shutil
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from data_tools.errors import UserError
 from fastmoco import __version__
 from fastmoco.recipe import Recipe, from_dict, to_dict
+from fastmoco.weights_file import read_weights
 
 FORMAT = 2
 
@@ -47,6 +46,8 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
     """train_seconds so far."""
+    origin: str = ""
+    """What its weights came from or began as, in a line, where that was another checkpoint."""
 
 
 def versions() -> dict[str, str]:
@@ -106,20 +107,25 @@ def keep(path: Path, step: int, count: int) -> Path:
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint (weights_only: nothing in it is run); UserError if it is none of ours."""
+    """Read a checkpoint (nothing in it is run); UserError if it is none of ours."""
     path = Path(path)
     if path.is_dir():
         path = path / "checkpoint.pt"
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+    return from_content(read_weights(path, device), path)
+
+
+def is_ours(content: Any) -> bool:
+    """Whether the content of a file looks like a checkpoint of fastmoco, of any version."""
+    return isinstance(content, dict) and {"format", "recipe", "moco"} <= content.keys()
+
+
+def from_content(content: Any, path: Path) -> Checkpoint:
+    """The content of a file as a checkpoint; UserError if it is none of ours."""
+    if not is_ours(content):
+        raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short")
+    if content.pop("format") != FORMAT:
+        raise UserError(f"{path}: written by another version of fastmoco")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        if content.pop("format") != FORMAT:
-            raise UserError(f"{path}: written by another version of fastmoco")
-        recipe = from_dict(content.pop("recipe"))
-        return Checkpoint(recipe=recipe, **content)
-    except (
-        RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, TypeError,
-        AttributeError, ValueError,
-    ):
+        return Checkpoint(recipe=from_dict(content.pop("recipe")), **content)
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None

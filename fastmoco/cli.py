@@ -148,12 +148,14 @@ def knn(argv: list[str]) -> None:
     args = parse(KnnArgs, argv, "knn")
     from data_tools.open import open_store
     from fastmoco import console
-    from fastmoco.checkpoint import load
     from fastmoco.device import pick_device
+    from fastmoco.interop import open_checkpoint
     from fastmoco.knn import knn
 
     device = pick_device(args.device)
-    checkpoint = load(args.checkpoint, device)
+    checkpoint = open_checkpoint(args.checkpoint, device)
+    if checkpoint.origin and not args.json:
+        console.say(f"{args.checkpoint}: {checkpoint.origin}")
     bank, queries = (open_store(_prepared(p, quiet=args.json)) for p in (args.train, args.val))
     with console.progress("features", "images") as tick:
         rows = knn(

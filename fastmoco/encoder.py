@@ -10,8 +10,9 @@ from torch import nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
+from data_tools.errors import UserError
 from fastmoco.batchnorm import SplitBatchNorm2d
-from fastmoco.recipe import Recipe
+from fastmoco.recipe import ARCHS, Recipe
 
 MINI_WIDTHS = (48, 96, 192)
 
@@ -64,6 +65,8 @@ def build_encoder(recipe: Recipe, splits: int | None = None) -> Encoder:
     norm_layer = partial(SplitBatchNorm2d, splits=splits or recipe.bn_splits)
     if recipe.arch == "resnet-mini":
         return _with_head(MiniResNet(MINI_WIDTHS, norm_layer), MINI_WIDTHS[-1], recipe)
+    if recipe.arch not in ARCHS:
+        raise UserError(f"arch {recipe.arch}: there are {', '.join(ARCHS)}")
     trunk = getattr(resnet, recipe.arch)(norm_layer=norm_layer)
     if recipe.stem == "cifar":
         trunk.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)

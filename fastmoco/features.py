@@ -102,12 +102,12 @@ def raw_pixels(
 
 
 def load_encoder(checkpoint: Checkpoint, device: torch.device) -> Encoder:
-    """The query encoder of a checkpoint, ready for extract."""
+    """The query encoder of a checkpoint, ready for extract; where other systems' checkpoints have
+    no head (fastmoco.interop), its head is an untrained one."""
     encoder = build_encoder(checkpoint.recipe)
     prefix = "encoder_q."
-    encoder.load_state_dict(
-        {k[len(prefix) :]: v for k, v in checkpoint.moco.items() if k.startswith(prefix)}
-    )
+    state = {k[len(prefix) :]: v for k, v in checkpoint.moco.items() if k.startswith(prefix)}
+    encoder.load_state_dict(dict(encoder.state_dict()) | state)
     return encoder.to(device).eval()
 
 

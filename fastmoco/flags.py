@@ -198,7 +198,7 @@ class KnnArgs:
     """Weighted kNN: the bank is TRAIN, the queries are VAL, the features the pooled trunk's."""
 
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory."""
+    """Checkpoint file or run directory, ours or another system's."""
     train: positional("TRAIN")  # type: ignore[valid-type]
     """Labelled dataset: the bank."""
     val: positional("VAL")  # type: ignore[valid-type]

@@ -114,7 +114,7 @@ AUGMENT_CIFAR = replace(
 )
 AUGMENTATIONS = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
 
-Arch = Literal["resnet18", "resnet50", "resnet-mini"]
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet-mini")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Mechanism = Literal["queue", "memory-bank", "end-to-end"]
 EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
@@ -126,10 +126,10 @@ class Recipe:
 
     name: str = "moco-v1"
     """The named recipe that this one began as."""
-    arch: Arch = "resnet50"
-    """Encoder: torchvision's ResNet-18 or 50, or the small residual net for CPU runs."""
+    arch: str = "resnet50"
+    """Encoder: torchvision's resnet18, 34, 50, 101 or 152, or resnet-mini for CPU runs."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers of a ResNet-18 or 50: 7x7 stride 2 and max pooling, or one 3x3 of stride 1."""
+    """First layers of torchvision's: 7x7 stride 2 and max pooling, or one 3x3 of stride 1."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection: one linear layer (v1), or linear, ReLU, linear (v2)."""
     dim: int = 128
@@ -188,6 +188,7 @@ class Recipe:
         """Raise UserError, in one line, where the values cannot train (on so many samples)."""
         whole = ("dim", "K", "bn_splits", "size", "batch", "epochs")
         rules = {name: getattr(self, name) >= 1 for name in whole} | {
+            "arch": self.arch in ARCHS,
             "lr": 0 < self.lr < math.inf,
             "T": 0 < self.T < math.inf,
             "m": 0 <= self.m <= 1,
@@ -200,6 +201,7 @@ class Recipe:
         }
         finite = "a finite number above 0"
         allowed = dict.fromkeys(whole, "1 or more") | {
+            "arch": ", ".join(ARCHS),
             "lr": finite,
             "T": finite,
             "momentum": "a number from 0, below 1",
@@ -307,6 +309,8 @@ class RunOptions:
     """Run directory: checkpoints, metrics.jsonl, resolved recipe [default: runs/DATA-RECIPE]."""
     resume: bool = False
     """Go on from the run directory's checkpoint, to the same bits."""
+    init: str = ""
+    """Begin with the weights of this checkpoint: ours, the official MoCo's, or another system's."""
     val: str = ""
     """A labelled prepared dataset: kNN on it is shown while training."""
     val_every: int = 0

@@ -30,6 +30,7 @@ from fastmoco.device import (
 from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, join, leave
 from fastmoco.engines import open_engine
 from fastmoco.events import Ended, Event, Listener, Noted, Saved, Started
+from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import build_moco, compile_parts, make_optimizer
 from fastmoco.monitor import Monitor
@@ -80,6 +81,10 @@ def train(
 
     torch.manual_seed(recipe.seed)
     moco = build_moco(recipe, len(store), device, ranks, options.accumulate)
+    origin, init_note = "" if saved is None else saved.origin, None
+    if options.init and saved is None:
+        weights = open_checkpoint(options.init, device)
+        origin = init_note = start_from(moco, weights, recipe, options.init)
     optimizer = make_optimizer(moco, recipe)
     scaler = grad_scaler(device, recipe.precision)
     wanted: str = options.engine
@@ -121,7 +126,7 @@ def train(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
         os.path.abspath(data),
     ))
-    for line in (note, order_note, *sizes_notes(recipe)):
+    for line in (init_note, note, order_note, *sizes_notes(recipe)):
         if line is not None:
             tell(Noted(line))
     made_by = checkpoints.versions() | {
@@ -141,7 +146,7 @@ def train(
         state = Checkpoint(
             recipe, moco.state_dict(), optimizer.state_dict(), scaler.state_dict(), step,
             store.fingerprint, len(store), plan.lines, window.state(), torch.get_num_threads(),
-            made_by, clock_fields,
+            made_by, clock_fields, origin,
         )
         if first:
             checkpoints.save(state, run.checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
-    ["recipe", "vectors", "blur_numba"],
+    ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file"],
     ["write_numba"],
     ["draws"],
     ["read_ahead"],
@@ -30,6 +30,8 @@ FLOORS = [
     ["engines"],
     ["loader"],
     ["checkpoint"],
+    ["weights_in"],
+    ["interop"],
     ["features"],
     ["knn"],
     ["run_dir", "monitor", "progress", "stopping"],

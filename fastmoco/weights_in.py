@@ -1,0 +1,316 @@
+"""Checkpoints of other systems, recognised by their keys and read as ours.
+
+Known: the official MoCo, lightly, solo-learn, mmselfsup and mmpretrain, VISSL, transformers'
+ResNets, and bare ResNets under torchvision's names (timm's are the same). What the keys tell fills
+the recipe: arch, stem, head, dim, K. What they don't is the recipe's that fits them best, and that
+is said.
+
+The released MoCo, and all that followed it, moves the key encoder before it encodes the keys, we
+after the optimizer's step: the key encoder of their checkpoints is one update behind ours. It is
+taken as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from data_tools.errors import UserError
+from fastmoco.checkpoint import Checkpoint
+from fastmoco.encoder import build_encoder
+from fastmoco.recipe import MOCO_CIFAR, MOCO_V1, MOCO_V2, Recipe, from_dict
+from fastmoco.trunk_names import from_huggingface, from_sequential
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a system prefixes its tensors; a trunk's own names come after the prefix."""
+
+    name: str
+    trunk: str
+    head: str = ""
+    key_trunk: str = ""
+    key_head: str = ""
+    rename: Callable[[str], str] = from_sequential  # which leaves torchvision's names as they are
+
+
+# The first that fits: those with more of their own come first.
+LAYOUTS = (
+    Layout("official MoCo", "encoder_q.", "encoder_q.fc.", "encoder_k.", "encoder_k.fc."),
+    Layout("mmselfsup", "encoder_q.0.", "encoder_q.1.", "encoder_k.0.", "encoder_k.1."),
+    Layout(
+        "mmpretrain", "backbone.", "neck.", "encoder_k.module.0.", "encoder_k.module.1.",
+    ),
+    # of lightly's ImageNet benchmark, whose bare names are the key encoder's
+    Layout(
+        "lightly", "query_backbone.", "query_projection_head.", "backbone.", "projection_head.",
+    ),
+    Layout(
+        "lightly", "backbone.", "projection_head.", "backbone_momentum.",
+        "projection_head_momentum.",
+    ),
+    Layout("solo-learn", "backbone.", "projector.", "momentum_backbone.", "momentum_projector."),
+    Layout("solo-learn", "encoder.", "projector.", "momentum_encoder.", "momentum_projector."),
+    Layout("VISSL", "trunk._feature_blocks.", "heads."),
+    Layout("VISSL", "_feature_blocks."),
+    Layout("VISSL", "trunk.base_model._feature_blocks.", "heads."),
+    Layout("official MoCo without its head", "encoder_q."),
+    Layout("backbone", "backbone."),
+    Layout("torchvision", ""),
+    Layout("transformers", "", rename=from_huggingface),
+    Layout("transformers", "resnet.", rename=from_huggingface),
+)
+
+# (blocks a stage, convolutions a block) -> the arch
+DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
+    ((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4, 6, 3), 3): "resnet50",
+    ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152",
+}
+
+
+def from_foreign(content: Any, path: str) -> Checkpoint:
+    """The content of another system's file as a checkpoint of ours.
+
+    `moco` holds what there is: encoder_q.trunk.*, and where the file has them encoder_q.head.*,
+    encoder_k.*, dictionary.keys [K, dim] and dictionary.pointer; the optimizer of an official file
+    of the same parameters. `origin` says what was found and what was not. Raises UserError where
+    the keys are no layout known here, or don't make one of our encoders.
+    """
+    found = tensors_of(content)
+    layout = _layout_of(found)
+    if layout is None:
+        few = ", ".join(list(found)[:3]) or "none"
+        raise UserError(
+            f"{path}: no layout known here (keys: {few} ...); known are the official MoCo's, "
+            "lightly's, solo-learn's, mmselfsup's, VISSL's, transformers' and torchvision's ResNets"
+        )
+    trunk = _trunk(found, layout)
+    moco = {f"encoder_q.trunk.{k}": v for k, v in trunk.items()}
+    arch, width = _arch(trunk, path)
+    head, why = _head(found, layout.head, width)
+    moco |= {f"encoder_q.{k}": v for k, v in head.items()}
+    lacks = [] if head else [why]
+    keys: Tensors = {}
+    if layout.key_trunk:
+        keys = {
+            f"encoder_k.trunk.{k}": v
+            for k, v in _trunk(found, replace(layout, trunk=layout.key_trunk,
+                                              head=layout.key_head)).items()
+        }
+    if keys and head:
+        moco |= keys | {
+            f"encoder_k.{k}": v for k, v in _head(found, layout.key_head, width)[0].items()
+        }
+    else:
+        lacks.append("no key encoder")
+    queue = _queue(found)
+    if queue is None:
+        lacks.append("no queue")
+    else:
+        moco |= queue
+    recipe = _recipe(arch, trunk, moco)
+    epoch = content.get("epoch") if isinstance(content, Mapping) else None
+    inside = content.get("fastmoco") if isinstance(content, Mapping) else None
+    ours = _ours_inside(inside, path)
+    if ours is not None:
+        recipe, lacks = ours.recipe, []
+    _check_shapes(recipe, moco, path)
+    origin = f"{layout.name} layout" + (f", epoch {epoch}" if isinstance(epoch, int) else "")
+    origin += f": {recipe.arch}" + (" with a CIFAR stem" if recipe.stem == "cifar" else "")
+    origin += _has(recipe, moco) + "".join(f", {word}" for word in lacks)
+    if ours is None:
+        origin += f"; all else is taken to be {recipe.name}'s"
+    if "encoder_k.trunk.conv1.weight" in moco and ours is None:
+        origin += "; its key encoder is one momentum update behind ours"
+    optimizer = _optimizer(content, moco)
+    if ours is not None:
+        return replace(ours, moco=moco, optimizer=optimizer)
+    return Checkpoint(recipe, moco, optimizer, {}, 0, "", 0, origin=origin)
+
+
+def tensors_of(content: Any) -> Tensors:
+    """All tensors of a file by their dotted names, without the wrappers that say nothing."""
+    loss: Any = None
+    for key in ("classy_state_dict", "base_model", "model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            loss = content.get("loss") if key == "base_model" else loss
+            content = content[key]
+    if isinstance(content, Mapping) and isinstance(loss, Mapping):  # where VISSL's queue lies
+        content = {**content, "loss": loss}
+    out: Tensors = {}
+
+    def walk(values: Mapping, prefix: str) -> None:
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, torch.Tensor):
+                out[name.removeprefix("module.").removeprefix("_orig_mod.")] = value
+            elif isinstance(value, Mapping) and key != "optimizer":
+                walk(value, name + ".")
+
+    if isinstance(content, Mapping):
+        walk(content, "")
+    return out
+
+
+def _layout_of(found: Tensors) -> Layout | None:
+    for layout in LAYOUTS:
+        named = {layout.rename(k[len(layout.trunk) :]) for k in found if k.startswith(layout.trunk)}
+        with_head = not layout.head or any(k.startswith(layout.head) for k in found)
+        if "conv1.weight" in named and with_head:
+            return layout
+    return None
+
+
+def _trunk(found: Tensors, layout: Layout) -> Tensors:
+    """The trunk under torchvision's names; a classifier beside it is left out."""
+    out = {}
+    for key, value in found.items():
+        name = layout.rename(key[len(layout.trunk) :]) if key.startswith(layout.trunk) else ""
+        if re.match(r"(conv1|bn1|layer\d)\.", name):
+            out[name] = value
+    return out
+
+
+def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
+    """The arch whose blocks the trunk has, and its width."""
+    blocks: dict[int, set[int]] = {}
+    for name in trunk:
+        found = re.match(r"layer(\d)\.(\d+)\.", name)
+        if found:
+            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
+    depth = tuple(len(blocks.get(stage, ())) for stage in (1, 2, 3, 4))
+    convolutions = 3 if "layer1.0.conv3.weight" in trunk else 2
+    arch = DEPTHS.get((depth, convolutions))
+    if arch is None:
+        raise UserError(
+            f"{path}: its stages have {' '.join(map(str, depth))} blocks of {convolutions} "
+            f"convolutions: none of {', '.join(DEPTHS.values())}"
+        )
+    return arch, 2048 if convolutions == 3 else 512
+
+
+def _head(found: Tensors, prefix: str, width: int) -> tuple[Tensors, str]:
+    """The projection head under our names, and why there is none: linear, or linear, ReLU, linear
+    with `width` hidden units, whatever its layers are called."""
+    inside = {k: v for k, v in found.items() if prefix and k.startswith(prefix)}
+    weights = [k for k, v in inside.items() if k.endswith("weight") and v.dim() == 2]
+    pairs = [(k, k.removesuffix("weight") + "bias") for k in weights]
+    if not inside:
+        return {}, "no head"
+    shapes = [tuple(inside[k].shape) for k in weights]
+    whole = all(bias in inside for _, bias in pairs) and len(inside) == 2 * len(pairs)
+    if whole and len(pairs) == 1 and shapes[0][1] == width:
+        places = ["head."]
+    elif whole and len(pairs) == 2 and shapes[0] == (width, width) and shapes[1][1] == width:
+        places = ["head.0.", "head.2."]
+    else:
+        return {}, "a head of another shape than ours, which is left out"
+    out: Tensors = {}
+    for place, (weight, bias) in zip(places, pairs, strict=True):
+        out |= {place + "weight": inside[weight], place + "bias": inside[bias]}
+    return out, ""
+
+
+def _queue(found: Tensors) -> Tensors | None:
+    """A queue [dim, K] as ours, [K, dim]; solo-learn's two of a symmetric loss are not one."""
+    for prefix in ("", "loss."):
+        queue = found.get(prefix + "queue")
+        if queue is not None and queue.dim() == 2:
+            at = found.get(prefix + "queue_ptr", torch.zeros(1, dtype=torch.int64))
+            pointer = at.to(queue.device, torch.int64).reshape(-1)[0].clone()
+            return {"dictionary.keys": queue.T.contiguous(), "dictionary.pointer": pointer}
+    return None
+
+
+def _recipe(arch: str, trunk: Tensors, moco: Tensors) -> Recipe:
+    """What the tensors tell; the rest of the named recipe that has most of it."""
+    cifar = trunk["conv1.weight"].shape[-1] == 3
+    mlp = "encoder_q.head.2.weight" in moco
+    linear = "encoder_q.head.weight" in moco
+    base = MOCO_CIFAR if cifar else MOCO_V1 if linear else MOCO_V2
+    last = moco.get("encoder_q.head.2.weight", moco.get("encoder_q.head.weight"))
+    keys = moco.get("dictionary.keys")
+    return replace(
+        base, arch=arch, stem="cifar" if cifar else "imagenet", precision="float32",
+        head="mlp" if mlp else "linear" if linear else base.head,
+        dim=base.dim if last is None else last.shape[0],
+        K=base.K if keys is None else keys.shape[0],
+    )
+
+
+def _check_shapes(recipe: Recipe, moco: Tensors, path: str) -> None:
+    check_encoder(recipe, moco, "encoder_q.", path)
+    if "encoder_k.trunk.conv1.weight" in moco:
+        check_encoder(recipe, moco, "encoder_k.", path)
+    keys = moco.get("dictionary.keys")
+    if keys is not None and keys.shape[1] != recipe.dim:
+        raise UserError(
+            f"{path}: its queue holds keys of {keys.shape[1]} dimensions, its head gives "
+            f"{recipe.dim}: cut short, or put together from two models"
+        )
+
+
+def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None:
+    """Raises UserError, in one line, unless the tensors under a prefix are the recipe's encoder,
+    whole and of the right shapes; its head may be missing as a whole."""
+    with torch.device("meta"):
+        wanted = build_encoder(recipe).state_dict()
+    here = {k[len(prefix) :]: v for k, v in moco.items() if k.startswith(prefix)}
+    if not any(k.startswith("head.") for k in here):
+        wanted = {k: v for k, v in wanted.items() if not k.startswith("head.")}
+    missing = [k for k in wanted if k not in here and not k.endswith("num_batches_tracked")]
+    strange = [k for k in here if k not in wanted]
+    for names, word in ((missing, "lacks"), (strange, "holds")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
+            raise UserError(f"{path}: {word} {prefix}{names[0]}{more} {of}: not whole")
+    for k, v in wanted.items():
+        if k in here and here[k].shape != v.shape:
+            raise UserError(
+                f"{path}: {prefix}{k} has the shape {list(here[k].shape)}, in a {recipe.arch} it "
+                f"is {list(v.shape)}"
+            )
+
+
+def _has(recipe: Recipe, moco: Tensors) -> str:
+    parts = []
+    if any(k.startswith("encoder_q.head.") for k in moco):
+        parts.append(f"{'MLP' if recipe.head == 'mlp' else 'linear'} head of {recipe.dim}")
+    if "encoder_k.trunk.conv1.weight" in moco:
+        parts.append("both encoders")
+    if "dictionary.keys" in moco:
+        parts.append(f"queue of {len(moco['dictionary.keys']):,}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _ours_inside(inside: Any, path: str) -> Checkpoint | None:
+    """What our own export to the official layout added: all that the layout has no place for."""
+    if not isinstance(inside, Mapping):
+        return None
+    try:
+        values = dict(inside)
+        return Checkpoint(recipe=from_dict(values.pop("recipe")), moco={}, optimizer={}, **values)
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{path}: exported by another version of fastmoco") from None
+
+
+def _optimizer(content: Any, moco: Tensors) -> dict[str, Any]:
+    """The optimizer of an official file, of the query encoder's parameters alone: the official
+    code lists the key encoder's after them."""
+    saved = content.get("optimizer") if isinstance(content, Mapping) else None
+    if not isinstance(saved, Mapping) or not saved.get("param_groups"):
+        return {}
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    count = sum(k.startswith("encoder_q.") and not k.endswith(buffers) for k in moco)
+    state = {i: v for i, v in saved.get("state", {}).items() if i < count}
+    return {
+        "state": state,
+        "param_groups": [{**saved["param_groups"][0], "params": list(range(count))}],
+    }

@@ -52,7 +52,6 @@ class Memory:
 
 
 MEMORY = Memory()
-_compiled: set[tuple[bool, torch.dtype]] = set()  # kinds of calls that ran once, on one thread
 
 
 def augment_numba(
@@ -83,15 +82,8 @@ def augment_numba(
     threads = threads or cores()
     step = -(-b // threads)
     slices = [slice(i, i + step) for i in range(0, b, step)]
-    kind = (len(slices) == 1, made)
-    if len(slices) == 1 or kind not in _compiled:
-        # numba's table of what it compiled is not safe where two threads begin at once
-        for rows in slices:
-            try:
-                work(rows)
-            except KeyError:  # from that table, seen once in a process with other numba users
-                work(rows)
-        _compiled.add(kind)
+    if len(slices) == 1:
+        work(slices[0])
     else:
         with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))

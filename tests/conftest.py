@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,13 @@ from data_tools.prepare import prepare
 def one_thread():
     # Tiny tensors: a second thread costs more than it gives, most of all on a busy machine.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def numbas_types():
+    # FFCV's own Loader marks numba's one uint8[::1] as read-only: undone before the next test.
+    yield
+    numba.uint8[::1].mutable = True
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -317,15 +317,16 @@ def test_bench_measures_the_engine_that_it_is_told(prepared, capsys):
     assert code == 0 and json.loads(out)["engine"] == "dali (1 thread)"
 
 
-def test_ffcv_leaves_torchs_threads_as_they_were(prepared):
+def test_ffcv_leaves_torchs_threads_and_numbas_types_as_they_were(prepared):
     pytest.importorskip("ffcv", exc_type=ImportError)
-    code = "import sys, torch; torch.set_num_threads(3); " \
+    code = "import sys, numba, torch; torch.set_num_threads(3); bytes = numba.uint8[::1]; " \
         "from data_tools.open import open_store; from fastmoco.engines import open_engine; " \
-        "open_engine('ffcv', open_store(sys.argv[1])); print(torch.get_num_threads())"
+        "open_engine('ffcv', open_store(sys.argv[1])); " \
+        "print(torch.get_num_threads(), bytes.mutable)"
     done = subprocess.run(
         [sys.executable, "-c", code, prepared["beton"]], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "3\n"
+    assert done.stdout == "3 True\n"
 
 
 def test_an_unknown_engine_is_refused_in_one_line(prepared, capsys):

@@ -1,6 +1,6 @@
 """FFCV as an engine: the official reader, memory manager, decoder and resize on our windows.
 
-Uses ffcv.reader.Reader and ffcv.memory_managers.OSCacheManager, which find an image in the beton,
+Uses ffcv.reader.Reader and ffcv.memory_managers.OSCacheManager, which map the beton,
 and ffcv.libffcv's imdecode and resize_crop in a loop compiled by ffcv's Compiler: what FFCV's own
 ResizedCropRGBImageDecoder does, but with windows that are given and not drawn, and with all views
 from one decode. FFCV's Loader is left out: it goes through whole epochs by itself, reserves
@@ -133,14 +133,19 @@ def compiled() -> Callable[..., None]:
     try:
         from ffcv.fields.rgb_image import IMAGE_MODES
         from ffcv.libffcv import imdecode, resize_crop
-        from ffcv.memory_managers import OSCacheManager
         from ffcv.pipeline.compiler import Compiler
     finally:
         torch.set_num_threads(threads)  # importing ffcv sets it to 1
     decode_c, crop_c = Compiler.compile(imdecode), Compiler.compile(resize_crop)
-    # It compiles the same for every file: what differs lies in the state.
-    read = OSCacheManager.compile_reader(OSCacheManager.__new__(OSCacheManager))
     jpeg = IMAGE_MODES["jpg"]
+
+    def read(address, state):  # state: the file's bytes, where its regions begin, their lengths
+        length = state[2][np.searchsorted(state[1], address)]
+        return state[0][address : address + length]
+
+    # Not OSCacheManager.compile_reader: its state_type marks numba's one uint8[::1] of this process
+    # as read-only, after which functions of others that were compiled for it are not found again.
+    read = Compiler.compile(read)
 
     def decode(places, windows, out, space, codes, metadata, state):
         for n in range(len(places)):

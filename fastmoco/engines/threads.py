@@ -32,7 +32,7 @@ class ThreadsEngine:
     def __init__(self, store: Store, threads: int = 0) -> None:
         self.store = store
         self.threads = threads or cores()
-        # Compiled here, once: numba's tables are not safe where two threads begin at once.
+        # Compiled (or taken from numba's cache) here, so that the first batch does not wait for it.
         crop_views(
             np.zeros((16, 16, 3), np.uint8), np.array([[0, 0, 16, 16]], np.int32),
             np.empty((1, 16, 16, 3), np.uint8),

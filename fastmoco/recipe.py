@@ -159,6 +159,9 @@ class Recipe:
     """Side of evaluation's views, in pixels [default: as --size]."""
     eval_crop: float = 0.875
     """Evaluation resizes the short side to its view's side / eval_crop and crops the centre."""
+    stats: Literal["recipe", "data"] = "recipe"
+    """Mean and deviation to normalise by: --augmentation.mean and std, or the dataset's own, taken
+    from a sample of it before the first step and kept in the checkpoint."""
     augmentation: Augmentation = AUGMENT_V1
     """Distribution of the two views."""
     batch: int = 256
@@ -374,6 +377,14 @@ def flag(name: str) -> str:
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain JSON values; from_dict is its inverse."""
     return dataclasses.asdict(recipe)
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """Every value of a recipe by its flag's name, `augmentation.mean` for one."""
+    values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Recipe)}
+    inner = values.pop("augmentation")
+    names = [f.name for f in dataclasses.fields(Augmentation)]
+    return values | {f"augmentation.{name}": getattr(inner, name) for name in names}
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:

@@ -34,9 +34,10 @@ from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import build_moco, compile_parts, make_optimizer
 from fastmoco.monitor import Monitor
+from fastmoco.normalise import normalised
 from fastmoco.progress import Clock, Window
 from fastmoco.read_ahead import pick_order
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe, RunOptions, fields_of
 from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
 from fastmoco.step import training_step
@@ -71,6 +72,7 @@ def train(
     wanted_order = recipe.order if saved is None else saved.recipe.order
     order, order_note = pick_order(wanted_order, store)
     recipe = dataclasses.replace(recipe, order=order)
+    recipe, stats_note = normalised(recipe, store, saved.recipe if saved is not None else None)
     first = ranks.rank == 0
     monitor = Monitor(store, options, recipe, device) if options.val and first else None
     listeners = [run, *listeners] if first else []
@@ -126,7 +128,7 @@ def train(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
         os.path.abspath(data),
     ))
-    for line in (init_note, note, order_note, *sizes_notes(recipe)):
+    for line in (init_note, note, order_note, stats_note, *sizes_notes(recipe)):
         if line is not None:
             tell(Noted(line))
     made_by = checkpoints.versions() | {
@@ -239,11 +241,13 @@ def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -
     saved = checkpoints.load(run.checkpoint, device)
     if not saved.optimizer:
         raise UserError(f"{run.checkpoint}: holds weights alone, which cannot be resumed from")
-    for field in dataclasses.fields(recipe):
-        ours, theirs = getattr(recipe, field.name), getattr(saved.recipe, field.name)
-        if ours != theirs and not (field.name == "order" and "auto" in (ours, theirs)):
+    recipe, _ = normalised(recipe, store, saved.recipe)
+    trained = fields_of(saved.recipe)
+    for name, ours in fields_of(recipe).items():
+        theirs = trained[name]
+        if ours != theirs and not (name == "order" and "auto" in (ours, theirs)):
             raise UserError(
-                f"{run.checkpoint}: trained with {field.name} {theirs}, not {ours}; resume with "
+                f"{run.checkpoint}: trained with {name} {theirs}, not {ours}; resume with "
                 f"the same recipe, or start another run with --out"
             )
     if saved.dataset != store.fingerprint:

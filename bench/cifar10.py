@@ -22,9 +22,10 @@ from pathlib import Path
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco.checkpoint import versions
-from fastmoco.console import print_event, say, table
+from fastmoco.console import say, table
 from fastmoco.device import describe, pick_device
 from fastmoco.knn import CIFAR_DEMO, knn
+from fastmoco.panel import print_event
 from fastmoco.recipe import RECIPES, RunOptions
 from fastmoco.train import train
 

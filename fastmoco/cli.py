@@ -119,7 +119,7 @@ def train(argv: list[str]) -> None:
     from fastmoco.flags import TrainArgs, parse
 
     args = parse(TrainArgs, argv, "train")
-    from fastmoco import console
+    from fastmoco import panel
     from fastmoco.checkpoint import load
     from fastmoco.run_dir import default_out
     from fastmoco.train import train
@@ -135,9 +135,9 @@ def train(argv: list[str]) -> None:
         val = _prepared(Path(options.val), quiet=args.json)
         options = dataclasses.replace(options, val=str(val))
     if args.json:
-        train(data, recipe, options, [console.print_event_json])
+        train(data, recipe, options, [panel.print_event_json])
     else:
-        with console.live_run() as listener:
+        with panel.live_run() as listener:
             train(data, recipe, options, [listener])
 
 

@@ -1,20 +1,15 @@
-"""What people see; the only file that imports rich. Plain lines where there is no terminal."""
+"""What people see; rich is imported here and in panel.py alone. Plain lines without a terminal."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-from fastmoco import events
-from fastmoco.events import Event
 
 if TYPE_CHECKING:
     from fastmoco.knn import Row
@@ -129,70 +124,3 @@ def _share(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-@contextmanager
-def live_run() -> Iterator[Callable[[Event], None]]:
-    """A listener for a training run: a bar at the foot of a terminal, lines above it."""
-    if not screen.is_terminal:
-        yield print_event
-        return
-    bar = Progress(
-        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
-        TimeRemainingColumn(), console=screen, transient=True,
-    )
-    with bar:
-        task = bar.add_task("training", total=None, now="")
-
-        def listen(event: Event) -> None:
-            if isinstance(event, events.Progress):
-                now = f"{event.images_per_s:,.0f} images/s  loss {event.loss:.3f}"
-                bar.update(task, completed=event.step, total=event.steps, now=now)
-            print_event(event)
-
-        yield listen
-
-
-def print_event(event: Event) -> None:
-    """The listener for people: a line an event."""
-    if isinstance(event, events.Started):
-        r = event.recipe
-        say(
-            f"{r.name}: {r.arch} ({event.parameters / 1e6:.1f} M parameters), K {r.K:,}, m {r.m}, "
-            f"T {r.T}, {r.size} px, batch {r.batch}, {r.epochs} epochs of "
-            f"{event.steps_per_epoch:,} steps on {event.samples:,} images"
-        )
-        say(f"on {event.device}, {r.precision}, engine {event.engine}; into {event.out}")
-        if event.first_step:
-            say(f"resumed at step {event.first_step:,}")
-    elif isinstance(event, events.Progress):
-        say(
-            f"epoch {event.epoch:7.2f}  step {event.step:,}/{event.steps:,}  "
-            f"{event.images_per_s:,.0f} images/s  loss {event.loss:.3f} "
-            f"(chance {event.chance:.3f})  queue {event.queue_fill:.0%}  "
-            f"pretext {event.pretext_accuracy:.1%}  lr {event.lr:.4f}  "
-            f"data wait {event.data_wait:.0%}  {duration(event.seconds_left)} left"
-        )
-    elif isinstance(event, events.Evaluated):
-        say(
-            f"epoch {event.epoch:7.2f}  kNN {event.knn:.1%} ({event.protocol}), "
-            f"took {duration(event.seconds)}"
-        )
-    elif isinstance(event, events.Skipped):
-        say(
-            f"step {event.step:,} skipped: its loss or keys were not finite; samples "
-            f"{', '.join(event.keys[:3])} and {max(0, len(event.keys) - 3)} more in skipped.jsonl"
-        )
-    elif isinstance(event, events.Noted):
-        say(f"note: {event.text}")
-    elif isinstance(event, events.Saved):
-        say(f"saved {event.path} at step {event.step:,}")
-    elif isinstance(event, events.Ended):
-        state = "done" if event.finished else "stopped; go on with --resume"
-        took = duration(event.train_seconds)
-        say(f"{state}: step {event.step:,}/{event.steps:,}, {took} of training")
-
-
-def print_event_json(event: Event) -> None:
-    """The listener for programs: one JSON object a line."""
-    print(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}), flush=True)

@@ -1,9 +1,12 @@
-"""What a run tells. Listeners (the console, metrics.jsonl) are callables that take one event."""
+"""What a run tells. Listeners (the console, metrics.jsonl, curves) are callables that take one
+event."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fastmoco.recipe import Recipe
 
@@ -43,7 +46,8 @@ class Progress:
     feature_std: float  # of q, mean over dimensions times sqrt(C): 1 is spread out, 0 collapsed
     grad_norm: float
     memory: float  # GB at the most so far: of the device, or of the process on a CPU
-    skipped: int  # steps whose loss or keys were not finite, and which moved nothing
+    skipped: int  # steps that were not finite, and moved nothing
+    budget_left: float | None = None  # seconds until --budget or --until is up, less the reserve
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,20 @@ class Evaluated:
     seconds: float
 
 
+Severity = Literal["note", "warning", "alarm"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run's figures mean (fastmoco.health): told when it begins, and when it is over."""
+
+    step: int
+    name: str
+    severity: Severity
+    text: str  # what is seen, and what to do
+    over: bool
+
+
 @dataclass(frozen=True)
 class Saved:
     """A checkpoint is on disk."""
@@ -67,7 +85,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step that moved nothing, since its loss or keys were not finite."""
+    """A step that moved nothing, since its loss, keys or gradients were not finite."""
 
     step: int
     ids: list[int]
@@ -92,5 +110,22 @@ class Ended:
     path: str
 
 
-Event = Started | Progress | Evaluated | Saved | Skipped | Noted | Ended
+Event = Started | Progress | Evaluated | Judged | Saved | Skipped | Noted | Ended
 Listener = Callable[[Event], None]
+
+
+def to_row(event: Event) -> dict[str, Any]:
+    """An event as JSON values, its kind under "event"; a recipe becomes a dict."""
+    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+
+
+def from_row(row: dict[str, Any]) -> Event | None:
+    """The event that to_row gave; None for a kind or fields of another version. Not for Started,
+    whose recipe fastmoco.recipe.from_dict reads."""
+    values = dict(row)
+    kinds = {kind.__name__.lower(): kind for kind in (Progress, Evaluated, Judged, Skipped, Ended)}
+    kind = kinds.get(values.pop("event", ""))
+    try:
+        return None if kind is None else kind(**values)
+    except TypeError:
+        return None

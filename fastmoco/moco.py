@@ -156,10 +156,11 @@ class MoCo(nn.Module):
             )
         self.dictionary.update(out.keys, out.index)
         # each rank saw other parts: the same mean on all, as one process has over its parts
-        self.ranks.mean_(self._statistics)
+        self.ranks.mean_(self.statistics)
 
     @property
-    def _statistics(self) -> list[torch.Tensor]:
+    def statistics(self) -> list[torch.Tensor]:
+        """BatchNorm's running means and variances, of both encoders."""
         encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
         return [b for e in encoders for b in e.buffers() if b.is_floating_point()]
 

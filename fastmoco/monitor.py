@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import cast
 
@@ -18,6 +19,10 @@ from fastmoco.moco import MoCo
 from fastmoco.recipe import Recipe, RunOptions
 
 BANK = 50_000  # training images at most
+
+
+class _Stopped(Exception):
+    pass
 
 
 class Monitor:
@@ -47,13 +52,25 @@ class Monitor:
         epoch, rest = divmod(step, per_epoch)
         return step == steps or (rest == 0 and epoch % self.every == 0)
 
-    def __call__(self, moco: MoCo, step: int, per_epoch: int) -> Evaluated:
+    def __call__(
+        self, moco: MoCo, step: int, per_epoch: int, stop: threading.Event
+    ) -> Evaluated | None:
+        """The measurement; None where `stop` was set before its features were all there."""
         begun = time.perf_counter()
         bank_labels, labels, classes = self.labels
-        bank, queries = (
-            extract(cast(Encoder, moco.encoder_q), s, self.recipe, self.device, self.threads)
-            for s in (self.bank, self.val)
-        )
+        encoder = cast(Encoder, moco.encoder_q)
+
+        def tick(_done: int, _total: int) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        try:
+            bank, queries = (
+                extract(encoder, s, self.recipe, self.device, self.threads, tick)
+                for s in (self.bank, self.val)
+            )
+        except _Stopped:
+            return None
         top1 = weighted_knn(bank, bank_labels, queries, labels, classes, CIFAR_DEMO)
         k, accuracy = next(iter(top1.items()))
         return Evaluated(

@@ -20,6 +20,8 @@ from fastmoco.moco import MoCo
 from fastmoco.recipe import Recipe
 from fastmoco.step import BadSteps
 
+LOST = 3  # skipped steps in a row after which a checkpoint would hold a run that has diverged
+
 
 class Clock:
     """Training time: what passes inside `with clock`, less what is paused."""
@@ -75,19 +77,21 @@ class Window:
         self.count += 1
         self.steps_here += 1
 
-    def read(self, step: int, plan: Plan, lr: float, clock: Clock) -> Progress:
+    def read(
+        self, step: int, plan: Plan, lr: float, clock: Clock, budget_left: float | None = None
+    ) -> Progress:
         """The means over all ranks, waiting for the device, and begin anew.
 
-        Raises UserError where every step of the window was skipped.
+        Raises UserError where every step of the window was skipped: read `skipped` before.
         """
         self.ranks.mean_(self.sums.values())
         found = {name: float(total) for name, total in self.sums.items()}
         skipped, count = round(found["skipped"]), self.count
         if skipped == count:
             raise UserError(
-                f"the loss or the keys are not finite at step {step}, nor in the {count - 1} steps "
-                f"before: lower --lr, or look at the samples that skipped.jsonl names; the last "
-                f"checkpoint is whole"
+                f"the loss, the keys or the gradients are not finite at step {step}, nor in the "
+                f"{count - 1} steps before: lower --lr, or look at the samples that skipped.jsonl "
+                f"names; the last checkpoint is whole"
             )
         now, waited = clock.seconds(), self.loader.data_wait
         elapsed = max(now - self.begun, 1e-9)
@@ -118,6 +122,7 @@ class Window:
             grad_norm=last.get("grad_norm", 0.0),
             memory=used_memory(self.device) / 1e9,
             skipped=skipped,
+            budget_left=budget_left,
         )
         for total in self.sums.values():
             total.zero_()
@@ -135,7 +140,7 @@ class Window:
         """UserError where a checkpoint would hold what training cannot go on from; waits."""
         state = [t for t in moco.state_dict().values() if t.is_floating_point()]
         whole = torch.stack([t.isfinite().all() for t in state]).all()
-        if self.bad.last() or not whole:
+        if self.bad.in_a_row() >= LOST or not whole:
             raise UserError(
                 f"the loss or the weights are not finite at step {step}: lower --lr; the last "
                 f"checkpoint is left as it is"

@@ -328,6 +328,8 @@ class RunOptions:
     """Fit epochs and schedule into this time (90s, 45m, 2h30m), all included."""
     until: str = ""
     """The same, up to a time (2026-12-01T08:00)."""
+    wandb: str = ""
+    """Also send the curves to this Weights & Biases project [needs fastmoco[wandb]]."""
     force: bool = False
     """Train with a K larger than the dataset."""
     accumulate: int = 1

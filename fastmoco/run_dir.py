@@ -1,4 +1,4 @@
-"""A run's directory: checkpoint.pt, metrics.jsonl, run.json.
+"""A run's directory: checkpoint.pt, metrics.jsonl, skipped.jsonl, run.json.
 
 With --val also checkpoint-best.pt, the weights of the best kNN; with --keep also checkpoint-STEP.pt
 at the ends of the last epochs.
@@ -6,15 +6,25 @@ at the ends of the last epochs.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
 
 from data_tools.errors import UserError
+from fastmoco.appended import Appended
 from fastmoco.checkpoint import versions
-from fastmoco.events import Ended, Evaluated, Event, Progress, Skipped, Started
-from fastmoco.recipe import Recipe, to_dict
+from fastmoco.events import (
+    Ended,
+    Evaluated,
+    Event,
+    Judged,
+    Progress,
+    Skipped,
+    Started,
+    from_row,
+    to_row,
+)
+from fastmoco.recipe import Recipe
 
 
 def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
@@ -24,13 +34,15 @@ def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
 
 
 class RunDir:
-    """Made at the start of a run; as a listener it writes metrics.jsonl, a line an event."""
+    """Made at the start of a run; as a listener it writes a line an event: skipped steps into
+    skipped.jsonl, the rest into metrics.jsonl."""
 
     def __init__(self, path: str | os.PathLike[str], resume: bool) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.pt"
         self.best = self.path / "checkpoint-best.pt"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = Appended(self.path / "metrics.jsonl")
+        self.skipped = Appended(self.path / "skipped.jsonl")
         if resume and not self.checkpoint.is_file():
             raise UserError(f"{self.checkpoint}: nothing to resume; start without --resume")
         if not resume and self.checkpoint.is_file():
@@ -38,42 +50,52 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; give a directory with --out")
 
-    def open(self, resumed_at: int) -> None:
-        """Make the directory; drop metrics of steps that the checkpoint does not know."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+    def open(self, resumed_at: int) -> list[Event]:
+        """Make the directory; drop records of steps that the checkpoint does not know, and give
+        those of metrics.jsonl that stay."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._keep(self.skipped.path, resumed_at)
+            rows = self._keep(self.metrics.path, resumed_at)
+        except OSError as error:
+            raise _unwritable(error, self.path) from None
+        return [event for event in map(from_row, rows) if event is not None]
+
+    def _keep(self, path: Path, resumed_at: int) -> list[dict]:
+        """The rows of a file up to a step; the file holds no others afterwards."""
         kept = []
-        for line in lines:
+        for line in path.read_text().splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
             except ValueError:  # cut short by a kill
                 continue
-            if row["step"] <= resumed_at and resumed_at > 0 and row["event"] != "ended":
-                kept.append(line + "\n")
-        partial = self.metrics.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.metrics)
-
-    def best_knn(self) -> float:
-        """The best kNN so far (0..1) after the first step, by metrics.jsonl; 0 where none was
-        measured."""
-        rows = map(json.loads, self.metrics.read_text().splitlines())
-        return max((r["knn"] for r in rows if r["event"] == "evaluated" and r["step"]), default=0.0)
+            if row["step"] <= resumed_at and resumed_at > 0 and row.get("event") != "ended":
+                kept.append(row)
+        if kept or path == self.metrics.path:
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(partial, path)
+        else:
+            path.unlink(missing_ok=True)
+        return kept
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
-            content = {
-                **dataclasses.asdict(event),
-                "recipe": to_dict(event.recipe),
-                "versions": versions(),
-            }
+            content = to_row(event) | {"versions": versions()}
+            del content["event"]
             partial = self.path / "run.json.partial"
-            partial.write_text(json.dumps(content, indent=1) + "\n")
-            os.replace(partial, self.path / "run.json")
-        elif isinstance(event, Skipped):
-            with open(self.path / "skipped.jsonl", "a") as file:
-                file.write(json.dumps(dataclasses.asdict(event)) + "\n")
-        elif isinstance(event, Progress | Evaluated | Ended):
-            row = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
-            with open(self.metrics, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                partial.write_text(json.dumps(content, indent=1) + "\n")
+                os.replace(partial, self.path / "run.json")
+            except OSError as error:
+                raise _unwritable(error, partial) from None
+        elif isinstance(event, Progress | Evaluated | Judged | Skipped | Ended):
+            file = self.skipped if isinstance(event, Skipped) else self.metrics
+            file.write(json.dumps(to_row(event)).encode() + b"\n")
+
+
+def _unwritable(error: OSError, path: Path) -> UserError:
+    return UserError(
+        f"{error.filename or path}: {error.strerror}; the run's directory must be writable "
+        f"(--out names another)"
+    )

@@ -1,7 +1,8 @@
 """One training step, and the record of those that went wrong. Nothing in it waits for the device.
 
-A loss or key that is not finite moves no parameter: the fused optimizer's own flag for overflow
-skips the step on the device, and the ids of the batch stay in a ring until the next log line.
+A loss, key or gradient that is not finite moves nothing: the fused optimizer's own flag for
+overflow skips the step on the device, BatchNorm's running statistics are put back, and the ids of
+the batch stay in a ring until the next log line.
 """
 
 from __future__ import annotations
@@ -37,25 +38,44 @@ def training_step(
     """
     shuffle = batch.shuffle if recipe.bn_splits > 1 else None  # one part: nothing to deal
     precision = (im_q.device, recipe.precision)
+    before = _flat(moco.statistics)
     if pieces == 1:
         with autocast(*precision):
             out = moco(im_q, im_k, batch.index, shuffle, batch.drawn, watch=watch)
         scaler.scale(out.loss).backward()
     else:
         out = _in_pieces(moco, scaler, im_q, im_k, batch, shuffle, recipe, pieces, watch)
-    bad = 1 - (out.loss.isfinite() & out.keys.isfinite().all()).float()
-    out.stats["skipped"] = moco.ranks.any_(bad)
+    finite = out.loss.isfinite() & out.keys.isfinite().all()
+    gradients = [p.grad for p in moco.trained() if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if watch:
-        gradients = [p.grad for p in moco.trained() if p.grad is not None]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
         out.stats["grad_norm"] = norm / scaler.scale(torch.ones_like(norm))
-    if not scaler.is_enabled():  # the scaler, where there is one, finds and skips by itself
+    if not scaler.is_enabled():  # the scaler overflows by design, finds it and skips by itself
+        finite &= norm.isfinite()
+    bad = moco.ranks.any_(1 - finite.float())
+    out.stats["skipped"] = bad
+    if not scaler.is_enabled():
         optimizer.found_inf = bad  # type: ignore[attr-defined]
+    _put_back(moco.statistics, before, bad)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     moco.update(out)
     return out
+
+
+def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.flatten() for t in tensors]) if tensors else torch.empty(0)
+
+
+def _put_back(statistics: list[torch.Tensor], before: torch.Tensor, bad: torch.Tensor) -> None:
+    """BatchNorm's running statistics as they were `before`, where `bad` is 1: one image that is
+    not finite would be in them for good. A few launches for all layers together."""
+    if statistics:
+        kept = torch.where(bad > 0, before, _flat(statistics))
+        parts = kept.split([s.numel() for s in statistics])
+        views = [part.view_as(s) for part, s in zip(parts, statistics, strict=True)]
+        torch._foreach_copy_(statistics, views)
 
 
 def _in_pieces(
@@ -98,6 +118,7 @@ class BadSteps:
     def __init__(self, steps: int, batch: int, device: torch.device) -> None:
         self._ids = torch.zeros(steps, batch, dtype=torch.int64, device=device)
         self._skipped = torch.zeros(steps, device=device)
+        self._in_a_row = torch.zeros((), device=device)
         self._count = 0
 
     def add(self, index: torch.Tensor, skipped: torch.Tensor) -> None:
@@ -105,11 +126,12 @@ class BadSteps:
         place = self._count % len(self._ids)
         self._ids[place].copy_(index)
         self._skipped[place].copy_(skipped)
+        self._in_a_row.add_(1).mul_(skipped)
         self._count += 1
 
-    def last(self) -> bool:
-        """Whether the last step was skipped; waits for the device."""
-        return self._count > 0 and bool(self._skipped[(self._count - 1) % len(self._ids)] > 0)
+    def in_a_row(self) -> int:
+        """How many steps were skipped one after the other up to the last; waits for the device."""
+        return int(self._in_a_row)
 
     def read(self, step: int, ranks: Ranks) -> list[tuple[int, list[int]]]:
         """(step, sample ids of all ranks) of every skipped step since the last reading, of which

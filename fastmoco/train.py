@@ -18,6 +18,7 @@ from fastmoco.batch import Batch, Prepared
 from fastmoco.budget import Budget, Plan, budget_seconds
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.compiling import augmentation, lacks_compiler
+from fastmoco.curves import TensorBoard, WeightsAndBiases
 from fastmoco.device import (
     DTYPES,
     choose_deterministic,
@@ -29,7 +30,8 @@ from fastmoco.device import (
 )
 from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, join, leave
 from fastmoco.engines import open_engine
-from fastmoco.events import Ended, Event, Listener, Noted, Saved, Started
+from fastmoco.events import Ended, Evaluated, Event, Listener, Noted, Saved, Started
+from fastmoco.health import Watch
 from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import build_moco, compile_parts, make_optimizer
@@ -42,6 +44,7 @@ from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
 from fastmoco.step import training_step
 from fastmoco.stopping import asked_to_stop
+from fastmoco.telling import Telling
 
 
 def train(
@@ -75,12 +78,6 @@ def train(
     recipe, stats_note = normalised(recipe, store, saved.recipe if saved is not None else None)
     first = ranks.rank == 0
     monitor = Monitor(store, options, recipe, device) if options.val and first else None
-    listeners = [run, *listeners] if first else []
-
-    def tell(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
-
     torch.manual_seed(recipe.seed)
     moco = build_moco(recipe, len(store), device, ranks, options.accumulate)
     origin, init_note = "" if saved is None else saved.origin, None
@@ -111,6 +108,8 @@ def train(
         window.load(saved.window)
         plan = Plan(saved.plan)
         step, earlier = saved.step, saved.clock["train_seconds"]
+        if not plan.steps and time_limit is None:  # stopped before its budget's rate was known
+            plan = Plan([(0, 0.0, recipe.epochs * per_epoch)])
     budget = None
     if time_limit is not None:
         spent = saved.clock["budget_seconds"] if saved is not None and options.budget else 0.0
@@ -120,9 +119,9 @@ def train(
         )
         if saved is None:
             plan = Plan([(0, 0.0, 0)])  # until the rate is known
-    if first:
-        run.open(resumed_at=step)
-    best = run.best_knn() if first else 0.0
+    told = run.open(resumed_at=step) if first else []
+    tell = telling(run, listeners, told, step, options) if first else silent
+    measured = {e.step: e.knn for e in told if isinstance(e, Evaluated)}
     parameters = sum(p.numel() for p in moco.encoder_q.parameters())
     tell(Started(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
@@ -140,6 +139,8 @@ def train(
         tell(Noted(f"not to the same bits: {', '.join(differ)} differ from the checkpoint's"))
 
     def save() -> Checkpoint:
+        for bad in window.skipped(step, store):  # a resumed run cannot know of them any more
+            tell(bad)
         window.refuse_bad(step, moco)
         clock_fields = {
             "train_seconds": earlier + clock.seconds(),
@@ -159,22 +160,27 @@ def train(
         ranks.barrier()
         return state
 
-    def evaluate() -> None:
-        nonlocal best
-        if monitor is not None and (step == 0 or monitor.due(step, per_epoch, plan.steps)):
+    def evaluate() -> bool:
+        """kNN where it is due; False where a signal broke it off: it comes after --resume."""
+        due = monitor is not None and (step == 0 or monitor.due(step, per_epoch, plan.steps))
+        if due and monitor is not None and step not in measured:
             with clock.paused():
-                found = monitor(moco, step, per_epoch)
-                tell(found)
-                if step and found.knn > best:
-                    best = found.knn
-                    weights = Checkpoint(
-                        recipe, moco.state_dict(), {}, {}, step, store.fingerprint, len(store),
-                        versions=made_by,
-                    )
-                    checkpoints.save(weights, run.best)
-                    tell(Saved(step, str(run.best)))
-            if budget is not None:
-                budget.aside = found.seconds
+                found = monitor(moco, step, per_epoch, stop)
+                if found is not None:
+                    best = max((knn for at, knn in measured.items() if at), default=0.0)
+                    if step and found.knn > best:  # before it is told: a kill then repeats both
+                        weights = Checkpoint(
+                            recipe, moco.state_dict(), {}, {}, step, store.fingerprint, len(store),
+                            versions=made_by,
+                        )
+                        checkpoints.save(weights, run.best)
+                        tell(Saved(step, str(run.best)))
+                    tell(found)
+                    measured[step] = found.knn
+                    if budget is not None:
+                        budget.aside = found.seconds
+        whole = not due or step in measured
+        return bool(ranks.share(float(whole))) if options.val else True
 
     def prepare(batch: Batch) -> Prepared:
         assert batch.colour is not None
@@ -184,9 +190,9 @@ def train(
     with Clock() as clock, asked_to_stop() as stop:
         vote, wish, log_every = Vote(ranks), GO_ON, options.log_every
         try:
-            if step == 0:
-                evaluate()
-            while step != plan.steps and wish != STOP:
+            if not evaluate():  # at step 0, or what a signal or a kill left out
+                wish = STOP
+            while (step != plan.steps or not plan.steps) and wish != STOP:
                 epoch = step // per_epoch
                 size = recipe.size_at(plan.done(epoch * per_epoch))
                 batches = loader.epoch(epoch, step % per_epoch, size)
@@ -203,29 +209,31 @@ def train(
                     window.add(out.stats, batch.index)
                     step += 1
                     if due:
-                        told = window.read(step, plan, lr, clock)  # the one wait for the device
-                        tell(told)
-                        for bad in window.skipped(step, store):
+                        for bad in window.skipped(step, store):  # the one wait for the device
                             tell(bad)
+                        left = None if budget is None else budget.left()
+                        now = window.read(step, plan, lr, clock, left)
+                        tell(now)
                         if budget is not None and step > 1:
-                            each = recipe.batch / told.images_per_s
+                            each = recipe.batch / now.images_per_s
                             log_every, line = budget.renew(plan, step, each, ranks.share)
                             if line is not None:
                                 tell(Noted(line))
                     late = clock.since_mark() > options.checkpoint_minutes * 60
                     wish = vote(STOP if stop.is_set() else SAVE if late else GO_ON)
-                    if wish == SAVE and step != plan.steps:
+                    # right after a skipped step it waits for one that tells how things stand
+                    if wish == SAVE and step != plan.steps and not window.bad.in_a_row():
                         with clock.paused():
                             save()
                         clock.mark()
                     if wish == STOP or step == plan.steps:
                         break
-                if wish != STOP:
-                    evaluate()
-                    if options.keep and step != plan.steps:
-                        with clock.paused():
-                            save()
-                        clock.mark()
+                if wish != STOP and not evaluate():
+                    wish = STOP
+                if wish != STOP and options.keep and step != plan.steps:
+                    with clock.paused():
+                        save()
+                    clock.mark()
             seconds = earlier + clock.seconds()
             with clock.paused():
                 last = save()
@@ -234,6 +242,20 @@ def train(
     tell(Ended(step, plan.steps, seconds, step == plan.steps, str(run.checkpoint)))
     leave()
     return last
+
+
+def telling(
+    run: RunDir, listeners: Iterable[Listener], told: list[Event], step: int, options: RunOptions
+) -> Telling:
+    """Where rank 0's events go: the run's files, TensorBoard's, W&B's project, the listeners."""
+    board = TensorBoard(run.path, step)
+    others = [WeightsAndBiases(options.wandb, run.path)] if options.wandb else []
+    files = (run.metrics, run.skipped, board.file)
+    return Telling([run, board, *others, *listeners], Watch(told), files)
+
+
+def silent(_event: Event) -> None:
+    """What the other ranks tell."""
 
 
 def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:

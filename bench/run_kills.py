@@ -1,0 +1,192 @@
+"""Kills training at random moments and resumes it, until it ends; it must end as if never killed.
+
+    python -m bench.run_kills [--kills 50] [--seed 0] [--out FILE.json]
+
+Every round trains the same tiny run on the CPU (a checkpoint after every step, kNN in between),
+ends it by SIGKILL or SIGTERM at a random moment, a third of them while a checkpoint is being
+written, and resumes it, again and again. Then the checkpoint must equal an undisturbed run's in
+every tensor and number but clocks, metrics.jsonl too, and TensorBoard's curves must have each point
+once. Prints a line a round and exits with 1 at the first difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data_tools.prepare import prepare
+from fastmoco import checkpoint as checkpoints
+from fastmoco.cli import main as fastmoco
+from fastmoco.device import describe
+
+KILLS_A_ROUND = 8
+CLOCKS = {"images_per_s", "data_wait", "seconds_left", "budget_left", "train_seconds", "seconds",
+          "memory", "path"}
+FLAGS = (
+    "--arch resnet-mini --size 16 --batch 16 --bn-splits 2 --K 40 --epochs 10 --lr 0.01 --threads 1"
+    " --log-every 4 --val-every 3 --checkpoint-minutes 0 --device cpu --engine threads --json"
+).split()
+LINES = 15  # Progress events of such a run
+
+
+def images(folder: Path, count: int = 96) -> None:
+    """Two classes of small JPEGs, blobs of colour."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / "ab"[i % 2] / f"{i:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        blobs.resize((48, 40), Image.Resampling.BICUBIC).save(path)
+
+
+def start(data: Path, out: Path) -> int:
+    """`fastmoco train` in a process of its own (forked: what is imported is imported); its pid."""
+    resume = ["--resume"] if (out / "checkpoint.pt").exists() else []
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        with open(os.devnull, "w") as nowhere:
+            sys.stdout = nowhere
+            code = fastmoco(
+                ["train", str(data), "--val", str(data), "--out", str(out), *FLAGS, *resume]
+            )
+    finally:
+        os._exit(code)
+
+
+def over(pid: int, until: float) -> int | None:
+    """The exit code, negative for a signal, where the process ends before a time; else None."""
+    while time.perf_counter() < until:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def while_writing(pid: int, out: Path, until: float) -> int | None:
+    """As `over`, but returns as soon as a checkpoint is being written."""
+    partial = str(out / "checkpoint.pt.partial")
+    while time.perf_counter() < until and not os.path.exists(partial):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+    return None
+
+
+def found(out: Path) -> dict[str, Any]:
+    """All that a finished run left, clocks aside."""
+    state = vars(checkpoints.load(out / "checkpoint.pt"))
+    del state["clock"]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        {k: v for k, v in row.items() if k not in CLOCKS}
+        for row in rows if row.get("name") != "waiting"  # a verdict on the clock
+    ]
+    return {"checkpoint": state, "metrics": metrics, "curves": curves(out)}
+
+
+def curves(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run, but for clocks: its points by curve."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(out))
+    reader.Reload()
+    return {
+        tag: [(p.step, p.value) for p in reader.Scalars(tag)]
+        for tag in reader.Tags()["scalars"] if not tag.startswith("speed/")
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in structure, types and values, tensors in every bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="results as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rng = random.Random(args.seed)
+    kills = {"SIGKILL": 0, "SIGTERM": 0}
+    writing = rounds = 0
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        images(Path(scratch) / "images")
+        prepare(Path(scratch) / "images", data)
+        at = time.perf_counter()
+        assert over(start(data, Path(scratch) / "whole"), at + 600) == 0
+        took = time.perf_counter() - at
+        whole = found(Path(scratch) / "whole")
+        assert len(whole["curves"]["train/loss"]) == LINES
+        while sum(kills.values()) < args.kills:
+            out, here = Path(scratch) / f"killed-{rounds}", 0
+            for last in (False,) * min(KILLS_A_ROUND, args.kills - sum(kills.values())) + (True,):
+                pid, at = start(data, out), time.perf_counter()
+                code = over(pid, at + (600 if last else rng.uniform(0, 0.6 * took)))
+                if code is None and rng.random() < 1 / 3:
+                    code = while_writing(pid, out, time.perf_counter() + 5)
+                    writing += code is None and (out / "checkpoint.pt.partial").exists()
+                if code is None:
+                    name = rng.choice(sorted(kills))
+                    os.kill(pid, getattr(signal, name))
+                    code = over(pid, time.perf_counter() + 120)
+                    kills[name] += 1
+                    here += 1
+                    # before the run begins SIGTERM ends the process as it does any other
+                    allowed = (-signal.SIGKILL,) if name == "SIGKILL" else (0, -signal.SIGTERM)
+                    if code not in allowed:
+                        print(f"{name} ended a run with {code}")
+                        return 1
+                elif code != 0:
+                    print(f"a run ended with {code}")
+                    return 1
+            left = found(out)
+            wrong = [name for name in whole if not same(whole[name], left[name])]
+            rounds += 1
+            print(f"round {rounds}: killed {here} times, "
+                  f"{'OTHER ' + ', '.join(wrong) if wrong else 'the same'}; "
+                  f"{sum(kills.values())} kills so far", flush=True)
+            if wrong:
+                return 1
+    seconds = round(time.perf_counter() - begun)
+    print(f"{sum(kills.values())} kills ({kills}, {writing} of them while a checkpoint was being "
+          f"written) in {rounds} rounds, {seconds} s: every run ended as if never killed")
+    if args.out:
+        result = {
+            "kills": kills, "while_writing": writing, "rounds": rounds, "seconds": seconds,
+            "seed": args.seed, "flags": FLAGS, "differences": 0,
+            "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
+            "versions": checkpoints.versions(),
+        }
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -52,12 +52,14 @@ def verdicts(
 ) -> list[Verdict]:
     """What a run's Progress and Evaluated events so far say, gravest first.
 
-    `standing` names the verdicts that stood until now. The history of a run whose queue is full for
-    long need not be whole: its first kNN, and the last few dozen log lines, are enough.
+    `standing` names the verdicts that stood until now.
     """
-    history = list(history)
-    lines = [e for e in history if isinstance(e, Progress)]
-    knn = [e for e in history if isinstance(e, Evaluated)]
+    lines, knn = [], []
+    for event in history:
+        if isinstance(event, Progress):
+            lines.append(event)
+        elif isinstance(event, Evaluated):
+            knn.append(event)
     seen = Seen(recipe, samples, lines, [p for p in lines if p.queue_fill >= 1], knn, False)
     found = [rule(replace(seen, standing=name in standing)) for name, rule in RULES.items()]
     gravity = {"alarm": 0, "warning": 1, "note": 2}
@@ -141,12 +143,12 @@ def collapse(s: Seen) -> Verdict | None:
 
 def stuck(s: Seen) -> Verdict | None:
     """Loss at ln(K+1), no better than a guess, and no longer falling (issues 9, 12, 17)."""
-    recent = s.recent(LONG)
+    recent = s.recent(2 * LONG)[-LONG:]
     if not recent or recent[-1].step < s.full[0].step + 100:
         return None
     share = [p.loss / p.chance for p in recent]
-    falls = statistics.mean(share[: LONG // 2]) - statistics.mean(share[LONG // 2 :]) > 0.005
-    if min(share) < (0.93 if s.standing else 0.97) or (falls and not s.standing):
+    fallen = statistics.mean(p.loss / p.chance for p in s.full[:LONG]) - statistics.mean(share)
+    if min(share) < 0.97 or fallen > (0.01 if s.standing else 0.005):
         return None
     return Verdict(
         "stuck", "warning",
@@ -247,7 +249,7 @@ def below_start(s: Seen) -> Verdict | None:
     if len(s.knn) < 2 or s.knn[0].step > 0 or not s.full:
         return None
     first, last = s.knn[0].knn, s.knn[-1].knn
-    early = last_share(s) < 0.2
+    early = s.knn[-1].step < 0.2 * s.lines[-1].steps
     if early or last >= first - (0 if s.standing else 0.01):
         return None
     return Verdict(
@@ -256,12 +258,6 @@ def below_start(s: Seen) -> Verdict | None:
         f"what tells these classes apart; look at fastmoco views (colour or position may be all "
         f"that differs), and at --lr",
     )
-
-
-def last_share(s: Seen) -> float:
-    """How much of the run was behind at the last kNN, 0..1."""
-    steps = s.lines[-1].steps
-    return s.knn[-1].step / steps if steps else 0.0
 
 
 def queue_size(s: Seen) -> Verdict | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_tools.errors import UserError
-from fastmoco import __version__, data_cli
+from fastmoco import __version__, data_cli, weights_cli
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -22,6 +22,7 @@ usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
   bench DATA                   images/s stage by stage, what binds, what to change
   train DATA --recipe moco-v2  pre-train; --resume goes on to the same bits
   knn CHECKPOINT TRAIN VAL     weighted kNN of a checkpoint's features
+  export CHECKPOINT --to timm  weights for torchvision, timm, Hugging Face, detectron2, ONNX ...
 
 Every command exits with 2 and one line where its input is at fault.
 """
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
         "views": views, "bench": bench, "train": train, "knn": knn,
+        "export": weights_cli.export,
     }
     try:
         if argv[0] not in commands:

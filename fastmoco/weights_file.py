@@ -26,6 +26,7 @@ SETTINGS_OF = {
 }
 PLAIN = {"builtins." + name for name in ("dict", "list", "tuple", "set", "int", "float", "str",
                                          "bool", "object", "bytes", "complex", "slice")}
+PLAIN |= {"torch.torch_version.TorchVersion"}
 NAMES = 200  # of other packages in one file, at most
 
 
@@ -69,7 +70,9 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> Any:
                 raise _not_weights(path) from None
             name = named[1]
             package = name.partition(".")[0]
-            if "builtins." + name in PLAIN:  # the reader's message leaves the package out
+            if name in PLAIN:
+                pass
+            elif "builtins." + name in PLAIN:  # the reader's message leaves the package out
                 name = "builtins." + name
             elif package not in SETTINGS_OF or "." not in name:
                 raise UserError(

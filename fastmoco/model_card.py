@@ -1,0 +1,135 @@
+"""The model card that goes with every export: how to use it, how it came to be, what it reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fastmoco.checkpoint import Checkpoint
+from fastmoco.detection import HOW_TO
+from fastmoco.export_use import usage
+from fastmoco.recipe import RECIPES, Recipe, flag
+
+LIBRARIES = {"timm": "timm", "huggingface": "transformers", "onnx": "onnx"}
+TRAINED = "trained"  # what the evaluating commands call the features of the checkpoint itself
+
+
+def model_card(
+    saved: Checkpoint, source: Path, to: str, files: list[str], detection: bool = False
+) -> str:
+    """The card of an export to a format, in markdown; `source` is the checkpoint's file or run
+    directory, beside which results are looked for."""
+    recipe = saved.recipe
+    library = f"library_name: {LIBRARIES[to]}\n" if to in LIBRARIES else ""
+    sections = [
+        f"---\n{library}tags: [moco, self-supervised-learning, image-feature-extraction]\n---",
+        f"# {recipe.arch}, pre-trained with {recipe.name}",
+        f"An image encoder trained without labels by momentum contrast ({paper(recipe)}), exported "
+        f"for {to}: the query encoder's trunk"
+        + (", with all of MoCo's state." if to == "official" else ", without the projection head."),
+        f"## Use\n\n{usage(recipe, to).rstrip()}",
+        *([HOW_TO.rstrip()] if detection else []),
+        f"## Training\n\n{training(saved)}",
+        f"## Results\n\n{results(source)}",
+        "## Limits\n\nFeatures reflect the images it was trained on, and what its augmentation "
+        "makes equal: colour and crop above all. It classifies nothing by itself. The licence of "
+        "the training images applies to it as far as it does to any model.",
+        "Files: " + ", ".join(f"`{name}`" for name in files) + ".",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def paper(recipe: Recipe) -> str:
+    number = "1911.05722" if recipe.head == "linear" else "2003.04297"
+    return f"[arXiv:{number}](https://arxiv.org/abs/{number})"
+
+
+def training(saved: Checkpoint) -> str:
+    """Data, length, and the recipe as what differs from the named one."""
+    recipe = saved.recipe
+    lines = []
+    if saved.samples:
+        epochs = saved.step * recipe.batch / saved.samples
+        lines.append(
+            f"- data: {saved.samples:,} images, fingerprint `{saved.dataset}`\n"
+            f"- length: {saved.step:,} steps of {recipe.batch} images ({epochs:.1f} epochs)"
+        )
+    if saved.origin:
+        lines.append(f"- weights: {_inline(saved.origin)}")
+    named = RECIPES.get(recipe.name)
+    differs = []
+    if named is not None:
+        for field in dataclasses.fields(recipe):
+            ours, usual = getattr(recipe, field.name), getattr(named, field.name)
+            if ours != usual and field.name not in ("augmentation", "precision", "order"):
+                differs.append(f"--{flag(field.name)} {_words(ours)}")
+        for field in dataclasses.fields(recipe.augmentation):
+            ours = getattr(recipe.augmentation, field.name)
+            if ours != getattr(named.augmentation, field.name):
+                differs.append(f"--augmentation.{flag(field.name)} {_words(ours)}")
+    lines.append(f"- recipe: `--recipe {' '.join([recipe.name, *differs])}`")
+    lines.append(f"- precision: {recipe.precision}")
+    if saved.versions:
+        told = ", ".join(f"{k} {v}" for k, v in saved.versions.items())
+        lines.append(f"- made with: {_inline(told)}")
+    return "\n".join(lines)
+
+
+def results(source: Path) -> str:
+    """A table of what lies in the run directory: kNN while training, and what the evaluating
+    commands printed with --json into files there."""
+    run = source if source.is_dir() else source.parent
+    rows = [*_while_training(run / "metrics.jsonl")]
+    for path in sorted(run.glob("*.json")):
+        rows += _of_json(path)
+    if not rows:
+        return "None were found beside the checkpoint."
+    head = ("| what | protocol | top-1 |", "|---|---|---|")
+    return "\n".join([*head, *(f"| {a} | {b} | {c:.1%} |" for a, b, c in rows)])
+
+
+def _while_training(path: Path) -> list[tuple[str, str, float]]:
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            if row["event"] == "evaluated":
+                found.append((row["epoch"], row["protocol"], row["knn"]))
+        except (ValueError, KeyError, TypeError):  # cut short by a kill, or a file of others
+            continue
+    if not found:
+        return []
+    epoch, protocol, last = found[-1]
+    return [(f"kNN while training, epoch {epoch:g}", _inline(str(protocol)), float(last))]
+
+
+def _of_json(path: Path) -> list[tuple[str, str, float]]:
+    """The rows of the trained encoder in what knn, linear or finetune wrote."""
+    try:
+        content = json.loads(path.read_text())
+        rows = content["rows"]
+        pairs = rows.items() if isinstance(rows, dict) else [(r["features"], r) for r in rows]
+        found = []
+        for name, row in pairs:
+            top1 = row.get("score", row)["top1"]
+            if name != TRAINED or not isinstance(top1, float):
+                continue
+            protocol = str(row.get("protocol", content.get("protocol", "")))
+            if "k" in row:
+                protocol += f", k={row['k']}, T={row['T']}"
+            found.append((f"`{_inline(path.name)}`", _inline(protocol), top1))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return []  # a file of another kind
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _inline(text: str) -> str:
+    """Text of others on one line of a table."""
+    return re.sub(r"[|`<>\s]+", " ", text).strip()

@@ -182,7 +182,7 @@ def test_the_papers_recipes_are_not_found_fault_with(recipe):
 
 def test_each_verdict_is_told_once_and_again_when_it_is_over():
     watch = Watch()
-    started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a")
+    started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a", "data")
     slow = [line(1000 + 20 * i, data_wait=0.4) for i in range(6)]
     told = [
         judged for event in [started, *healthy(), *slow, *healthy(6, first=1120)]
@@ -195,7 +195,7 @@ def test_each_verdict_is_told_once_and_again_when_it_is_over():
 
 
 def test_a_resumed_run_hears_nothing_twice():
-    started = Started(replace(RECIPE, lr=1.0), SAMPLES, PER_EPOCH, 0, "cpu", "threads", 1, "a")
+    started = Started(replace(RECIPE, lr=1.0), SAMPLES, PER_EPOCH, 0, "cpu", "threads", 1, "a", "data")
     events = [started, *healthy(), *[line(1000 + 20 * i, data_wait=0.4) for i in range(3)]]
     watch, history = Watch(), []
     for event in events:

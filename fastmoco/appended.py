@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Appended:
             while rest:
                 rest = rest[os.write(file, rest) :]
         except OSError:
-            os.ftruncate(file, before)  # what a full disk took of it is no record
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.ftruncate(file, before)  # what a full disk took of it is no record
             raise
 
     def news(self) -> str | None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,6 +17,7 @@ from fastmoco import events
 from fastmoco.console import duration, say, screen
 from fastmoco.events import Event, to_row
 
+RECENT = 240  # log lines that the curves show
 BLOCKS = "▁▂▃▄▅▆▇█"
 STYLES = {"note": "cyan", "warning": "yellow", "alarm": "bold red"}
 
@@ -54,52 +55,57 @@ class Panel:
             if not event.over:
                 self.standing[event.name] = event
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.started is None or not self.lines:
-            return Text("training: the first figures come after the first log line", style="dim")
-        parts: list[RenderableType] = [self._where(), self._figures()]
+            yield Text("training: the first figures come after the first log line", style="dim")
+            return
+        p = self.lines[-1]
+        yield Text(self._where())
+        yield ProgressBar(max(p.steps, 1), p.step, width=min(options.max_width, 96))
+        yield self._figures(options.max_width, curves=not options.ascii_only)
         for judged in self.standing.values():
             mark = "note" if judged.severity == "note" else judged.severity.upper()
-            parts.append(Text(f"{mark}: {judged.text}", style=STYLES[judged.severity]))
-        return Group(*parts)
+            yield Text(f"{mark}: {judged.text}", style=STYLES[judged.severity])
 
-    def _where(self) -> RenderableType:
+    def _where(self) -> str:
         p = self.lines[-1]
         end = datetime.datetime.now() + datetime.timedelta(seconds=p.seconds_left)
         left = f"{duration(p.seconds_left)} left, until {end:%a %H:%M}"
-        if p.budget_left is not None:
+        if not p.steps:
+            left = "the budget's rate is measured"
+        elif p.budget_left is not None:
             left += f" (the budget has {duration(p.budget_left)})"
-        row = Table.grid(padding=(0, 2))
-        row.add_row(
-            f"epoch {p.epoch:.2f}", f"step {p.step:,}/{p.steps:,}",
-            ProgressBar(total=max(p.steps, 1), completed=p.step, width=20),
-            f"{p.images_per_s:,.0f} images/s", left if p.steps else "the budget's rate is measured",
+        return (
+            f"epoch {p.epoch:.2f}  step {p.step:,}/{p.steps:,}  {p.images_per_s:,.0f} images/s  "
+            f"{left}"
         )
-        return row
 
-    def _figures(self) -> RenderableType:
-        p = self.lines[-1]
-        grid = Table.grid(padding=(0, 2))
-        for _ in range(3):
-            grid.add_column(no_wrap=True)
-            grid.add_column(no_wrap=True)
-        curves = not screen.options.ascii_only
-        recent = self.lines[-240:]
-        loss = sparkline([x.loss for x in recent]) if curves else ""
-        pretext = sparkline([x.pretext_accuracy for x in recent]) if curves else ""
-        grid.add_row("loss", f"{p.loss:.3f} of chance {p.chance:.3f}", loss, "",
-                     "queue", f"{p.queue_fill:.0%} real keys")
-        grid.add_row("pretext", f"{p.pretext_accuracy:.1%}", pretext, "",
-                     "data wait", f"{p.data_wait:.0%}")
-        grid.add_row("features", f"std {p.feature_std:.2f}", f"alignment {p.alignment:.2f}", "",
-                     "uniformity", f"{p.uniformity:.2f}")
-        grid.add_row("gradient", f"norm {p.grad_norm:.3g}", f"lr {p.lr:.4g}", "",
-                     "memory", f"{p.memory:.1f} GB")
+    def _figures(self, width: int, curves: bool) -> RenderableType:
+        """Three pairs of columns; below 78 characters the curves in the middle are left out."""
+        p, recent = self.lines[-1], self.lines[-RECENT:]
+
+        def curve(values: Sequence[float]) -> str:
+            return sparkline(values, min(24, width - 62)) if curves and width >= 78 else ""
+
+        rows = [
+            ("loss", f"{p.loss:.3f} (chance {p.chance:.3f})", curve([x.loss for x in recent]),
+             "queue", f"{p.queue_fill:.0%} real keys"),
+            ("pretext", f"{p.pretext_accuracy:.1%}", curve([x.pretext_accuracy for x in recent]),
+             "data wait", f"{p.data_wait:.0%}"),
+            ("features", f"std {p.feature_std:.2f}", f"alignment {p.alignment:.2f}",
+             "uniformity", f"{p.uniformity:.2f}"),
+            ("gradient", f"norm {p.grad_norm:.3g}", f"lr {p.lr:.4g}",
+             "memory", f"{p.memory:.1f} GB"),
+        ]
         if self.knn:
             best = max(self.knn, key=lambda e: e.knn)
-            curve = sparkline([e.knn for e in self.knn]) if curves else ""
-            grid.add_row("kNN", f"{self.knn[-1].knn:.1%}", curve, "",
-                         "best", f"{best.knn:.1%} at epoch {best.epoch:.1f}")
+            rows.append(
+                ("kNN", f"{self.knn[-1].knn:.1%}", curve([e.knn for e in self.knn]),
+                 "best", f"{best.knn:.1%}, epoch {best.epoch:.0f}")
+            )
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for label, value, middle, other, its in rows:
+            grid.add_row(*((label, value, middle) if width >= 78 else (label, value)), other, its)
         return grid
 
 

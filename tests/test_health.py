@@ -195,7 +195,8 @@ def test_each_verdict_is_told_once_and_again_when_it_is_over():
 
 
 def test_a_resumed_run_hears_nothing_twice():
-    started = Started(replace(RECIPE, lr=1.0), SAMPLES, PER_EPOCH, 0, "cpu", "threads", 1, "a", "data")
+    recipe = replace(RECIPE, lr=1.0)
+    started = Started(recipe, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 1, "a", "data")
     events = [started, *healthy(), *[line(1000 + 20 * i, data_wait=0.4) for i in range(3)]]
     watch, history = Watch(), []
     for event in events:

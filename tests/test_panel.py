@@ -38,15 +38,23 @@ def test_the_panel_shows_every_figure():
     text = drawn(fed(STARTED, *knn, replace(LINE, step=10, loss=9.9), LINE))
     for words in (
         "epoch 2.40", "step 12,000/1,000,800", "1,320 images/s", "41 h 40 min left",
-        "8.314 of chance 11.090", "100% real keys", "23.1%", "std 0.93", "alignment 0.43", "-2.31",
-        "norm 0.913", "lr 0.0299", "data wait", " 2% ", "12.1 GB", "40.0%", "40.0% at epoch 1.0", "█▁",
+        "8.314 (chance 11.090)", "100% real keys", "23.1%", "std 0.93", "alignment 0.43", "-2.31",
+        "norm 0.913", "lr 0.0299", "data wait", " 2%", "12.1 GB", "40.0%", "40.0%, epoch 1", "█▁",
     ):
         assert words in text, words
-    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("width", [110, 80, 60])
+def test_no_figure_is_cut_short(width):
+    text = drawn(fed(STARTED, Evaluated(5004, 1.0, 0.4, "k=200", 3.0), LINE), width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert "uniformity" in text and "8.314 (chance 11.090)" in text and "40.0%, epoch 1" in text
+    assert ("alignment" in text) == (width >= 78)
 
 
 def test_a_budget_is_shown_with_what_it_has_left():
-    assert "(the budget has 1 h 00 min)" in drawn(fed(STARTED, replace(LINE, budget_left=3600.0)))
+    text = drawn(fed(STARTED, replace(LINE, budget_left=3600.0)), 140)
+    assert "(the budget has 1 h 00 min)" in text
     assert "budget" not in drawn(fed(STARTED, LINE))
     assert "rate is measured" in drawn(fed(STARTED, replace(LINE, steps=0)))
 
@@ -78,8 +86,8 @@ def test_on_a_terminal_lines_scroll_above_the_panel(monkeypatch):
         for event in (STARTED, LINE, Noted("so"), ALARM, LINE):
             listen(event)
     text = out.getvalue()
-    assert "note: so" in text and "alarm: collapse" in text and "8.314 of chance" in text
-    assert "loss 8.314 (chance" not in text  # the panel has it
+    assert "note: so" in text and "alarm: collapse" in text and "8.314 (chance 11.090)  ▁" in text
+    assert "epoch    2.40  step" not in text  # the line that the panel stands for
 
 
 def test_without_a_terminal_every_event_is_a_line(capsys):

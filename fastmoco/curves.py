@@ -35,8 +35,9 @@ class TensorBoard:
     """A listener that writes TensorBoard's event files into a run's directory.
 
     Each start of a run has a file of its own. One that resumes begins with a mark by which
-    TensorBoard drops what an earlier file holds of the steps that are done again: SummaryWriter's
-    purge_step. Written in place, by no thread: nothing here can change a run or outlive it.
+    TensorBoard drops what earlier files hold from that step on: SummaryWriter's purge_step. What
+    was told at that very step has to be told again, since a kill may have come amid it. Written in
+    place, by no thread: nothing here can change a run or outlive it.
     """
 
     def __init__(self, path: Path, resumed_at: int) -> None:
@@ -45,11 +46,11 @@ class TensorBoard:
         begun = max([int(time.time()), *(int(t) + 1 for t in before if t.isdigit())])
         self.file = Appended(path / f"events.out.tfevents.{begun:010}.fastmoco")
         self._write(file_version="brain.Event:2")
-        if resumed_at:
+        if before:
             from tensorboard.compat.proto.event_pb2 import SessionLog
 
             mark = SessionLog(status=SessionLog.START)
-            self._write(step=resumed_at + 1, session_log=mark)
+            self._write(step=resumed_at, session_log=mark)
 
     def __call__(self, event: Event) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary

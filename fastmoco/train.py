@@ -30,7 +30,7 @@ from fastmoco.device import (
 )
 from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, join, leave
 from fastmoco.engines import open_engine
-from fastmoco.events import Ended, Evaluated, Event, Listener, Noted, Saved, Started
+from fastmoco.events import Ended, Evaluated, Event, Listener, Noted, Progress, Saved, Started
 from fastmoco.health import Watch
 from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.loader import TrainLoader
@@ -250,6 +250,10 @@ def telling(
     """Where rank 0's events go: the run's files, TensorBoard's, W&B's project, the listeners."""
     board = TensorBoard(run.path, step)
     others = [WeightsAndBiases(options.wandb, run.path)] if options.wandb else []
+    for event in told:
+        for listener in (board, *others):
+            if isinstance(event, Evaluated | Progress) and event.step == step:
+                listener(event)
     files = (run.metrics, run.skipped, board.file)
     return Telling([run, board, *others, *listeners], Watch(told), files)
 

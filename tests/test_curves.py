@@ -54,12 +54,14 @@ def test_a_resumed_run_has_no_point_twice(tmp_path):
     second = TensorBoard(tmp_path, resumed_at=45)  # a checkpoint between two log lines
     for event in lines(60, 80, loss=7.0):
         second(event)
-    third = TensorBoard(tmp_path, resumed_at=80)
-    for event in lines(100):
+    second(Evaluated(80, 1.0, 0.2, "k=200", 1.0))
+    third = TensorBoard(tmp_path, resumed_at=80)  # what was told at 80 is told again
+    for event in (*lines(80, loss=7.0), Evaluated(80, 1.0, 0.2, "k=200", 1.0), *lines(100)):
         third(event)
     found = [s for s, _ in points(tmp_path)["train/loss"]]
     assert found == [20, 40, 60, 80, 100]
     assert points(tmp_path)["train/loss"][2][1] == pytest.approx(6.4)  # the second one's
+    assert points(tmp_path)["kNN/top-1"] == [(80, pytest.approx(0.2))]
     names = [b.file.path.name for b in (first, second, third)]
     assert names == sorted(names) and len(set(names)) == 3  # though begun within one second
 

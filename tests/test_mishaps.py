@@ -17,6 +17,7 @@ from fastmoco.events import Evaluated, Judged, Noted, Progress, Skipped
 from fastmoco.recipe import RunOptions
 from fastmoco.train import train
 from tests.test_appended import files_up_to
+from tests.test_curves import points
 from tests.test_train import RECIPE, STEPS, assert_equal, metrics
 
 EVERY_STEP = {"log_every": 4, "checkpoint_minutes": 0}
@@ -165,6 +166,11 @@ def test_a_knn_that_was_cut_off_by_a_kill_is_measured_on_resume(dataset, tmp_pat
         for name in clocks:
             row.pop(name, None)
     assert again == kept
+    # killed between the two: the kNN is in metrics.jsonl and not yet in TensorBoard's file
+    for events in (tmp_path / "run").glob("events.*"):
+        events.unlink()
+    train(dataset, recipe, dataclasses.replace(options, resume=True))
+    assert [s for s, _ in points(tmp_path / "run")["kNN/top-1"]] == [6]
 
 
 def test_a_checkpoint_that_has_no_room_leaves_the_last_one(dataset, whole, tmp_path):

@@ -182,17 +182,17 @@ def main() -> int:
                   f"{sum(kills.values())} kills so far", flush=True)
             if wrong:
                 return 1
+            if args.out:  # after each round: what was done counts, also where this is stopped
+                result = {
+                    "kills": kills, "while_writing": writing, "rounds": rounds,
+                    "seconds": round(time.perf_counter() - begun), "seed": args.seed,
+                    "flags": FLAGS, "differences": 0, "versions": checkpoints.versions(),
+                    "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
+                }
+                args.out.write_text(json.dumps(result, indent=1) + "\n")
     seconds = round(time.perf_counter() - begun)
     print(f"{sum(kills.values())} kills ({kills}, {writing} of them while a checkpoint was being "
           f"written) in {rounds} rounds, {seconds} s: every run ended as if never killed")
-    if args.out:
-        result = {
-            "kills": kills, "while_writing": writing, "rounds": rounds, "seconds": seconds,
-            "seed": args.seed, "flags": FLAGS, "differences": 0,
-            "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
-            "versions": checkpoints.versions(),
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

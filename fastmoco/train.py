@@ -249,13 +249,15 @@ def telling(
 ) -> Telling:
     """Where rank 0's events go: the run's files, TensorBoard's, W&B's project, the listeners."""
     board = TensorBoard(run.path, step)
-    others = [WeightsAndBiases(options.wandb, run.path)] if options.wandb else []
+    drawn: list[Listener] = [board]
+    if options.wandb:
+        drawn.append(WeightsAndBiases(options.wandb, run.path))
     for event in told:
-        for listener in (board, *others):
-            if isinstance(event, Evaluated | Progress) and event.step == step:
+        if isinstance(event, Evaluated | Progress) and event.step == step:
+            for listener in drawn:
                 listener(event)
     files = (run.metrics, run.skipped, board.file)
-    return Telling([run, board, *others, *listeners], Watch(told), files)
+    return Telling([run, *drawn, *listeners], Watch(told), files)
 
 
 def silent(_event: Event) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_tools.errors import UserError
-from fastmoco import __version__, data_cli, weights_cli
+from fastmoco import __version__, data_cli, evaluation_cli, weights_cli
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -21,7 +21,10 @@ usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
   views DATA --out views.png   a contact sheet: sources with their two windows, q and k
   bench DATA                   images/s stage by stage, what binds, what to change
   train DATA --recipe moco-v2  pre-train; --resume goes on to the same bits
-  knn CHECKPOINT TRAIN VAL     weighted kNN of a checkpoint's features
+  knn CHECKPOINT TRAIN VAL     weighted kNN of a checkpoint's features; without VAL leave one out
+  linear CHECKPOINT TRAIN VAL  a linear classifier on the frozen trunk; --quick takes minutes
+  finetune CHECKPOINT TRAIN VAL --labels 1%   trunk and classifier, on few labels or all
+  embed CHECKPOINT DATA --out F.npy           features as a file; --neighbours draws what is alike
   export CHECKPOINT --to timm  weights for torchvision, timm, Hugging Face, detectron2, ONNX ...
 
 Every command exits with 2 and one line where its input is at fault.
@@ -39,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
-        "views": views, "bench": bench, "train": train, "knn": knn,
+        "views": views, "bench": bench, "train": train, "knn": evaluation_cli.knn,
+        "linear": evaluation_cli.linear, "finetune": evaluation_cli.finetune,
+        "embed": evaluation_cli.embed,
         "export": weights_cli.export,
     }
     try:
@@ -82,7 +87,7 @@ def views(argv: list[str]) -> None:
     from fastmoco.views import views
 
     ids = views(
-        _prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
+        data_cli.prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
     )
     console.say(f"{args.out}: {len(ids)} images with their two windows, and both views")
 
@@ -100,7 +105,7 @@ def bench(argv: list[str]) -> int:
         device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
     )
     saved = None if args.against is None else read_report(args.against)
-    data = _prepared(args.data, quiet=args.json)
+    data = data_cli.prepared(args.data, quiet=args.json)
     with console.progress("measuring", "stages") as tick:
         report = bench(
             data, args.recipe.plain(), options, args.rounds, args.seconds,
@@ -132,58 +137,12 @@ def train(argv: list[str]) -> None:
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()
-    data = _prepared(args.data, quiet=args.json)
+    data = data_cli.prepared(args.data, quiet=args.json)
     if options.val:
-        val = _prepared(Path(options.val), quiet=args.json)
+        val = data_cli.prepared(Path(options.val), quiet=args.json)
         options = dataclasses.replace(options, val=str(val))
     if args.json:
         train(data, recipe, options, [panel.print_event_json])
     else:
         with panel.live_run() as listener:
             train(data, recipe, options, [listener])
-
-
-def knn(argv: list[str]) -> None:
-    """fastmoco knn CHECKPOINT TRAIN VAL"""
-    from fastmoco.flags import KnnArgs, parse
-
-    args = parse(KnnArgs, argv, "knn")
-    from data_tools.open import open_store
-    from fastmoco import console
-    from fastmoco.device import pick_device
-    from fastmoco.interop import open_checkpoint
-    from fastmoco.knn import knn
-
-    device = pick_device(args.device)
-    checkpoint = open_checkpoint(args.checkpoint, device)
-    if checkpoint.origin and not args.json:
-        console.say(f"{args.checkpoint}: {checkpoint.origin}")
-    bank, queries = (open_store(_prepared(p, quiet=args.json)) for p in (args.train, args.val))
-    with console.progress("features", "images") as tick:
-        rows = knn(
-            checkpoint, bank, queries, device, args.threads, args.companions,
-            None if args.json else tick,
-        )
-    if args.json:
-        result = {
-            "checkpoint": str(args.checkpoint), "step": checkpoint.step, "bank": len(bank),
-            "queries": len(queries), "rows": [dataclasses.asdict(row) for row in rows],
-        }
-        print(json.dumps(result, indent=1))
-    else:
-        console.print_knn(rows, len(bank), len(queries), checkpoint.step)
-
-
-def _prepared(path: Path, quiet: bool = False) -> Path:
-    """The dataset at a path; a folder of images is prepared into the cache, and that is said."""
-    from data_tools.open import is_store
-    from fastmoco import console
-    from fastmoco.cache import prepared
-
-    if is_store(path):
-        data_cli.index(path, quiet)
-        return path
-    if quiet:
-        return prepared(path, lambda _: None)
-    with console.progress("preparing", "images") as tick:
-        return prepared(path, console.say, tick)

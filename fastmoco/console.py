@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fastmoco.knn import Row
     from fastmoco.throughput import Report
 
 screen = Console(highlight=False, soft_wrap=True)
@@ -101,21 +100,6 @@ def print_report(report: Report) -> None:
     say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
     say(f"binds: {report.binds}")
     say(f"change: {report.advice}")
-
-
-def print_knn(rows: list[Row], bank: int, queries: int, step: int) -> None:
-    """What `fastmoco knn` found: a line a protocol and k, a column a set of features."""
-    say(f"{queries:,} queries, bank of {bank:,}; features: pooled trunk, step {step:,}")
-    sets = list(dict.fromkeys(row.features for row in rows))
-    by = {(row.features, row.protocol, row.k): row for row in rows}
-    table(
-        ("protocol", "k", "T", *sets),
-        [
-            (r.protocol, str(r.k), str(r.T), *(f"{by[s, r.protocol, r.k].top1:.1%}" for s in sets))
-            for r in rows
-            if r.features == sets[0]
-        ],
-    )
 
 
 def _share(value: float) -> str:

@@ -162,3 +162,18 @@ def source_of(text: str) -> str | Source:
     from fastmoco import torchvision_source
 
     return torchvision_source.open(text) if torchvision_source.recognises(text) else text
+
+
+def prepared(path: Path, quiet: bool = False) -> Path:
+    """The dataset at a path; a folder of images is prepared into the cache, and that is said."""
+    from data_tools.open import is_store
+    from fastmoco import console
+    from fastmoco.cache import prepared
+
+    if is_store(path):
+        index(path, quiet)
+        return path
+    if quiet:
+        return prepared(path, lambda _: None)
+    with console.progress("preparing", "images") as tick:
+        return prepared(path, console.say, tick)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.augment import centre_view
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.device import autocast
 from fastmoco.encoder import Encoder, build_encoder
+from fastmoco.engines import open_engine
+from fastmoco.engines.resident import LARGEST_SIDE
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import EvalLoader
-from fastmoco.recipe import Recipe
+from fastmoco.recipe import EngineName, Recipe
 
 Tick = Callable[[int, int], None]  # (done, total)
+ShowProgress = Callable[[str, str], AbstractContextManager[Tick]]  # (title, unit)
+
+
+@contextmanager
+def silent(title: str, unit: str) -> Iterator[Tick]:
+    """Progress that is shown to nobody."""
+    yield lambda done, total: None
 
 
 class Subset:
@@ -54,29 +64,42 @@ def extract(
     device: torch.device,
     threads: int = 0,
     tick: Tick | None = None,
+    engine_name: EngineName = "auto",
+    out: NDArray[np.float32] | None = None,
 ) -> torch.Tensor:
-    """Pooled trunk outputs, float32 [N, width] on the device, of length 1, in the store's order.
+    """Pooled trunk outputs, float32 [N, width] in the store's order, in host memory or in `out`.
 
-    The trunk runs in evaluation mode (running BatchNorm statistics) and is left as it was.
+    The device holds one batch of them at a time. The trunk runs in evaluation mode (running
+    BatchNorm statistics) and is left as it was.
     """
     was_training = encoder.training
     encoder.eval()
-    engine = ThreadsEngine(store, threads)
+    engine = open_pass(engine_name, store, threads, device)
     try:
-        out = torch.empty(len(store), encoder.width, device=device)
+        if out is None:
+            out = np.empty((len(store), encoder.width), np.float32)
+        features = torch.from_numpy(out)
         done = 0
         for batch in EvalLoader(store, recipe, engine, device):
             images = centre_view(batch.views, recipe.augmentation, torch.float32)
             with autocast(device, recipe.precision):
-                features = encoder.trunk(images)
-            out[done : done + len(features)] = F.normalize(features.float(), dim=1)
-            done += len(features)
+                pooled = encoder.trunk(images)
+            features[done : done + len(pooled)] = pooled  # the wait for the device
+            done += len(pooled)
             if tick is not None:
                 tick(done, len(store))
-        return out
+        return features
     finally:
         engine.close()
         encoder.train(was_training)
+
+
+def open_pass(name: EngineName, store: Store, threads: int, device: torch.device):
+    """An engine for a single pass: threads where `auto` would first lay all images on the device,
+    which pays for many passes alone."""
+    if name == "auto" and int(store.sizes.max()) <= LARGEST_SIDE:
+        name = "threads"
+    return open_engine(name, store, threads, device).engine
 
 
 def raw_pixels(
@@ -89,49 +112,32 @@ def raw_pixels(
     small = Recipe(size=32, eval_crop=recipe.eval_crop, augmentation=recipe.augmentation)
     engine = ThreadsEngine(store, threads)
     try:
-        parts = [
-            batch.views[:, 0].flatten(1).float() / 255
-            for batch in EvalLoader(store, small, engine, torch.device("cpu"))
-        ]
+        pixels = torch.empty(len(store), 32 * 32 * 3)
+        for batch in EvalLoader(store, small, engine, torch.device("cpu")):
+            first = int(batch.index[0])
+            pixels[first : first + len(batch.index)] = batch.views[:, 0].flatten(1) / 255
     finally:
         engine.close()
-    pixels = torch.cat(parts)
     centre = pixels.mean(dim=0) if centre is None else centre
     pixels -= centre
     return F.normalize(pixels, dim=1, out=pixels), centre
 
 
-def load_encoder(checkpoint: Checkpoint, device: torch.device) -> Encoder:
+def load_encoder(
+    checkpoint: Checkpoint, device: torch.device, splits: int | None = None
+) -> Encoder:
     """The query encoder of a checkpoint, ready for extract; where other systems' checkpoints have
-    no head (fastmoco.interop), its head is an untrained one."""
-    encoder = build_encoder(checkpoint.recipe)
+    no head (fastmoco.interop), its head is an untrained one. `splits`: as in build_encoder."""
+    encoder = build_encoder(checkpoint.recipe, splits)
     prefix = "encoder_q."
     state = {k[len(prefix) :]: v for k, v in checkpoint.moco.items() if k.startswith(prefix)}
     encoder.load_state_dict(dict(encoder.state_dict()) | state)
     return encoder.to(device).eval()
 
 
-def initial_encoder(recipe: Recipe, device: torch.device) -> Encoder:
+def initial_encoder(
+    recipe: Recipe, device: torch.device, splits: int | None = None
+) -> Encoder:
     """The query encoder of a recipe before its first step."""
     torch.manual_seed(recipe.seed)
-    return build_encoder(recipe).to(device)
-
-
-def shared_labels(train: Store, val: Store) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Labels of both stores by class name, int64, and the number of classes.
-
-    Raises UserError where either is unlabelled or val has a class that train lacks.
-    """
-    for store in (train, val):
-        if len(store) == 0 or int(store.labels.min()) < 0:
-            raise UserError(f"{store.path}: has images without a label; kNN needs class folders")
-    if train.classes and val.classes:
-        strange = [name for name in val.classes if name not in set(train.classes)]
-        if strange:
-            raise UserError(f"{val.path}: class {strange[0]!r} is not in {train.path}")
-        place = np.array([train.classes.index(name) for name in val.classes])
-        val_labels = place[val.labels]
-    else:
-        val_labels = val.labels
-    count = int(max(train.labels.max(), val_labels.max())) + 1
-    return torch.from_numpy(train.labels.copy()), torch.from_numpy(val_labels.copy()), count
+    return build_encoder(recipe, splits).to(device)

@@ -193,26 +193,6 @@ class TrainArgs:
     """Tell the run as JSON, one event a line."""
 
 
-@dataclass(frozen=True)
-class KnnArgs:
-    """Weighted kNN: the bank is TRAIN, the queries are VAL, the features the pooled trunk's."""
-
-    checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory, ours or another system's."""
-    train: positional("TRAIN")  # type: ignore[valid-type]
-    """Labelled dataset: the bank."""
-    val: positional("VAL")  # type: ignore[valid-type]
-    """Labelled dataset: the queries."""
-    companions: bool = True
-    """Also the same encoder at step 0, and centred raw pixels."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu."""
-    threads: int = 0
-    """Decoding threads [default: all cores]."""
-    json: bool = False
-    """Print the rows as JSON."""
-
-
 def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = None) -> T:
     """argv as a `kind`; --help prints and exits. Raises UserError, in one line, for a wrong flag.
 

@@ -1,23 +1,28 @@
-"""Weighted k-nearest-neighbour classification: the protocols of the CIFAR demo and of DINO."""
+"""Weighted k-nearest-neighbour classification: the protocols of the CIFAR demo and of DINO.
+
+Features lie in host memory, mapped from a file maybe; the device holds a chunk of the bank and a
+chunk of the queries at a time, and the k nearest so far.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
+from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.features import (
-    Tick,
-    extract,
-    initial_encoder,
-    load_encoder,
-    raw_pixels,
-    shared_labels,
-)
+from fastmoco.feature_cache import Extraction, features_of
+from fastmoco.features import Tick, initial_encoder, load_encoder, raw_pixels
+from fastmoco.labels import class_names, shared_labels
+from fastmoco.scores import Score, score
 
 CHUNK = 1024  # queries at a time
+BANK_CHUNK = 2**26  # numbers of the bank at a time: 256 MB
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,74 @@ DINO = Protocol("DINO", (10, 20, 100, 200), 0.07)
 PROTOCOLS = (CIFAR_DEMO, DINO)
 
 
+def grid(ks: Sequence[int], temperatures: Sequence[float]) -> tuple[Protocol, ...]:
+    """A protocol a temperature, for k's and temperatures of one's own; what is not given is DINO's.
+
+    Raises UserError for a k or a T that is not above 0.
+    """
+    for flag, values in (("k", ks), ("T", temperatures)):
+        if any(not 0 < v < float("inf") for v in values):
+            raise UserError(f"--{flag} {' '.join(map(str, values))}: give numbers above 0")
+    return tuple(Protocol("grid", tuple(ks) or DINO.ks, T) for T in temperatures or (DINO.T,))
+
+
 @torch.no_grad()
+def nearest(
+    bank: torch.Tensor,
+    queries: torch.Tensor,
+    k: int,
+    device: torch.device,
+    leave_one_out: bool = False,
+    tick: Tick | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k rows of bank [M, D] nearest to each row of queries [N, D] by cosine, nearest first:
+    similarities float32 [N, k] and places int64 [N, k], in host memory. Rows may have any length.
+
+    A k above M is taken as M. leave_one_out: queries are the bank, and no row finds itself (where
+    k reaches M, the last has a similarity of minus infinity and stands for none).
+    """
+    k, rows = min(k, len(bank)), max(1, BANK_CHUNK // bank.shape[1])
+    best = torch.full((len(queries), k), -torch.inf)
+    place = torch.zeros(len(queries), k, dtype=torch.int64)
+    done, work = 0, len(queries) * len(bank)
+    for begin in range(0, len(bank), rows):
+        part = F.normalize(bank[begin : begin + rows].to(device), dim=1)
+        for first in range(0, len(queries), CHUNK):
+            query = F.normalize(queries[first : first + CHUNK].to(device), dim=1)
+            similarity = query @ part.T
+            if leave_one_out:
+                own = torch.arange(first, first + len(query)) - begin
+                row = torch.arange(len(query))[(own >= 0) & (own < len(part))]
+                similarity[row.to(device), own[row].to(device)] = -torch.inf
+            near, at = similarity.topk(min(k, len(part)), dim=1)
+            chunk = slice(first, first + len(query))
+            near = torch.cat([best[chunk].to(device), near], dim=1)
+            at = torch.cat([place[chunk].to(device), at + begin], dim=1)
+            near, order = near.topk(k, dim=1)
+            best[chunk], place[chunk] = near, at.gather(1, order)
+            done += len(query) * len(part)
+            if tick is not None:
+                tick(done, work)
+    return best, place
+
+
+def vote(
+    similarity: torch.Tensor, labels: torch.Tensor, classes: int, k: int, T: float
+) -> torch.Tensor:
+    """The class [N] for which the k nearest weigh most: similarity and labels [N, at least k].
+
+    Source: colab/moco_cifar10_demo (facebookresearch/moco) and eval_knn.py
+    (facebookresearch/dino): the same vote, other k and T.
+    """
+    found = torch.empty(len(labels), dtype=torch.int64)
+    for first in range(0, len(labels), CHUNK):
+        chunk = slice(first, first + CHUNK), slice(0, k)
+        votes = torch.zeros(len(labels[chunk]), classes)
+        votes.scatter_add_(1, labels[chunk], (similarity[chunk] / T).exp())
+        found[first : first + CHUNK] = votes.argmax(dim=1)
+    return found
+
+
 def weighted_knn(
     bank: torch.Tensor,
     bank_labels: torch.Tensor,
@@ -42,23 +114,15 @@ def weighted_knn(
     query_labels: torch.Tensor,
     classes: int,
     protocol: Protocol,
+    device: torch.device,
 ) -> dict[int, float]:
-    """Top-1 (0..1) for every k of a protocol; bank [M, D] and queries [N, D] of length 1.
-
-    A k above M is taken as M. Source: colab/moco_cifar10_demo (facebookresearch/moco) and
-    eval_knn.py (facebookresearch/dino): the same vote, other k and T.
-    """
-    bank_labels, query_labels = bank_labels.to(bank.device), query_labels.to(bank.device)
-    most = min(max(protocol.ks), len(bank))
-    right = dict.fromkeys(protocol.ks, 0)
-    for start in range(0, len(queries), CHUNK):
-        similarity, place = (queries[start : start + CHUNK] @ bank.T).topk(most, dim=1)
-        weight, label = (similarity / protocol.T).exp(), bank_labels[place]
-        for k in protocol.ks:
-            votes = torch.zeros(len(label), classes, device=bank.device)
-            votes.scatter_add_(1, label[:, :k], weight[:, :k])
-            right[k] += int((votes.argmax(dim=1) == query_labels[start : start + CHUNK]).sum())
-    return {k: count / len(queries) for k, count in right.items()}
+    """Top-1 (0..1) for every k of a protocol; bank [M, D] and queries [N, D] of any lengths."""
+    similarity, place = nearest(bank, queries, max(protocol.ks), device)
+    labels = bank_labels[place]
+    return {
+        k: float((vote(similarity, labels, classes, k, protocol.T) == query_labels).float().mean())
+        for k in protocol.ks
+    }
 
 
 @dataclass(frozen=True)
@@ -69,38 +133,54 @@ class Row:
     protocol: str
     k: int
     T: float
-    top1: float
+    score: Score
+
+    @property
+    def top1(self) -> float:
+        return self.score.top1
 
 
 def knn(
     checkpoint: Checkpoint,
     train: Store,
-    val: Store,
+    val: Store | None,
     device: torch.device,
     threads: int = 0,
     companions: bool = True,
-    tick: Tick | None = None,
+    protocols: Sequence[Protocol] = PROTOCOLS,
+    how: Extraction | None = None,
 ) -> list[Row]:
     """Top-1 on val with train as the bank, by every protocol; features are the pooled trunk's.
+    Without val every image of train is classified by all the others (leave one out).
 
     With companions: the same encoder at step 0 and centred raw pixels, without which a kNN
-    figure says little.
+    figure says little. Nothing is kept in the cache unless `how` says so.
     """
-    bank_labels, labels, classes = shared_labels(train, val)
-    recipe = checkpoint.recipe
+    how = how or Extraction(device, threads, keep=False)
+    names = class_names(train, val or train)
+    bank_labels, labels, _ = shared_labels(train, val or train)
+    recipe, truth = checkpoint.recipe, labels.numpy()
     encoders = {"trained": load_encoder(checkpoint, device)}
     if companions:
         encoders["at step 0"] = initial_encoder(recipe, device)
     rows: list[Row] = []
 
-    def measure(name: str, bank: torch.Tensor, queries: torch.Tensor) -> None:
-        for protocol in PROTOCOLS:
-            result = weighted_knn(bank, bank_labels, queries, labels, classes, protocol)
-            rows.extend(Row(name, protocol.name, k, protocol.T, v) for k, v in result.items())
+    def measure(features: str, bank: torch.Tensor, queries: torch.Tensor) -> None:
+        most = max(k for protocol in protocols for k in protocol.ks)
+        with how.progress(f"neighbours by {features}", "pairs") as tick:
+            similarity, place = nearest(bank, queries, most, device, val is None, tick)
+        near = bank_labels[place]
+        for protocol in protocols:
+            for k in protocol.ks:
+                predicted = vote(similarity, near, len(names), k, protocol.T).numpy()
+                found = score(predicted.astype(np.int64), truth, names)
+                rows.append(Row(features, protocol.name, k, protocol.T, found))
 
     for name, encoder in encoders.items():  # one set of features in memory at a time
-        measure(name, *(extract(encoder, s, recipe, device, threads, tick) for s in (train, val)))
+        bank = features_of(encoder, train, recipe, how)
+        measure(name, bank, bank if val is None else features_of(encoder, val, recipe, how))
     if companions:
         bank, centre = raw_pixels(train, recipe, threads=threads)
-        measure("raw pixels", bank, raw_pixels(val, recipe, centre, threads)[0])
+        queries = bank if val is None else raw_pixels(val, recipe, centre, threads)[0]
+        measure("raw pixels", bank, queries)
     return rows

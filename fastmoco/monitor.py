@@ -13,8 +13,9 @@ from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.encoder import Encoder
 from fastmoco.events import Evaluated
-from fastmoco.features import Subset, extract, shared_labels
+from fastmoco.features import Subset, extract
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
+from fastmoco.labels import shared_labels
 from fastmoco.moco import MoCo
 from fastmoco.recipe import Recipe, RunOptions
 
@@ -71,7 +72,9 @@ class Monitor:
             )
         except _Stopped:
             return None
-        top1 = weighted_knn(bank, bank_labels, queries, labels, classes, CIFAR_DEMO)
+        top1 = weighted_knn(
+            bank, bank_labels, queries, labels, classes, CIFAR_DEMO, self.device
+        )
         k, accuracy = next(iter(top1.items()))
         return Evaluated(
             step, step / per_epoch, accuracy, f"k={k}, T={CIFAR_DEMO.T}, bank {len(bank):,}",

@@ -37,10 +37,13 @@ def test_help_is_quick_and_complete():
         )
         times.append(time.perf_counter() - begun)
     assert min(times) < 0.3
-    assert all(c in done.stdout for c in ("prep", "views", "bench", "train", "knn"))
+    commands = "prep", "views", "bench", "train", "knn", "linear", "finetune", "embed"
+    assert all(c in done.stdout for c in commands)
 
 
-@pytest.mark.parametrize("command", ["prep", "views", "bench", "train", "knn"])
+@pytest.mark.parametrize(
+    "command", ["prep", "views", "bench", "train", "knn", "linear", "finetune", "embed"]
+)
 def test_each_command_tells_its_flags(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

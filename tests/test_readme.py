@@ -4,7 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from fastmoco.flags import InspectArgs, KnnArgs, PrepArgs, TrainArgs, VerifyArgs, ViewsArgs, parse
+from fastmoco.evaluation_flags import KnnArgs
+from fastmoco.flags import InspectArgs, PrepArgs, TrainArgs, VerifyArgs, ViewsArgs, parse
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -1,0 +1,155 @@
+"""Features extracted once: memory-mapped files in the cache, known by all that decides them.
+
+A file appears whole, by its rename: what a killed extraction leaves is not taken for one, and goes
+with the next. Every rank extracts its own share of the images into the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_tools.errors import UserError
+from data_tools.open import cache_dir
+from data_tools.store import Store
+from fastmoco.distributed import ALONE, Ranks
+from fastmoco.encoder import Encoder
+from fastmoco.features import ShowProgress, Subset, extract, silent
+from fastmoco.recipe import EngineName, Recipe
+
+VERSION = 1  # of what lies in the cache
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are extracted, and whether they are kept."""
+
+    device: torch.device
+    threads: int = 0
+    engine: EngineName = "auto"
+    keep: bool = True
+    ranks: Ranks = ALONE
+    progress: ShowProgress = silent
+
+
+def features_of(
+    encoder: Encoder, store: Store, recipe: Recipe, how: Extraction
+) -> torch.Tensor:
+    """Pooled trunk outputs, float32 [N, width] in host memory, in the store's order: from the
+    cache, into it, or, where they are not kept, extracted by this process alone.
+
+    Raises UserError where the cache has no room.
+    """
+    if not how.keep:
+        return extracted(encoder, store, recipe, how)
+    path = place(encoder, store, recipe, how.engine)
+    found = opened(path, (len(store), encoder.width))
+    if found is None:
+        fill(path, encoder, store, recipe, how)
+        found = opened(path, (len(store), encoder.width))
+        assert found is not None
+    return torch.from_numpy(found)
+
+
+def extracted(
+    encoder: Encoder, store: Store, recipe: Recipe, how: Extraction,
+    out: NDArray[np.float32] | None = None,
+) -> torch.Tensor:
+    """extract(), with its progress shown."""
+    with how.progress(f"features of {store.path.name}", "images") as tick:
+        return extract(
+            encoder, store, recipe, how.device, how.threads, tick, how.engine, out
+        )
+
+
+def place(encoder: Encoder, store: Store, recipe: Recipe, engine: str) -> Path:
+    """The file in the cache: of these weights, these images, this view of them."""
+    view = (
+        recipe.eval_size or recipe.size, recipe.eval_crop, recipe.augmentation.mean,
+        recipe.augmentation.std, recipe.precision, engine,
+    )
+    identity = f"{VERSION} {digest(encoder)} {images_digest(store)} {view}"
+    return cache_dir() / "features" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+
+
+def digest(encoder: Encoder) -> str:
+    """Of the trunk's tensors, buffers too, on whatever device they lie."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(encoder.trunk.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def images_digest(store: Store) -> str:
+    """A store's fingerprint, and of a subset which samples it has."""
+    ids = hashlib.sha256(store.ids.tobytes()).hexdigest() if isinstance(store, Subset) else "all"
+    return f"{store.fingerprint} {ids}"
+
+
+def opened(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The features in a file, mapped (a write to them stays in memory); None where there are none
+    of this shape."""
+    try:
+        found = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
+
+
+def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extraction) -> None:
+    """Extract into a file: all ranks must come here together."""
+    ranks, shape = how.ranks, (len(store), encoder.width)
+    partial = path.with_suffix(f".{int(ranks.share(os.getpid()))}.partial")
+    try:
+        if ranks.rank == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path)
+            reserve(partial, shape)
+        ranks.barrier()
+        out = np.lib.format.open_memmap(partial, mode="r+")
+        first, end = (len(store) * r // ranks.size for r in (ranks.rank, ranks.rank + 1))
+        if first < end:
+            share = store if ranks.size == 1 else Subset(store, np.arange(first, end))
+            extracted(encoder, share, recipe, how, out[first:end])
+        out.flush()
+        ranks.barrier()
+        if ranks.rank == 0:
+            os.replace(partial, path)
+        ranks.barrier()
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or partial}: {error.strerror}; features of {len(store):,} images "
+            f"take {4 * shape[0] * shape[1] / 1e6:,.0f} MB: make room, name another cache with "
+            f"XDG_CACHE_HOME, or use --no-keep"
+        ) from None
+    finally:
+        if ranks.rank == 0:
+            partial.unlink(missing_ok=True)
+
+
+def reserve(path: Path, shape: tuple[int, int]) -> None:
+    """An array file of zeros with its blocks on the disk: writing to a map of a file that the disk
+    has no room for would end the process."""
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    offset, size = made.offset, made.nbytes
+    del made
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, offset + size)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that are gone were extracting into this file."""
+    for partial in path.parent.glob(path.stem + ".*.partial"):
+        try:
+            os.kill(int(partial.suffixes[-2][1:]), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (OSError, ValueError):  # another user's process
+            continue

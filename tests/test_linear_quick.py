@@ -1,0 +1,91 @@
+"""Linear evaluation of cached features against scikit-learn's logistic regression, on images."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fastmoco.feature_cache import Extraction, features_of
+from fastmoco.features import load_encoder
+from fastmoco.labels import held_out
+from fastmoco.linear import Settings, parts_of
+from fastmoco.linear_quick import RATES, moments, quick, row_of
+from tests.evaluation_parts import CPU, RECIPE, real_task, untrained
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return real_task(tmp_path_factory.mktemp("task"), 1200, 800)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "quick-cache"))
+
+
+def test_it_is_logistic_regression_to_a_point(task):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    train, val = task
+    ours = quick(untrained(), train, val, Extraction(CPU)).rows[0]
+
+    encoder = load_encoder(untrained(), CPU)
+    x, x_val = (features_of(encoder, s, RECIPE, Extraction(CPU)).numpy() for s in (train, val))
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    x, x_val = (x - mean) / deviation, (x_val - mean) / deviation
+    fit, held = held_out(train.labels, 0.1, 0)  # the same part chooses
+
+    def trained(C, ids):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(C=C, max_iter=300).fit(x[ids], train.labels[ids])
+
+    grid = (1e-4, 1e-3, 1e-2, 1e-1, 1)
+    best = max(grid, key=lambda C: trained(C, fit).score(x[held], train.labels[held]))
+    theirs = trained(best, np.arange(len(x))).score(x_val, val.labels)
+    chance = np.bincount(val.labels).max() / len(val)
+    assert theirs > chance + 0.1  # features of real pictures tell something, untrained too
+    assert abs(ours.score.top1 - theirs) <= 0.01 + 1 / len(val)
+
+
+def test_companions_the_choice_and_the_protocol(task):
+    train, val = task
+    settings = Settings(labels="10/class", epochs=20)
+    found = quick(untrained(), train, val, Extraction(CPU), settings, True)
+    assert [r.features for r in found.rows] == ["trained", "at step 0", "raw pixels"]
+    assert found.labelled == 100 if len(train.classes) == 10 else 120
+    assert found.protocol.startswith("quick linear protocol: cached features") and not found.trunk
+    for row in found.rows:
+        assert set(row.held_out) == set(RATES)
+        assert row.held_out[row.rate] == max(v for v in row.held_out.values() if v is not None)
+        assert row.score.top5 is not None and row.score.top5 > row.score.top1
+
+
+def test_features_may_lie_on_host_and_be_of_any_scale(task, monkeypatch):
+    import fastmoco.linear_quick as quick_module
+
+    train, val = task
+    settings = Settings(rates=(0.01, 0.1), epochs=2)
+    parts = parts_of(train, val, settings, 2)
+    encoder = load_encoder(untrained(), CPU)
+    x, y = (features_of(encoder, s, RECIPE, Extraction(CPU)) for s in (train, val))
+
+    def row(x, y):
+        return row_of("x", x, y, parts, Extraction(CPU), settings, settings.rates)
+
+    one = row(x, y)
+    shifted = row(x * 1000 + 50, y * 1000 + 50)
+    assert shifted.score.top1 == pytest.approx(one.score.top1, abs=0.02)
+    monkeypatch.setattr(quick_module, "SHARE", 0.0)
+    assert row(x, y) == one
+
+
+def test_moments_are_those_of_the_whole():
+    torch.manual_seed(0)
+    x = torch.randn(70_000, 3) * torch.tensor([1.0, 5.0, 0.0]) + torch.tensor([0.0, 9.0, 4.0])
+    deviation, mean = moments(x)
+    torch.testing.assert_close(mean, x.mean(dim=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(deviation[:2], x.std(dim=0)[:2], rtol=1e-4, atol=1e-4)
+    assert deviation[2] == 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,13 @@ from dataclasses import dataclass, field
 from data_tools.errors import UserError
 from fastmoco.recipe import Recipe, RunOptions
 
-RESERVE = 0.03  # of the budget: what is left free for the end
+RESERVE, LEAST = 0.03, 1.0  # of the budget, and seconds: what is left free for the end
 WORTH = 0.01  # of the steps that are left: smaller corrections are not made
 TELLING = 0.03  # of the steps: a change that is told
+TRIAL = 8  # steps at the start, of which the median is the rate: the first ones compile and fetch
+TRIAL_SHARE = 0.05  # of the budget, after which three steps must do
+OFTEN = 0.02  # of the budget: how long a plan stands before it is looked at again
+NEAR = 4  # and of the steps that are left, one in so many
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -64,14 +69,19 @@ class Budget:
         self.seconds, self.text = seconds, text
         self._recipe, self._per_epoch, self._knn_every = recipe, per_epoch, knn_every
         self._begun, self._log_every = begun, options.log_every
-        self._expected = 0.0
+        self._expected, self._trying = 0.0, True
+        self._first: list[float] = []
         self.aside = 0.0
-        """Seconds that the last kNN and the last checkpoint took, which the end needs again."""
+        """Seconds that the last kNN took, which the end needs again; a checkpoint's are in the
+        reserve."""
 
     def left(self) -> float:
         """Seconds until the end, less the reserve."""
-        spent = time.monotonic() - self._begun
-        return self.seconds * (1 - RESERVE) - 1.5 * self.aside - spent
+        reserve = max(RESERVE * self.seconds, LEAST) + 1.5 * self.aside
+        return self.seconds - reserve - self._spent()
+
+    def _spent(self) -> float:
+        return time.monotonic() - self._begun
 
     def renew(
         self, plan: Plan, step: int, each: float, share: Callable[[float], float]
@@ -79,24 +89,35 @@ class Budget:
         """Fit the plan to the seconds that each step took; `share` gives rank 0's number to all.
 
         Returns how many steps may pass until the next time, and a line where what is expected has
-        changed. Raises UserError for a budget that is too short for one epoch.
+        changed. The first steps are tried one by one. Raises UserError, on all ranks, for a budget
+        that is too short for one epoch.
         """
-        end = int(share(float(self.end(plan, step, each) or 0)))
+        if self._trying:
+            self._first.append(each)
+            late = len(self._first) >= 3 and self._spent() > TRIAL_SHARE * self.seconds
+            self._trying = bool(share(float(len(self._first) < TRIAL and not late)))
+            if self._trying:
+                return 1, None
+            each = statistics.median(self._first)
+        each, left, aside = (share(x) for x in (each, self.left(), self.aside))
+        end = self._end(plan, step, each, left, aside)
         line = None
         if end:
             plan.renew(step, end)
             if abs(end - self._expected) > TELLING * self._expected:
                 self._expected = float(end)
-                when = datetime.datetime.now() + datetime.timedelta(seconds=max(0, self.left()))
+                when = datetime.datetime.now() + datetime.timedelta(seconds=max(0, left))
                 line = (
                     f"{self.text}: {plan.steps:,} steps, {plan.steps / self._per_epoch:.1f} "
                     f"epochs, at {self._recipe.batch / each:,.0f} images/s; done at about "
                     f"{when:%H:%M:%S}"
                 )
-        often = int(0.02 * self.seconds / each)
-        return max(1, min(self._log_every, often)), line
+        often = min(OFTEN * self.seconds / each, (plan.steps - step) / NEAR, self._log_every)
+        return max(1, int(often)), line
 
-    def end(self, plan: Plan, step: int, seconds_per_step: float) -> int | None:
+    def _end(
+        self, plan: Plan, step: int, seconds_per_step: float, left: float, aside: float
+    ) -> int | None:
         """The step to end at, at a rate measured at `step`; None where the plan may stay.
 
         A view's cost goes with its area. Raises UserError for less than one epoch.
@@ -110,14 +131,14 @@ class Budget:
             cost += part / (1 - now) * (s / side) ** 2 if now < 1 else 0
         each = seconds_per_step * (cost or 1.0)
         if self._knn_every:  # kNN stops the clock of the steps, not the budget's
-            each += self.aside / (self._knn_every * self._per_epoch)
-        end = step + max(1, int(self.left() / each))
+            each += aside / (self._knn_every * self._per_epoch)
+        end = step + max(1, int(left / each))
         if not plan.steps and step < self._per_epoch and end < self._per_epoch:
             epoch = self._per_epoch * each
             raise UserError(
                 f"{self.text} is too short for one epoch, which takes {epoch:.0f} s at "
                 f"{self._recipe.batch / seconds_per_step:,.0f} images/s: give "
-                f"{math.ceil(1.2 * epoch + self.aside + 5)}s or more, smaller views (--size), or "
+                f"{math.ceil(1.2 * epoch + aside + 5)}s or more, smaller views (--size), or "
                 f"fewer images"
             )
         if plan.steps and abs(end - plan.steps) <= max(1, WORTH * (plan.steps - step)):

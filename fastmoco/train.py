@@ -110,7 +110,7 @@ def train(
         step, earlier = saved.step, saved.clock["train_seconds"]
         if not plan.steps and time_limit is None:  # stopped before its budget's rate was known
             plan = Plan([(0, 0.0, recipe.epochs * per_epoch)])
-    budget = None
+    budget, spent = None, 0.0
     if time_limit is not None:
         spent = saved.clock["budget_seconds"] if saved is not None and options.budget else 0.0
         every = monitor.every if monitor is not None else 0
@@ -144,7 +144,7 @@ def train(
         window.refuse_bad(step, moco)
         clock_fields = {
             "train_seconds": earlier + clock.seconds(),
-            "budget_seconds": time.monotonic() - begun,
+            "budget_seconds": spent + time.monotonic() - begun,
         }
         state = Checkpoint(
             recipe, moco.state_dict(), optimizer.state_dict(), scaler.state_dict(), step,
@@ -188,7 +188,7 @@ def train(
         return batch.prepared(images)
 
     with Clock() as clock, asked_to_stop() as stop:
-        vote, wish, log_every = Vote(ranks), GO_ON, options.log_every
+        vote, wish, log_every = Vote(ranks), GO_ON, 1 if budget else options.log_every
         try:
             if not evaluate():  # at step 0, or what a signal or a kill left out
                 wish = STOP
@@ -201,7 +201,7 @@ def train(
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                     im_q, im_k = batch.images
-                    due = (step + 1) % log_every == 0 or step + 1 == plan.steps or not plan.steps
+                    due = (step + 1) % log_every == 0 or step + 1 == plan.steps
                     out = training_step(
                         moco, optimizer, scaler, im_q, im_k, batch, recipe, options.accumulate,
                         watch=due,
@@ -214,7 +214,7 @@ def train(
                         left = None if budget is None else budget.left()
                         now = window.read(step, plan, lr, clock, left)
                         tell(now)
-                        if budget is not None and step > 1:
+                        if budget is not None:
                             each = recipe.batch / now.images_per_s
                             log_every, line = budget.renew(plan, step, each, ranks.share)
                             if line is not None:

@@ -30,7 +30,7 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco.checkpoint import Checkpoint, load, versions
-from fastmoco.console import duration, print_event, progress, say, table
+from fastmoco.console import duration, progress, say, table
 from fastmoco.device import describe, pick_device
 from fastmoco.feature_cache import Extraction, features_of
 from fastmoco.features import load_encoder
@@ -40,6 +40,7 @@ from fastmoco.knn import PROTOCOLS, knn
 from fastmoco.labels import held_out
 from fastmoco.linear import HELD_OUT, Settings, linear
 from fastmoco.linear_quick import quick
+from fastmoco.panel import print_event
 from fastmoco.recipe import RECIPES, RunOptions
 from fastmoco.train import train
 

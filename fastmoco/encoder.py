@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNets and a small one for CPUs, CIFAR stems, the two heads."""
+"""Encoders: torchvision's ResNets, a small one for CPUs, timm's; CIFAR stems, the two heads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torchvision.models.resnet import BasicBlock
 
 from data_tools.errors import UserError
 from fastmoco.batchnorm import SplitBatchNorm2d
-from fastmoco.recipe import ARCHS, Recipe
+from fastmoco.recipe import ARCHS, TIMM, Recipe
+from fastmoco.timm_trunk import timm_trunk
 
 MINI_WIDTHS = (48, 96, 192)
 
@@ -62,9 +63,12 @@ class MiniResNet(nn.Module):
 def build_encoder(recipe: Recipe, splits: int | None = None) -> Encoder:
     """The encoder of a recipe, randomly initialised from torch's global generator; `splits`: the
     parts of its BatchNorm where they are not the recipe's (of one rank, say)."""
-    norm_layer = partial(SplitBatchNorm2d, splits=splits or recipe.bn_splits)
+    splits = splits or recipe.bn_splits
+    norm_layer = partial(SplitBatchNorm2d, splits=splits)
     if recipe.arch == "resnet-mini":
         return _with_head(MiniResNet(MINI_WIDTHS, norm_layer), MINI_WIDTHS[-1], recipe)
+    if recipe.arch.startswith(TIMM):
+        return _with_head(*timm_trunk(recipe.arch, splits, recipe.sizes), recipe)
     if recipe.arch not in ARCHS:
         raise UserError(f"arch {recipe.arch}: there are {', '.join(ARCHS)}")
     trunk = getattr(resnet, recipe.arch)(norm_layer=norm_layer)

@@ -28,7 +28,7 @@ features = model.eval()(images)  # [1, {width}]
 TIMM = """\
 import timm
 
-model = timm.create_model("local-dir:.", pretrained=True, num_classes=0{more})
+model = timm.create_model("local-dir:.", pretrained=True, num_classes=0)
 features = model.eval()(images)
 """
 
@@ -131,7 +131,7 @@ def usage(recipe: Recipe, to: str) -> str:
         "official": OFFICIAL, "safetensors": SAFETENSORS if recipe.arch in DEPTHS else OURS,
     }
     model = named[to].format(
-        arch=recipe.arch, width=512 if basic else 2048, size=size, more="",
+        arch=recipe.arch, width=512 if basic else 2048, size=size,
         stem=CIFAR_STEM if recipe.stem == "cifar" else "",
     )
     code = IMAGES.format(short=short, size=size, mean=mean, std=std) + model

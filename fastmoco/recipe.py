@@ -115,6 +115,7 @@ AUGMENT_CIFAR = replace(
 AUGMENTATIONS = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
 
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet-mini")
+TIMM = "timm:"  # prefixes the name of a trunk of timm's
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Mechanism = Literal["queue", "memory-bank", "end-to-end"]
 EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
@@ -127,7 +128,8 @@ class Recipe:
     name: str = "moco-v1"
     """The named recipe that this one began as."""
     arch: str = "resnet50"
-    """Encoder: torchvision's resnet18, 34, 50, 101 or 152, or resnet-mini for CPU runs."""
+    """Encoder: torchvision's resnet18, 34, 50, 101 or 152, resnet-mini for CPU runs, or any of
+    timm's as timm:NAME (pip install 'fastmoco[timm]')."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers of torchvision's: 7x7 stride 2 and max pooling, or one 3x3 of stride 1."""
     head: Literal["linear", "mlp"] = "linear"
@@ -191,7 +193,7 @@ class Recipe:
         """Raise UserError, in one line, where the values cannot train (on so many samples)."""
         whole = ("dim", "K", "bn_splits", "size", "batch", "epochs")
         rules = {name: getattr(self, name) >= 1 for name in whole} | {
-            "arch": self.arch in ARCHS,
+            "arch": self.arch in ARCHS or self.arch.startswith(TIMM),
             "lr": 0 < self.lr < math.inf,
             "T": 0 < self.T < math.inf,
             "m": 0 <= self.m <= 1,
@@ -204,7 +206,7 @@ class Recipe:
         }
         finite = "a finite number above 0"
         allowed = dict.fromkeys(whole, "1 or more") | {
-            "arch": ", ".join(ARCHS),
+            "arch": f"{', '.join(ARCHS)}, or timm:NAME",
             "lr": finite,
             "T": finite,
             "momentum": "a number from 0, below 1",
@@ -260,6 +262,11 @@ class Recipe:
                 f"--bn-splits {self.bn_splits} leaves one image a part of --batch {self.batch}: "
                 f"BatchNorm needs two; use --bn-splits {self.batch // 2} or fewer"
             )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of all views that the encoder takes, in pixels."""
+        return tuple(dict.fromkeys((*self.progressive, self.size, self.eval_size or self.size)))
 
     @property
     def negatives(self) -> int:

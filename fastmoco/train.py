@@ -45,6 +45,7 @@ from fastmoco.schedule import learning_rate
 from fastmoco.step import training_step
 from fastmoco.stopping import asked_to_stop
 from fastmoco.telling import Telling
+from fastmoco.timm_trunk import notes as trunk_notes
 
 
 def train(
@@ -127,7 +128,8 @@ def train(
         recipe, len(store), per_epoch, step, describe(device), how, parameters, str(run.path),
         os.path.abspath(data),
     ))
-    for line in (init_note, note, order_note, stats_note, *sizes_notes(recipe)):
+    trunk_lines = trunk_notes(recipe, moco.encoder_q)
+    for line in (init_note, note, order_note, stats_note, *trunk_lines, *sizes_notes(recipe)):
         if line is not None:
             tell(Noted(line))
     made_by = checkpoints.versions() | {

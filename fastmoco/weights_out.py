@@ -18,7 +18,8 @@ from data_tools.errors import UserError
 from fastmoco import __version__
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.encoder import build_encoder
-from fastmoco.recipe import Recipe, to_dict
+from fastmoco.recipe import TIMM, Recipe, to_dict
+from fastmoco.timm_trunk import create
 from fastmoco.trunk_names import to_detectron2, to_huggingface
 
 Tensors = dict[str, torch.Tensor]
@@ -65,9 +66,11 @@ def to_timm(saved: Checkpoint, out: Path) -> None:
 
     recipe, (size, short) = saved.recipe, view(saved.recipe)
     save_file(trunk_of(saved), out / "model.safetensors", {"format": "pt"})
+    options = create(recipe.arch, recipe.sizes)[1] if recipe.arch.startswith(TIMM) else {}
     write_json(out / "config.json", {
-        "architecture": recipe.arch.removeprefix("timm:"),
+        "architecture": recipe.arch.removeprefix(TIMM),
         "num_classes": 0,
+        "model_args": options,
         "pretrained_cfg": {
             "num_classes": 0, "input_size": [3, size, size], "crop_pct": size / short,
             "interpolation": "bilinear", "mean": list(recipe.augmentation.mean),
@@ -192,13 +195,13 @@ def to_onnx(saved: Checkpoint, out: Path) -> None:
 
 
 # name -> (its writer, the trunks it has a place for)
-ANY, RESNET, RESNET_ANY_STEM, TIMM = "any", "resnet", "resnet of any stem", "resnet or timm"
+ANY, RESNET, ANY_STEM, OR_TIMM = "any", "resnet", "resnet of any stem", "resnet or timm"
 FORMATS: dict[str, tuple[Callable[[Checkpoint, Path], None], str]] = {
     "torchvision": (to_torchvision, RESNET),
-    "timm": (to_timm, TIMM),
+    "timm": (to_timm, OR_TIMM),
     "huggingface": (to_huggingface_folder, RESNET),
     "detectron2": (to_detectron2_file, RESNET),
-    "mmpretrain": (to_mmpretrain, RESNET_ANY_STEM),
+    "mmpretrain": (to_mmpretrain, ANY_STEM),
     "onnx": (to_onnx, ANY),
     "official": (to_official, RESNET),
     "safetensors": (to_safetensors, ANY),
@@ -208,10 +211,10 @@ FORMATS: dict[str, tuple[Callable[[Checkpoint, Path], None], str]] = {
 def refuse_trunk(recipe: Recipe, to: str) -> None:
     """UserError where a format has no place for the recipe's trunk."""
     takes = FORMATS[to][1]
-    resnet, timm = recipe.arch in DEPTHS, recipe.arch.startswith("timm:")
+    resnet, timm = recipe.arch in DEPTHS, recipe.arch.startswith(TIMM)
     standard = resnet and recipe.stem == "imagenet"
     fits = {
-        ANY: True, RESNET: standard, RESNET_ANY_STEM: resnet, TIMM: standard or timm,
+        ANY: True, RESNET: standard, ANY_STEM: resnet, OR_TIMM: standard or timm,
     }[takes]
     if not fits:
         what = f"{recipe.arch} with a CIFAR stem" if resnet else recipe.arch

@@ -19,6 +19,7 @@ FLOORS = [
     ["augment"],
     ["augment_fast", "augment_kornia", "augment_numba"],
     ["batchnorm"],
+    ["timm_trunk"],
     ["encoder"],
     ["info_nce", "distributed", "budget"],
     ["dictionaries"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-CHUNK = 2**20  # logits at a time in the streaming form: 4 MB in float32, which caches hold
-LARGE = 2**19  # logits, from which on the streaming form is taken (bench/loss.py)
-COLDEST = 0.025  # exp(-2/T) underflows below this temperature
+CHUNK = 2**17  # logits at a time on a CPU: 512 kB in float32, which its caches hold
+LAUNCHED = 2**24  # on a GPU, where a chunk is five launches: 64 MB
+LARGE = 2**15  # logits, from which on the streaming form is faster by a tenth (bench/loss.py)
+COLDEST = 0.025  # temperature below which sums of exp(1/T) near the end of float32's range
 
 
 def info_nce(
@@ -40,12 +43,12 @@ def info_nce_plain(
 def info_nce_streaming(
     q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, T: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for any K in the memory of a few chunks: [N, K] is never there.
+    """The same for any K in the memory of a chunk: [N, K] is never there.
 
     Without gradient to the keys, the gradient is attention over them:
     dL/dq = (sum_j p_j k_j - k_+) / (T N). So the pass that sums the exponentials sums the keys they
     weigh, and nothing is left for the backward pass. Unit vectors bound every logit by 1/T, hence
-    no running maximum.
+    no maximum is subtracted: T must be COLDEST or more in float32.
     """
     with torch.autocast(q.device.type, enabled=False):
         loss, accuracy = _Streaming.apply(q, k, queue, T)
@@ -55,23 +58,24 @@ def info_nce_streaming(
 class _Streaming(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, queue, T):
-        N, most = q.shape[0], 1 / T
-        scaled = q / T
+        N, chunk = q.shape[0], CHUNK if q.device.type == "cpu" else LAUNCHED
+        rows = max(1, chunk // N)  # keys at a time
+        scaled = q * (math.log2(math.e) / T)  # exp2 is cheaper than exp: logits in base 2
         l_pos = (scaled * k).sum(dim=1)  # [N]
-        total = torch.exp(l_pos - most)  # [N]: sum of exp(logit - 1/T)
+        total = torch.exp2(l_pos)  # [N]: sum of exp(logit)
         weighed = total[:, None] * k  # [N, C]: sum of the keys, weighed by the same
         best = torch.full_like(l_pos, -torch.inf)
-        for part in queue.split(max(1, CHUNK // N)):
-            logits = scaled @ part.T  # [N, chunk]
+        for part in queue.split(rows):
+            logits = scaled @ part.T  # [N, rows]
             best = torch.maximum(best, logits.amax(dim=1))
-            p = logits.sub_(most).exp_()
-            total = total + p.sum(dim=1)
+            p = logits.exp2_()
+            total += p.sum(dim=1)
             weighed.addmm_(p, part)
         gradient = (weighed / total[:, None] - k) / (T * N)
         ctx.save_for_backward(gradient)
         accuracy = (l_pos > best).float().mean()
         ctx.mark_non_differentiable(accuracy)
-        return (total.log() + most - l_pos).mean(), accuracy
+        return (total.log2() - l_pos).mean() * math.log(2), accuracy
 
     @staticmethod
     def backward(ctx, grad_loss, _):

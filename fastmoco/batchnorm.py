@@ -23,13 +23,14 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     def __init__(self, num_features: int, splits: int = 1) -> None:
         super().__init__(num_features)
         self.splits = splits
+        self.again = False
+        """The batch was here before (fastmoco.recompute): running statistics stay as they are."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.splits == 1 or not self.training:
+        if not self.training or (self.splits == 1 and not self.again):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        self.num_batches_tracked.add_(1)
         means = self.running_mean.repeat(self.splits, 1)
         variances = self.running_var.repeat(self.splits, 1)
         parts = [
@@ -40,9 +41,11 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
                 x.chunk(self.splits), means.unbind(), variances.unbind(), strict=True
             )
         ]
-        with torch.no_grad():
-            self.running_mean.copy_(means.mean(0))
-            self.running_var.copy_(variances.mean(0))
+        if not self.again:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.copy_(means.mean(0))
+                self.running_var.copy_(variances.mean(0))
         return torch.cat(parts)
 
 

@@ -343,7 +343,7 @@ class RunOptions:
     """Take each batch in so many pieces, for less memory; the same step, BatchNorm's parts shared
     out over the pieces."""
     activation_checkpointing: bool = False
-    """Recompute activations by stage in the backward pass: less memory, a third more time."""
+    """Recompute each residual block in the backward pass: less memory, a third more time."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
     engine: EngineName = "auto"

@@ -40,6 +40,7 @@ from fastmoco.normalise import normalised
 from fastmoco.progress import Clock, Window
 from fastmoco.read_ahead import pick_order
 from fastmoco.recipe import Recipe, RunOptions, fields_of
+from fastmoco.recompute import recompute_blocks
 from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
 from fastmoco.step import training_step
@@ -95,6 +96,8 @@ def train(
     per_epoch = loader.steps_per_epoch
     window = Window(loader, recipe, device, options.log_every, ranks)
     to_images, form, note = augmentation(options, device)
+    if options.activation_checkpointing:
+        recompute_blocks(moco)
     if options.compile and lacks_compiler(device) is None:
         compile_parts(moco, options.cuda_graphs)
     moco.distribute()

@@ -24,7 +24,7 @@ FLOORS = [
     ["info_nce", "distributed", "budget"],
     ["dictionaries"],
     ["moco"],
-    ["step", "compiling"],
+    ["step", "compiling", "recompute"],
     ["engines.resample"],
     ["engines.threads"],
     ["engines.faults", "engines.resident"],

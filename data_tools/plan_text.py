@@ -52,7 +52,7 @@ def duration(seconds: float) -> str:
     return f"{max(seconds / divisor, 0.1):,.1f} {unit}"
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, flag: str = "--disk") -> int:
     """"200GB", "1.5 TB", "800GiB" in bytes. Raises UserError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     size = 0
@@ -61,5 +61,5 @@ def parse_size(text: str) -> int:
         power = list(UNITS).index(unit.upper())
         size = round(float(number) * (1024**power if binary else UNITS[unit.upper()]))
     if size < 1:
-        raise UserError(f"--disk {text}: give a size, such as 200GB or 1.5TB")
+        raise UserError(f"{flag} {text}: give a size, such as 200GB or 1.5TB")
     return size

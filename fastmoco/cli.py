@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from fastmoco import __version__, data_cli, evaluation_cli, weights_cli
+
+if TYPE_CHECKING:
+    from fastmoco.flags import TrainArgs
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -126,6 +130,8 @@ def train(argv: list[str]) -> None:
     from fastmoco.flags import TrainArgs, parse
 
     args = parse(TrainArgs, argv, "train")
+    if args.dry_run or args.memory:
+        return dry_run(args)
     from fastmoco import panel
     from fastmoco.checkpoint import load
     from fastmoco.run_dir import default_out
@@ -141,8 +147,40 @@ def train(argv: list[str]) -> None:
     if options.val:
         val = data_cli.prepared(Path(options.val), quiet=args.json)
         options = dataclasses.replace(options, val=str(val))
+    try:
+        if args.json:
+            train(data, recipe, options, [panel.print_event_json])
+        else:
+            with panel.live_run() as listener:
+                train(data, recipe, options, [listener])
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    # here, where the failed step's tensors are gone
+    from data_tools.open import open_store
+    from fastmoco.sizing import out_of_memory
+
+    raise UserError(out_of_memory(recipe, len(open_store(data)), options))
+
+
+def dry_run(args: TrainArgs) -> None:
+    """fastmoco train DATA --dry-run"""
+    if not args.dry_run:
+        raise UserError("--memory goes with --dry-run")
+    from data_tools.open import open_store
+    from data_tools.plan_text import parse_size
+    from fastmoco import console
+    from fastmoco.sizing import dry_run
+
+    room = parse_size(args.memory, "--memory") if args.memory else None
+    samples = len(open_store(data_cli.prepared(args.data, quiet=args.json)))
+    with console.progress("walking through steps", "steps") as tick:
+        found = dry_run(
+            args.recipe.plain(), samples, args.options, room, None if args.json else tick
+        )
     if args.json:
-        train(data, recipe, options, [panel.print_event_json])
+        totals = {"bytes": found.estimate.bytes}
+        print(json.dumps(dataclasses.asdict(found) | totals, indent=1))
     else:
-        with panel.live_run() as listener:
-            train(data, recipe, options, [listener])
+        console.print_dry_run(found)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from fastmoco.sizing import DryRun
     from fastmoco.throughput import Report
 
 screen = Console(highlight=False, soft_wrap=True)
@@ -100,6 +101,26 @@ def print_report(report: Report) -> None:
     say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
     say(f"binds: {report.binds}")
     say(f"change: {report.advice}")
+
+
+def print_dry_run(found: DryRun) -> None:
+    """What `fastmoco train --dry-run` found."""
+    e = found.estimate
+    say(f"a step of {e.batch:,} images on {found.device}, {found.precision}, where it takes most:")
+    rows = [(p.name, f"{p.bytes / 1e6:,.1f}", p.source) for p in e.parts]
+    table(("part", "MB", ""), [*rows, ("all", f"{e.bytes / 1e6:,.1f}", "")])
+    if found.room is not None:
+        fits = "no batch fits" if found.largest is None else (
+            f"the largest batch that fits is {found.largest.batch:,} "
+            f"({found.largest.bytes / 1e9:.2f} GB)"
+        )
+        say(f"of {found.room / 1e9:.2f} GB: {fits}")
+    say(f"what might follow the dataset of {found.samples:,} images:")
+    for a in found.advice:
+        same = "is right" if a.now == a.suggested else f"{a.now:g}; {a.suggested:g} might be better"
+        say(f"  {a.setting} {same}: {a.reason}")
+    if found.refused:
+        say(f"as it is, train refuses it: {found.refused}")
 
 
 def _share(value: float) -> str:

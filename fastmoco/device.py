@@ -213,6 +213,11 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device, used or not; on the CPU, all that this process may use."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
+
+
 def used_memory(device: torch.device) -> int:
     """Bytes at the most so far: of this process on the device, or of its memory on the CPU."""
     if device.type == "cuda":

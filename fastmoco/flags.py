@@ -189,8 +189,13 @@ class TrainArgs:
     """Prepared dataset, image folder or beton."""
     recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
     options: Annotated[RunOptions, FLAT] = field(default_factory=RunOptions)
+    dry_run: bool = False
+    """Train nothing: tell the memory, part by part, the largest batch, and how K, m, the learning
+    rate and epochs might follow the dataset. With --device cuda also where there is none."""
+    memory: str = ""
+    """With --dry-run: what a step may take, 8GB say [default: all of the device]."""
     json: bool = False
-    """Tell the run as JSON, one event a line."""
+    """Tell the run as JSON, one event a line (with --dry-run: one object)."""
 
 
 def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = None) -> T:

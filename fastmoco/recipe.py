@@ -378,6 +378,11 @@ class RunOptions:
         _refuse(self, rules, allowed)
 
 
+def most_keys(samples: int, batch: int) -> int:
+    """A K for a dataset: a power of two, a quarter of it at most, one batch at least."""
+    return max(2 ** int(math.log2(max(samples // 4, 1))), batch)
+
+
 def flag(name: str) -> str:
     """Field name to command-line flag: lr_max -> lr-max."""
     return name.replace("_", "-")

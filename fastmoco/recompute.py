@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import nn
@@ -24,9 +26,15 @@ class Recomputed(nn.Sequential):
             else:
                 x = checkpoint(
                     block, x, use_reentrant=False, preserve_rng_state=False,
-                    context_fn=lambda block=block: (contextlib.nullcontext(), _again(block)),
+                    context_fn=partial(_first_and_again, block),
                 )
         return x
+
+
+def _first_and_again(
+    block: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return contextlib.nullcontext(), _again(block)
 
 
 @contextlib.contextmanager

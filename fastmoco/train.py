@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Iterable
@@ -39,7 +38,7 @@ from fastmoco.monitor import Monitor
 from fastmoco.normalise import normalised
 from fastmoco.progress import Clock, Window
 from fastmoco.read_ahead import pick_order
-from fastmoco.recipe import Recipe, RunOptions, fields_of
+from fastmoco.recipe import Recipe, RunOptions, fields_of, most_keys
 from fastmoco.recompute import recompute_blocks
 from fastmoco.run_dir import RunDir, default_out
 from fastmoco.schedule import learning_rate
@@ -301,11 +300,6 @@ def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> Non
             f"hold older keys of the same images; use --K {most_keys(samples, recipe.batch)} or "
             f"less, or --force"
         )
-
-
-def most_keys(samples: int, batch: int) -> int:
-    """A K for a dataset: a power of two, a quarter of it at most, one batch at least."""
-    return max(2 ** int(math.log2(max(samples // 4, 1))), batch)
 
 
 def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:

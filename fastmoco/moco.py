@@ -211,6 +211,8 @@ def compile_parts(moco: MoCo, graphs: bool = False) -> None:
     can then not change its code. Evaluation calls the trunks by themselves, which stay eager.
     With graphs, as CUDA graphs too."""
     mode = "reduce-overhead" if graphs else None
+    if graphs:  # what the last step's graphs gave may be written over
+        moco.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     for encoder in (moco.encoder_q, moco.encoder_k):
         if encoder is not None:
             encoder.compile(dynamic=False, mode=mode)

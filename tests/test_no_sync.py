@@ -16,12 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmoco import draws
 from fastmoco.augment import augment, centre_view
 from fastmoco.augment_fast import augment_fast
-from fastmoco.dictionaries import Queue
+from fastmoco.dictionaries import EndToEnd, MemoryBank, Queue
 from fastmoco.draws import Colour
 from fastmoco.encoder import build_encoder
 from fastmoco.engines.resident import cut
+from fastmoco.info_nce import LARGE
 from fastmoco.moco import MoCo
 from fastmoco.recipe import AUGMENT_V1, MOCO_V2
+from fastmoco.step import BadSteps
 
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
 
@@ -92,6 +94,34 @@ def test_the_step_never_waits(aug, arch, form, n):
             moco.update(out)
             window += out.stats["loss"]
         assert out.loss.device.type == "cuda" and im_q.shape == (n, 3, 32, 32)
+
+
+@pytest.mark.parametrize("mechanism", ["queue", "memory-bank", "end-to-end"])
+@pytest.mark.parametrize("K", [64, 4096], ids=["plain loss", "streaming loss"])
+def test_no_mechanism_waits_nor_what_is_watched(mechanism, K):
+    """From uint8 views to the dictionary's update and the records of a step."""
+    n = 16
+    assert (n * K >= LARGE) == (K == 4096)
+    recipe = dataclasses.replace(MOCO_V2, arch="resnet-mini", K=K, batch=n, bn_splits=4)
+    with fake_cuda(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastmoco.moco.copy.deepcopy", lambda _: build_encoder(recipe))
+        dictionary = {
+            "queue": lambda: Queue(K, recipe.dim), "end-to-end": EndToEnd,
+            "memory-bank": lambda: MemoryBank(100, recipe.dim),
+        }[mechanism]()  # fmt: skip
+        moco = MoCo(build_encoder(recipe), dictionary, recipe.m, recipe.T)
+        views = torch.empty(n, 2, 32, 32, 3, dtype=torch.uint8)
+        colour, index = fake_colour(recipe.augmentation, n), torch.empty(n, dtype=torch.int64)
+        shuffle, drawn = (torch.empty(rows, dtype=torch.int64) for rows in (n, K))
+        bad = BadSteps(4, n, torch.device("cuda"))
+        with RefuseSyncs():
+            for _ in range(2):
+                im_q, im_k = augment_fast(views, colour, recipe.augmentation)
+                out = moco(im_q, im_k, index, shuffle, drawn, watch=True)
+                skipped = 1 - (out.loss.isfinite() & out.keys.isfinite().all()).float()
+                moco.update(out)
+                bad.add(index, skipped)
+        assert {"alignment", "uniformity", "feature_std"} <= set(out.stats)
 
 
 def test_cutting_resident_images_never_waits():

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from platform import python_version
 
 from data_tools.errors import UserError
-from fastmoco import __version__, data_cli, evaluation_cli, weights_cli
+from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
     from fastmoco.flags import TrainArgs
@@ -30,6 +32,9 @@ usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
   finetune CHECKPOINT TRAIN VAL --labels 1%   trunk and classifier, on few labels or all
   embed CHECKPOINT DATA --out F.npy           features as a file; --neighbours draws what is alike
   export CHECKPOINT --to timm  weights for torchvision, timm, Hugging Face, detectron2, ONNX ...
+  report RUN                   one HTML page about a run
+  compare RUN...               runs side by side, and the spread over seeds
+  doctor                       what this machine has, how fast it is, what to install
 
 Every command exits with 2 and one line where its input is at fault.
 """
@@ -42,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     if argv[0] in ("-V", "--version"):
-        print(f"fastmoco {__version__}")
+        print(f"fastmoco {__version__}, torch {version('torch')}, Python {python_version()}")
         return 0
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
@@ -50,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         "linear": evaluation_cli.linear, "finetune": evaluation_cli.finetune,
         "embed": evaluation_cli.embed,
         "export": weights_cli.export,
+        "report": report_cli.report, "compare": report_cli.compare, "doctor": report_cli.doctor,
     }
     try:
         if argv[0] not in commands:

@@ -38,14 +38,22 @@ def augmentation(
     return torch.compile(form, fullgraph=True, dynamic=False), f"{form.__name__}, compiled", None
 
 
+def missing_compiler(device: torch.device) -> str | None:
+    """The compiler that torch.compile needs for a device and that is not here, without a trial."""
+    names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+    if any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
+        return None
+    language = "C++" if device.type == "cpu" else "C"
+    return f"no {language} compiler here (Debian: apt-get install g++)"
+
+
 @functools.cache
 def lacks_compiler(device: torch.device) -> str | None:
     """What torch.compile misses on this machine for a device, and how to get it: a compiler, or
     whatever a first trial stops at (a header, a GPU that Triton does not know)."""
-    names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *names) if name):
-        language = "C++" if device.type == "cpu" else "C"
-        return f"no {language} compiler here (Debian: apt-get install g++)"
+    missing = missing_compiler(device)
+    if missing is not None:
+        return missing
     try:
         torch.compile(lambda x: x + 1)(torch.ones(8, device=device))
     except Exception as error:  # of Dynamo, Inductor, Triton, the compiler, the driver

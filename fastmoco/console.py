@@ -66,7 +66,7 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         grid.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*row)
-    Console(highlight=False, width=None if screen.is_terminal else 120).print(grid, markup=False)
+    Console(highlight=False, width=None if screen.is_terminal else 240).print(grid, markup=False)
 
 
 def duration(seconds: float) -> str:

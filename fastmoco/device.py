@@ -125,6 +125,24 @@ def describe(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
+def cards() -> list[str]:
+    """The CUDA devices that torch sees, each in words."""
+    if not torch.cuda.is_available():
+        return []
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [f"{p.name}, {p.total_memory / 1e9:.0f} GB, sm_{p.major}{p.minor}" for p in found]
+
+
+def driver() -> str | None:
+    """Version of NVIDIA's driver; None where there is none."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            words = file.readline().split()
+    except OSError:
+        return None
+    return next((w for w in words if w[:1].isdigit() and "." in w), "unknown")
+
+
 @dataclass(frozen=True)
 class Field:
     """One array of a slot: its dtype and shape."""

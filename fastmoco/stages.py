@@ -177,7 +177,8 @@ def in_threads(work: Callable[[int], None], threads: int, seconds: float) -> flo
     begun = time.perf_counter()
 
     def run(_: int) -> int:
-        done = 0
+        work(next(numbers))  # one at least, on a machine that is busy
+        done = 1
         while time.perf_counter() - begun < seconds:
             work(next(numbers))
             done += 1

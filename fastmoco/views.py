@@ -45,25 +45,29 @@ def views(
         if value < least:
             raise UserError(f"--{name} {value}: give {least} or more")
     recipe.check()
-    aug, _ = recipe.augmentation.for_resolution(recipe.size)
-    recipe = dataclasses.replace(recipe, augmentation=aug)
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first, or give another --out")
     store = open_store(data)
     ids = draws.permutation(recipe.seed, epoch, len(store))[:count]
-    aug = recipe.augmentation
-    windows = draws.crop_windows(
-        recipe.seed, epoch, ids, store.sizes[ids], 2, aug.scale, aug.ratio
-    )
-    pixels = crop_and_augment(store, ids, windows, recipe, epoch)
-    sheet = draw_sheet([decode(store, int(i)) for i in ids], windows, pixels)
+    drawn = sheet(store, ids, recipe, epoch)
     partial = out.with_name(out.stem + ".partial" + out.suffix)
     try:
-        sheet.save(partial)
+        drawn.save(partial)
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
     return ids.tolist()
+
+
+def sheet(store: Store, ids: NDArray[np.int64], recipe: Recipe, epoch: int) -> Image.Image:
+    """These samples with their windows and views, as the epoch draws them."""
+    aug, _ = recipe.augmentation.for_resolution(recipe.size)
+    recipe = dataclasses.replace(recipe, augmentation=aug)
+    windows = draws.crop_windows(
+        recipe.seed, epoch, ids, store.sizes[ids], 2, aug.scale, aug.ratio
+    )
+    pixels = crop_and_augment(store, ids, windows, recipe, epoch)
+    return draw_sheet([decode(store, int(i)) for i in ids], windows, pixels)
 
 
 def crop_and_augment(

@@ -44,6 +44,19 @@ def test_a_row_is_what_the_run_told(runs):
     assert (one.state, one.step, one.epochs, one.differs) == ("done", 4, 2.0, {})
 
 
+def test_untrained_weights_are_no_best(runs, tmp_path):
+    shutil.copytree(runs / "one", tmp_path / "one")
+    path = tmp_path / "one" / "metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    first = next(row for row in found if row["event"] == "evaluated")
+    assert first["step"] == 0
+    first["knn"] = 1.0
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    assert compare([tmp_path / "one"]).runs[0] == dataclasses.replace(
+        compare([runs / "one"]).runs[0], run=str(tmp_path / "one")
+    )
+
+
 def test_only_what_differs_is_told(runs):
     found = compare([runs / "one", runs / "two", runs / "warm"])
     assert [r.differs for r in found.runs] == [

@@ -179,14 +179,15 @@ def neighbours(pictures: Pictures) -> str:
     colours = " Green: the query's class; red: another." if labelled else ""
     return (
         f"<p>Each query (first in its row) and the training images nearest to it, by the cosine of "
-        f"pooled features ({escape(pictures.encoder)}).{colours}</p>{rows}"
+        f"pooled features ({escape(pictures.encoder)}).{colours}</p>"
+        f'<div class="queries">{rows}</div>'
     )
 
 
 def tile(n: Neighbour, what: str) -> str:
-    css = "" if what or n.same is None else ("same" if n.same else "other")
+    css = what if what or n.same is None else ("same" if n.same else "other")
     words = what or f"cosine {n.cosine:.2f}"
-    told = f"{n.picture.alt}, {words}" + ("" if not css else f", {css} class")
+    told = f"{n.picture.alt}, {words}" + ("" if what or not css else f", {css} class")
     return (
         f'<li class="{css}"><img src="{n.picture.uri}" alt="{escape(told)}">'
         f"{escape(n.name)}{'' if what else f' {n.cosine:.2f}'}</li>"
@@ -221,7 +222,7 @@ def evaluations(record: RunRecord, tables: list[Table]) -> str:
     out = ""
     if record.evaluated:
         rows = [
-            (f"{row['epoch']:.2f}", f"{row['step']:,}", share(row["knn"]))
+            (f"{row['epoch']:.2f}", f"{row['step']:,}", f"{row['knn']:.1%}")
             for row in record.evaluated
         ]
         protocol = record.evaluated[-1]["protocol"]
@@ -264,12 +265,18 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that scrolls by itself where it is wider than the page."""
     head_ = "".join(f'<th scope="col">{escape(h)}</th>' for h in headers)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(cell_of(text) for text in row) + "</tr>" for row in rows
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(headers[0])} table">'
         f"<table><thead><tr>{head_}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def cell_of(text: str) -> str:
+    """A cell; a long word in it, a path say, may be broken."""
+    css = ' class="text"' if max(map(len, text.split()), default=0) > 24 else ""
+    return f"<td{css}>{escape(text)}</td>"
 
 
 def words(value: Any) -> str:

@@ -26,7 +26,7 @@ h1, p, td, th, dd, code { overflow-wrap: anywhere; }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin: 24px 0; padding: 0; list-style: none; }
-.tiles li, figure, .verdict, table.card { background: var(--card); border: 1px solid var(--line);
+.tiles li, figure, .verdict { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }
 .tiles li { padding: 12px 14px; }
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.25;
@@ -35,7 +35,7 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .verdict { padding: 10px 14px; margin: 8px 0; border-left: 4px solid var(--c1); }
 .verdict.over { border-left-color: var(--line); color: var(--pale); }
 .charts { display: grid; gap: 16px; margin: 16px 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(330px, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
 figure { margin: 0; padding: 12px 12px 8px; min-width: 0; }
 figcaption { font-weight: 600; font-size: .95rem; margin: 0 0 6px; }
 .legend { display: block; font-weight: 400; font-size: .85rem; }
@@ -62,21 +62,24 @@ i.key { background: currentColor; }
 .sheets { display: grid; gap: 12px; margin: 12px 0;
   grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
 .sheets img { width: 100%; height: auto; display: block; border-radius: 8px; }
-.near { display: grid; grid-template-columns: repeat(6, minmax(0, 110px)); gap: 8px;
-  margin: 0 0 12px; padding: 0; list-style: none; }
+.queries { display: grid; gap: 16px 28px; margin: 16px 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); }
+.near { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; margin: 0;
+  padding: 0; list-style: none; }
 .near img { width: 100%; aspect-ratio: 1; display: block; border-radius: 6px;
   border: 2px solid var(--line); }
 .near .same img { border-color: var(--good); } .near .other img { border-color: var(--bad); }
 .near li { font-size: .72rem; line-height: 1.3; color: var(--pale); min-width: 0;
   overflow-wrap: anywhere; }
-.near li:first-child { padding-right: 6px; }
+.near .query { font-weight: 600; color: var(--ink); }
+.near .query img { border-color: var(--ink); }
 .scroll { overflow-x: auto; margin: 12px 0; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 16px 5px 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-.scroll th, .scroll td { overflow-wrap: normal; white-space: nowrap; }
+.scroll th, .scroll td { overflow-wrap: normal; }
+td.text { overflow-wrap: anywhere; }
 th { font-weight: 600; color: var(--pale); }
-td.n, th.n { text-align: right; }
 summary { cursor: pointer; color: var(--c0); margin: 8px 0; }
 :focus-visible { outline: 2px solid var(--c0); outline-offset: 2px; }
 @media (max-width: 560px) {

@@ -33,7 +33,7 @@ def measured(monkeypatch):
     def give(*figures):
         given = iter(figures)
 
-        def measure(self, moco, step, per_epoch):
+        def measure(self, moco, step, per_epoch, *_):
             return Evaluated(step, step / per_epoch, next(given), "given", 0.0)
 
         monkeypatch.setattr(Monitor, "__call__", measure)

@@ -172,6 +172,27 @@ def test_what_a_run_lacks_is_said(folder, copied, tmp_path):
     assert "No log line" in page.text["Curves"] and len(page.of("img")) == 3
 
 
+def test_what_the_run_judged_is_shown_with_its_end(copied):
+    told = [
+        {"event": "judged", "step": 2, "name": "collapse", "severity": "warning",
+         "text": "features <collapse>", "over": False},
+        {"event": "judged", "step": 3, "name": "waits", "severity": "warning",
+         "text": "waits for data", "over": False},
+        {"event": "judged", "step": 5, "name": "waits", "severity": "warning",
+         "text": "no longer", "over": True},
+    ]
+    metrics = copied / "metrics.jsonl"
+    lines = [x for x in metrics.read_text().splitlines() if '"judged"' not in x]  # its own apart
+    metrics.write_text("\n".join([*lines, *map(json.dumps, told)]) + "\n")
+    report(copied, count=10)
+    page = read(copied)
+    assert "features <collapse> (step 2)" in page.text[""]
+    assert "waits for data (step 3, over at step 5)" in page.text[""]
+    assert [a["class"] for a in page.of("p") if "verdict" in a.get("class", "")] == [
+        "verdict", "verdict over"
+    ]
+
+
 def test_evaluations_of_every_command_become_tables(tmp_path):
     score = {"top1": 0.5, "low": 0.4, "high": 0.6, "top5": None, "images": 10, "classes": []}
     (tmp_path / "linear.json").write_text(json.dumps({

@@ -145,9 +145,9 @@ def bars(waterfall: Waterfall) -> str:
     for name, start, length, css in rows:
         left, wide = start / whole * 100, length / whole * 100
         out += (
-            f'<span>{escape(name)}</span><div class="track"><div class="bar {css}" '
-            f'style="margin-left:{left:.2f}%;width:{wide:.2f}%"></div></div>'
-            f'<span class="value">{length:,.3f} ms</span>'
+            f'<div class="row"><span>{escape(name)}</span><div class="track">'
+            f'<div class="bar {css}" style="margin-left:{left:.2f}%;width:{wide:.2f}%"></div></div>'
+            f'<span class="value">{length:,.3f} ms</span></div>'
         )
     side = "" if not waterfall.overlap else " Loading runs beside the device's work here."
     return (

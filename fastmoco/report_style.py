@@ -53,8 +53,9 @@ i.key { background: currentColor; }
 .spot { fill: currentColor; fill-opacity: .75; }
 .spot:hover { fill-opacity: 1; stroke: var(--ink); }
 .map { max-width: 720px; } .k { color: var(--pale); }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 12px;
-  align-items: center; font-size: .92rem; background: var(--card); border: 1px solid var(--line);
+.bars div.row { display: grid; grid-template-columns: 12rem 1fr 6rem; gap: 2px 12px;
+  align-items: center; padding: 3px 0; }
+.bars { font-size: .92rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 14px; margin: 12px 0; max-width: 820px; }
 .bars .track { min-width: 0; } .bars .bar { height: 16px; border-radius: 3px; min-width: 2px;
   background: currentColor; }
@@ -87,8 +88,8 @@ summary { cursor: pointer; color: var(--c0); margin: 8px 0; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; }
   .tiles b { font-size: 1.25rem; }
   .near { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-  .bars { grid-template-columns: minmax(0, 1fr) max-content; }
-  .bars .track { grid-column: 1 / -1; grid-row: auto; order: 0; }
+  .bars div.row { grid-template-columns: minmax(0, 1fr) max-content; }
+  .bars .track { grid-column: 1 / -1; grid-row: 2; }
   figure { padding: 10px 8px 6px; }
 }
 @media print { figure, .sheets img, .near { break-inside: avoid; } }

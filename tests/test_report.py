@@ -300,6 +300,14 @@ def test_in_a_browser(made, chromium, width, dark, tmp_path):
     size += "t.ownerSVGElement.getBoundingClientRect().width / "
     size += "t.ownerSVGElement.viewBox.baseVal.width))"
     assert chromium.evaluate(size) > 9  # pixels: letters that can be read
+    # a stage's name and time stand on one line, above or beside its own bar
+    rows = chromium.evaluate(
+        "[...document.querySelectorAll('.bars .row')].map(r => [...r.children].map("
+        "e => Math.round(e.getBoundingClientRect().top + e.getBoundingClientRect().height / 2)))"
+    )
+    assert len(rows) == 5
+    for name, bar, value in rows:
+        assert abs(name - value) <= 1 and (bar - name > 10 if width < 500 else bar - name <= 1)
     chromium.screenshot(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as whole:
         assert whole.width == width and whole.height > 2000

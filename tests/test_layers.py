@@ -52,7 +52,6 @@ FLOORS = [
     ["report_page"],
     ["report"],
     ["report_cli"],
-    ["weights_flags"],
     ["weights_flags", "evaluation_flags"],
     ["data_cli", "weights_cli", "panel"],
     ["evaluation_cli"],

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 from platform import python_version
+from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli

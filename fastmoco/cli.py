@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -60,7 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
-        return commands[argv[0]](argv[1:]) or 0
+        command = commands[argv[0]]
+        if several_ranks():
+            if argv[0] not in ("train", "knn", "linear", "embed"):
+                raise UserError(f"{argv[0]} is for one process: start it without torchrun")
+            from fastmoco.distributed import as_one
+
+            command = as_one(command)
+        return command(argv[1:]) or 0
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone
@@ -74,6 +82,11 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"out of memory: use a smaller --batch, --size or --K ({error})")
     except KeyboardInterrupt:
         return 130
+
+
+def several_ranks() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _fail(text: str) -> int:
@@ -138,6 +151,7 @@ def train(argv: list[str]) -> None:
     args = parse(TrainArgs, argv, "train")
     if args.dry_run or args.memory:
         return dry_run(args)
+    from data_tools.open import is_store
     from fastmoco import panel
     from fastmoco.checkpoint import load
     from fastmoco.run_dir import default_out
@@ -149,12 +163,15 @@ def train(argv: list[str]) -> None:
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()
-    data = data_cli.prepared(args.data, quiet=args.json)
+    quiet = args.json or os.environ.get("RANK", "0") != "0"
+    for path in (args.data, *([Path(options.val)] if options.val else [])):
+        if several_ranks() and path.is_dir() and not is_store(path):  # they would all prepare it
+            raise UserError(f"{path} is not prepared: run fastmoco prep {path} OUT, train on OUT")
+    data = data_cli.prepared(args.data, quiet)
     if options.val:
-        val = data_cli.prepared(Path(options.val), quiet=args.json)
-        options = dataclasses.replace(options, val=str(val))
+        options = dataclasses.replace(options, val=str(data_cli.prepared(Path(options.val), quiet)))
     try:
-        if args.json:
+        if quiet:
             train(data, recipe, options, [panel.print_event_json])
         else:
             with panel.live_run() as listener:

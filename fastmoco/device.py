@@ -27,6 +27,7 @@ def pick_device(name: str) -> torch.device:
     torchrun, cuda is the GPU of this process."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    numbered = name.startswith("cuda:")
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
@@ -35,6 +36,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if numbered and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise UserError(f"--device {name} is one GPU for all ranks; use --device cuda, one each")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(
@@ -53,9 +56,15 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
-def collectives(device: torch.device) -> str:
-    """The backend by which ranks on such devices talk."""
-    return "nccl" if device.type == "cuda" else "gloo"
+def collectives() -> str:
+    """The backends by which ranks talk: of tensors on the CPU, and of those on GPUs."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def make_current(device: torch.device) -> None:
+    """What names no GPU means this one: without it, every rank also holds memory on the first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def choose_deterministic(device: torch.device) -> None:

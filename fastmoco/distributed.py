@@ -1,15 +1,28 @@
 """One process a device: who there is, what they hand each other, and that they agree.
 
-A rank holds its own part of every batch. Nothing is broadcast in training: the queue stays the same
-on all ranks because all write the same gathered keys into it, which a checksum proves.
+    torchrun --nproc-per-node 8 -m fastmoco train DATA ...
+
+and on several machines, on each with its own number as --node-rank (DATA and --out at the same
+paths on all, best on a file system that all see: the first rank writes, all read):
+
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port 29500 \\
+        -m fastmoco train DATA ...
+
+A rank holds its own part of every batch, on the GPU that LOCAL_RANK names. Nothing is broadcast in
+training: the queue stays the same on all ranks because all write the same gathered keys into it,
+which a checksum proves.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +30,23 @@ from torch import nn
 
 from data_tools.errors import UserError
 from fastmoco.device import collectives
+from fastmoco.recipe import Recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# A rank that dies is noticed at once, its connections close; a machine that vanishes after so long.
+# Not less: the others wait while rank 0 measures kNN.
+PATIENCE = timedelta(minutes=30)
+WORDS = 2**22  # of a tensor that a checksum widens at a time: 32 MB
+
+# torch 2.14 renames both
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_DDP = nn.parallel.DistributedDataParallel
+_buffers_stay: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(_DDP).parameters
+    else {"broadcast_buffers": False}
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +55,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    here: int = 1
+    """How many of them share this machine."""
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[n, ...] of every rank, in their order: [n * size, ...]; no gradient."""
@@ -32,7 +64,7 @@ class Ranks:
             return x
         x = x.contiguous()
         out = x.new_empty(x.shape[0] * self.size, *x.shape[1:])
-        dist.all_gather_into_tensor(out, x)
+        _all_gather(out, x)
         return out
 
     def gather_with_gradient(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,22 +89,37 @@ class Ranks:
             dist.all_reduce(flag, dist.ReduceOp.MAX)
         return flag
 
-    def same(self, tensors: Iterable[torch.Tensor]) -> bool:
-        """Whether the bits are the same on all ranks: their sums as integers (waits)."""
+    def differing(self, state: Mapping[str, torch.Tensor]) -> list[str]:
+        """Names of the tensors whose bits are not the same on all ranks, by a checksum (waits)."""
         if self.size == 1:
-            return True
-        sums = torch.stack([checksum(t) for t in tensors])
+            return []
+        sums = torch.stack([checksum(t) for t in state.values()])
         most, least = sums.clone(), sums.clone()
         dist.all_reduce(most, dist.ReduceOp.MAX)
         dist.all_reduce(least, dist.ReduceOp.MIN)
-        return bool((most == least).all())
+        return [n for n, same in zip(state, (most == least).tolist(), strict=True) if not same]
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """UserError where a fact is another one on this or that rank (waits)."""
+        if self.size == 1:
+            return
+        ours = {name: str(value) for name, value in facts.items()}
+        all_facts: list[dict[str, str]] = [{}] * self.size
+        dist.all_gather_object(all_facts, ours)
+        for rank, theirs in enumerate(all_facts):
+            for name, value in theirs.items():
+                if value != all_facts[0][name]:
+                    raise UserError(
+                        f"rank {rank} has {name} {value}, and rank 0 {all_facts[0][name]}: start "
+                        f"all ranks by the same command, on the same data"
+                    )
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.size > 1:
-            dist.barrier()
+            dist.all_reduce(torch.zeros(1))  # on the host: dist.barrier would guess a GPU
 
-    def share(self, value: float) -> float:
+    def share(self, value: R) -> R:
         """Rank 0's value, on all ranks (waits)."""
         if self.size == 1:
             return value
@@ -85,9 +132,7 @@ class Ranks:
         exchanged: BatchNorm's statistics are each rank's own by design."""
         if self.size == 1:
             return encoder
-        return nn.parallel.DistributedDataParallel(
-            encoder, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return _DDP(encoder, gradient_as_bucket_view=True, **_buffers_stay)
 
 
 ALONE = Ranks()
@@ -135,35 +180,122 @@ class Vote:
         )
         return agreed
 
+    def end(self) -> None:
+        """Wait for the last votes: nobody leaves while they travel."""
+        if self._under_way is not None:
+            self._under_way.wait()
+
 
 def checksum(x: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor's words as integers, int64 []: equal bits give equal sums."""
+    """The sum of a tensor's words as integers, weighed by their places, int64 []: equal bits give
+    equal sums, and two keys that changed places do not."""
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    words = x.detach().contiguous().view(whole).reshape(-1).long()
-    # weighed by place, or two swapped keys would go unseen
-    return (words * (torch.arange(len(words), device=x.device) % 8191 + 1)).sum()
+    words = x.detach().contiguous().view(-1).view(whole)
+    total = torch.zeros((), dtype=torch.int64, device=x.device)
+    for first in range(0, len(words), WORDS):
+        part = words[first : first + WORDS].long()
+        total += (part * (torch.arange(len(part), device=x.device) % 8191 + 1 + first)).sum()
+    return total
 
 
-def join(device: torch.device) -> Ranks:
-    """Join the run that torchrun started; Ranks() where it did not. NCCL on GPUs, gloo on CPUs.
+_meeting: dist.Store | None = None
+_joined = itertools.count()
+
+
+def join() -> Ranks:
+    """Join the run that torchrun started; Ranks() where it did not. Tensors travel by NCCL between
+    GPUs and by gloo between hosts.
 
     Raises UserError where the others cannot be reached.
     """
+    global _meeting
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
     if not dist.is_initialized():
         try:
-            dist.init_process_group(collectives(device))
+            store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+            # a process may train twice: the second time must not find what the first one left
+            _meeting = dist.PrefixStore(f"fastmoco/{next(_joined)}", store)
+            dist.init_process_group(
+                collectives(), store=_meeting, rank=rank, world_size=size, timeout=PATIENCE
+            )
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"rank {os.environ.get('RANK')} of {size} cannot join the others "
                 f"({str(error).splitlines()[0]}); start all with torchrun"
             ) from None
-    return Ranks(dist.get_rank(), size)
+    return Ranks(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def leave() -> None:
     """The end of what join began."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def as_one(run: Callable[P, R]) -> Callable[P, R]:
+    """What all ranks run together: what fails on one ends all, and one of them tells it.
+
+    The first to fail raises its error, a UserError where it is the others that are gone; the rest
+    leave by SystemExit(2) without a word. Joins before, where that is still to be done, and leaves
+    after.
+    """
+
+    @functools.wraps(run)
+    def together(*args: P.args, **kwargs: P.kwargs) -> R:
+        outermost = not dist.is_initialized()
+        ranks = join()
+        if ranks.size == 1:
+            return run(*args, **kwargs)
+        try:
+            result = run(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as error:
+            if not _is_mine_to_tell(ranks.rank):
+                raise SystemExit(2) from None
+            if not _says_they_are_gone(error):
+                raise
+            raise UserError(
+                f"rank {ranks.rank} of {ranks.size} has lost the others: one of them was killed, "
+                f"or its machine is gone; the last checkpoint is whole: go on with --resume"
+            ) from None
+        if outermost:
+            leave()
+        return result
+
+    return together
+
+
+def _is_mine_to_tell(rank: int) -> bool:
+    try:
+        assert _meeting is not None
+        return int(_meeting.compare_set("told", "", str(rank))) == rank
+    except RuntimeError:  # the place to meet is gone too
+        return True
+
+
+def _says_they_are_gone(error: BaseException) -> bool:
+    """gloo has no type of its own for it."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    )
+
+
+def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:
+    """UserError where ranks or pieces do not divide the batch and BatchNorm's parts."""
+    if pieces > 1 and recipe.mechanism == "end-to-end":
+        raise UserError(
+            "--accumulate: end-to-end needs all keys of a batch at once; use a smaller --batch"
+        )
+    if ranks.size > 1 and recipe.split == "keys":
+        raise UserError("--split keys works on one device: use --split both with several ranks")
+    count = ranks.size * pieces
+    shares = f"{ranks.size} ranks" if ranks.size > 1 else ""
+    shares += " times " if ranks.size > 1 and pieces > 1 else ""
+    shares += f"--accumulate {pieces}" if pieces > 1 else ""
+    for name, value in (("--batch", recipe.batch), ("--bn-splits", recipe.bn_splits)):
+        if value % count:
+            raise UserError(
+                f"{name} {value} does not divide into {shares}: use {-(-value // count) * count}, "
+                f"or another multiple of {count}"
+            )

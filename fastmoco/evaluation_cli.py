@@ -202,7 +202,7 @@ def begin(
     quiet = bool(getattr(flags, "json", False))
     device = pick_device(flags.device)
     loaded = open_checkpoint(checkpoint, device)
-    joined = join(device)
+    joined = join()
     if joined.size > 1 and not (ranks and flags.keep):
         raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
     quiet = quiet or joined.rank > 0

@@ -21,6 +21,7 @@ from fastmoco.recipe import Recipe
 from fastmoco.step import BadSteps
 
 LOST = 3  # skipped steps in a row after which a checkpoint would hold a run that has diverged
+COMPARE_EVERY = 10  # log lines: all weights and keys are read for it
 
 
 class Clock:
@@ -64,7 +65,7 @@ class Window:
         self.watched: dict[str, torch.Tensor] = {}
         self.count = 0
         self.begun, self.waited = 0.0, 0.0
-        self.steps_here = 0
+        self.steps_here, self.lines = 0, 0
 
     def add(self, stats: dict[str, torch.Tensor], index: torch.Tensor) -> None:
         """Add one step's scalars, skipped steps' not, and keep its sample ids; no sync."""
@@ -136,8 +137,25 @@ class Window:
             for at, ids in self.bad.read(step, self.ranks)
         ]
 
+    def compare_sometimes(self, step: int, moco: MoCo) -> None:
+        """compare after every tenth log line."""
+        self.lines += 1
+        if self.lines % COMPARE_EVERY == 0:
+            self.compare(step, moco)
+
+    def compare(self, step: int, moco: MoCo) -> None:
+        """UserError where the ranks no longer hold the same model; waits."""
+        differ = self.ranks.differing(moco.state_dict())
+        if differ:
+            raise UserError(
+                f"the ranks no longer hold the same model at step {step} ({differ[0]} and "
+                f"{len(differ) - 1} others differ): a faulty device, or other versions on one of "
+                f"the machines; the last checkpoint is left as it is"
+            )
+
     def refuse_bad(self, step: int, moco: MoCo) -> None:
         """UserError where a checkpoint would hold what training cannot go on from; waits."""
+        self.compare(step, moco)
         state = [t for t in moco.state_dict().values() if t.is_floating_point()]
         whole = torch.stack([t.isfinite().all() for t in state]).all()
         if self.bad.in_a_row() >= LOST or not whole:

@@ -12,6 +12,7 @@ import torch
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.store import Store
+from data_tools.workers import cores
 from fastmoco import checkpoint as checkpoints
 from fastmoco.batch import Batch, Prepared
 from fastmoco.budget import Budget, Plan, budget_seconds
@@ -23,11 +24,12 @@ from fastmoco.device import (
     choose_deterministic,
     describe,
     grad_scaler,
+    make_current,
     one_ahead,
     pick_device,
     pick_precision,
 )
-from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, join, leave
+from fastmoco.distributed import GO_ON, SAVE, STOP, Ranks, Vote, as_one, check_parts, join
 from fastmoco.engines import open_engine
 from fastmoco.events import Ended, Evaluated, Event, Listener, Noted, Progress, Saved, Started
 from fastmoco.health import Watch
@@ -48,6 +50,7 @@ from fastmoco.telling import Telling
 from fastmoco.timm_trunk import notes as trunk_notes
 
 
+@as_one
 def train(
     data: str | os.PathLike[str],
     recipe: Recipe,
@@ -56,27 +59,33 @@ def train(
 ) -> Checkpoint:
     """Pre-train by a recipe on a prepared dataset; returns the last checkpoint, also on disk.
 
-    Under torchrun this is one of the ranks. Stops early, with a checkpoint, at SIGTERM or SIGINT.
-    Raises UserError for what the user can mend: data, recipe, run directory, budget.
+    Under torchrun this is one of the ranks (fastmoco.distributed). Stops early, with a checkpoint,
+    at SIGTERM or SIGINT. Raises UserError for what the user can mend: data, recipe, run directory,
+    budget.
     """
     begun = time.monotonic()
+    ranks = join()
     options.check()
     budget_seconds(options)
     store = open_store(data)
     recipe.check(len(store))
     device = pick_device(options.device)
-    ranks = join(device)
+    make_current(device)
     check_parts(recipe, ranks, options.accumulate)
     choose_deterministic(device)
     recipe = dataclasses.replace(recipe, precision=pick_precision(recipe.precision, device))
     run = RunDir(options.out or default_out(data, recipe), options.resume)
-    saved = resumable(run, recipe, store, device) if options.resume else None
+    saved = resumable(run, recipe, store, device, ranks) if options.resume else None
     if saved is None:
         refuse_large_queue(recipe, len(store), options)
     wanted_order = recipe.order if saved is None else saved.recipe.order
     order, order_note = pick_order(wanted_order, store)
     recipe = dataclasses.replace(recipe, order=order)
     recipe, stats_note = normalised(recipe, store, saved.recipe if saved is not None else None)
+    together = ("accumulate", "log_every", "budget", "until", "keep", "val", "init")
+    ranks.agree(vars(recipe) | {name: getattr(options, name) for name in together} | {
+        "dataset": store.fingerprint, "step": 0 if saved is None else saved.step,
+    })
     first = ranks.rank == 0
     monitor = Monitor(store, options, recipe, device) if options.val and first else None
     torch.manual_seed(recipe.seed)
@@ -90,7 +99,10 @@ def train(
     wanted: str = options.engine
     if saved is not None and wanted == "auto":  # the same bits take the same decoder
         wanted = saved.versions.get("engine", wanted)
-    engine, engine_name, how = open_engine(wanted, store, options.threads, device)
+    threads = options.threads or max(1, cores() // ranks.here)
+    opened = open_engine(wanted, store, threads, device) if first else None
+    wanted = ranks.share(wanted if opened is None else opened.name)  # where auto tried them out
+    engine, engine_name, how = opened or open_engine(wanted, store, threads, device)
     loader = TrainLoader(store, recipe, engine, device, ranks)
     per_epoch = loader.steps_per_epoch
     window = Window(loader, recipe, device, options.log_every, ranks)
@@ -113,6 +125,7 @@ def train(
         step, earlier = saved.step, saved.clock["train_seconds"]
         if not plan.steps and time_limit is None:  # stopped before its budget's rate was known
             plan = Plan([(0, 0.0, recipe.epochs * per_epoch)])
+    window.compare(step, moco)
     budget, spent = None, 0.0
     if time_limit is not None:
         spent = saved.clock["budget_seconds"] if saved is not None and options.budget else 0.0
@@ -139,8 +152,11 @@ def train(
         "engine": engine_name, "ranks": str(ranks.size), "pieces": str(options.accumulate),
     }
     if saved is not None and saved.versions != made_by:
-        differ = [k for k, v in made_by.items() if saved.versions.get(k) != v]
-        tell(Noted(f"not to the same bits: {', '.join(differ)} differ from the checkpoint's"))
+        differ = [
+            f"{name} was {saved.versions.get(name)}, is {value}"
+            for name, value in made_by.items() if saved.versions.get(name) != value
+        ]
+        tell(Noted(f"not to the same bits as before: {', '.join(differ)}"))
 
     def save() -> Checkpoint:
         for bad in window.skipped(step, store):  # a resumed run cannot know of them any more
@@ -218,8 +234,9 @@ def train(
                         left = None if budget is None else budget.left()
                         now = window.read(step, plan, lr, clock, left)
                         tell(now)
+                        window.compare_sometimes(step, moco)
                         if budget is not None:
-                            each = recipe.batch / now.images_per_s
+                            each = ranks.share(recipe.batch / now.images_per_s)
                             log_every, line = budget.renew(plan, step, each, ranks.share)
                             if line is not None:
                                 tell(Noted(line))
@@ -241,10 +258,10 @@ def train(
             seconds = earlier + clock.seconds()
             with clock.paused():
                 last = save()
+            vote.end()
         finally:
             engine.close()
     tell(Ended(step, plan.steps, seconds, step == plan.steps, str(run.checkpoint)))
-    leave()
     return last
 
 
@@ -268,7 +285,9 @@ def silent(_event: Event) -> None:
     """What the other ranks tell."""
 
 
-def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -> Checkpoint:
+def resumable(
+    run: RunDir, recipe: Recipe, store: Store, device: torch.device, ranks: Ranks
+) -> Checkpoint:
     """The run's checkpoint; UserError where it belongs to another recipe or dataset."""
     saved = checkpoints.load(run.checkpoint, device)
     if not saved.optimizer:
@@ -287,7 +306,7 @@ def resumable(run: RunDir, recipe: Recipe, store: Store, device: torch.device) -
             f"{run.checkpoint}: trained on another dataset than {store.path}; resume on the same "
             f"one, or start another run with --out"
         )
-    if device.type == "cpu":
+    if device.type == "cpu" and saved.versions.get("ranks") == str(ranks.size):
         torch.set_num_threads(saved.threads)
     return saved
 
@@ -300,22 +319,6 @@ def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> Non
             f"hold older keys of the same images; use --K {most_keys(samples, recipe.batch)} or "
             f"less, or --force"
         )
-
-
-def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:
-    """UserError where ranks or pieces do not divide the batch and BatchNorm's parts."""
-    if pieces > 1 and recipe.mechanism == "end-to-end":
-        raise UserError(
-            "--accumulate: end-to-end needs all keys of a batch at once; use a smaller --batch"
-        )
-    if ranks.size > 1 and recipe.split == "keys":
-        raise UserError("--split keys works on one device: use --split both with several ranks")
-    for count, what in ((ranks.size, "ranks"), (ranks.size * pieces, "ranks times --accumulate")):
-        if recipe.batch % count or recipe.bn_splits % count:
-            raise UserError(
-                f"{count} {what}: --batch {recipe.batch} and --bn-splits {recipe.bn_splits} must "
-                f"be multiples of it"
-            )
 
 
 def sizes_notes(recipe: Recipe) -> list[str | None]:

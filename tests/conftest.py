@@ -57,3 +57,13 @@ def dataset(folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def store(dataset):
     return open_store(dataset)
+
+
+@pytest.fixture(scope="module")
+def gloo():
+    """Two processes that are ranks of each other."""
+    from tests.gloo import Gloo
+
+    pair = Gloo(2)
+    yield pair
+    pair.close()

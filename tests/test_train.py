@@ -227,7 +227,7 @@ def test_a_resume_says_what_differs(dataset, tmp_path):
     options = dataclasses.replace(options, resume=True, augment="torch")
     train(dataset, dataclasses.replace(RECIPE, epochs=1), options, [told.append])
     assert [e.text for e in told if isinstance(e, Noted)] == [
-        "not to the same bits: augment differ from the checkpoint's"
+        "not to the same bits as before: augment was numba, is torch"
     ]
 
 

@@ -21,7 +21,7 @@ from fastmoco.recipe import Recipe, RunOptions
 
 RESERVE, LEAST = 0.03, 1.0  # of the budget, and seconds: what is left free for the end
 WORTH = 0.01  # of the steps that are left: smaller corrections are not made
-TELLING = 0.03  # of the steps: a change that is told
+TELLING = 0.1  # of the steps: a change that is told
 TRIAL = 8  # steps at the start, of which the median is the rate: the first ones compile and fetch
 TRIAL_SHARE = 0.05  # of the budget, after which three steps must do
 OFTEN = 0.02  # of the budget: how long a plan stands before it is looked at again

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -146,6 +147,7 @@ def bench(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> None:
     """fastmoco train DATA"""
+    begun = time.monotonic()  # a budget holds the imports and preparing too
     from fastmoco.flags import TrainArgs, parse
 
     args = parse(TrainArgs, argv, "train")
@@ -172,10 +174,10 @@ def train(argv: list[str]) -> None:
         options = dataclasses.replace(options, val=str(data_cli.prepared(Path(options.val), quiet)))
     try:
         if quiet:
-            train(data, recipe, options, [panel.print_event_json])
+            train(data, recipe, options, [panel.print_event_json], begun)
         else:
             with panel.live_run() as listener:
-                train(data, recipe, options, [listener])
+                train(data, recipe, options, [listener], begun)
         return
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

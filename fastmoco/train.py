@@ -56,14 +56,15 @@ def train(
     recipe: Recipe,
     options: RunOptions = RunOptions(),
     listeners: Iterable[Listener] = (),
+    begun: float | None = None,
 ) -> Checkpoint:
     """Pre-train by a recipe on a prepared dataset; returns the last checkpoint, also on disk.
 
-    Under torchrun this is one of the ranks (fastmoco.distributed). Stops early, with a checkpoint,
-    at SIGTERM or SIGINT. Raises UserError for what the user can mend: data, recipe, run directory,
-    budget.
+    A budget counts from `begun`, a time.monotonic(), or from now. Under torchrun this is one of the
+    ranks (fastmoco.distributed). Stops early, with a checkpoint, at SIGTERM or SIGINT. Raises
+    UserError for what the user can mend: data, recipe, run directory, budget.
     """
-    begun = time.monotonic()
+    begun = time.monotonic() if begun is None else begun
     ranks = join()
     options.check()
     budget_seconds(options)

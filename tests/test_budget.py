@@ -255,3 +255,13 @@ def test_too_short_for_one_epoch_is_one_line(dataset, tmp_path):
     assert line.startswith("--budget 0.2s is too short for one epoch, which takes ")
     assert "images/s: give " in line and "\n" not in line
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_what_came_before_training_counts(dataset, tmp_path):
+    """The command's imports and preparing: begun is before the call."""
+    begun = time.monotonic() - 100
+    recipe = dataclasses.replace(RECIPE, epochs=1000)
+    options = RunOptions(out=str(tmp_path / "run"), budget="106s")
+    last = train(dataset, recipe, options, [], begun)
+    assert 100 < last.clock["budget_seconds"] <= time.monotonic() - begun <= 106
+    assert last.clock["train_seconds"] < 6

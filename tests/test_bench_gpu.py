@@ -1,0 +1,75 @@
+"""bench.gpu on a CPU: the checks run and can fail, the script writes what it found."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu, gpu_checks
+from bench.gpu_checks import CPU, STEPS, Check, after_two_steps, apart
+from fastmoco.step import training_step
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_script_runs_and_writes(dataset, tmp_path, monkeypatch):
+    tests = tmp_path / "tests.xml"
+    tests.write_text(
+        '<testsuites><testsuite tests="9" failures="0" errors="0" skipped="2"/></testsuites>'
+    )
+    out = tmp_path / "result.json"
+    given = [str(dataset), "--device", "cpu", "--quick", "--tests", str(tests), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["bench.gpu", *given])
+    assert gpu.main() == 0
+    found = json.loads(out.read_text())
+    assert found["passed"] and found["tests"]["tests"] == 9 and found["pipeline"]["images"] == 96
+    assert all(c["kept"] for c in found["checks"]) and len(found["checks"]) >= 15
+    for name in ("views_per_s", "step_images_per_s"):
+        assert found[name] and all(rate > 0 for rate in found[name].values())
+    memory = [c for c in found["checks"] if c["name"].startswith("memory")]
+    assert len(memory) == 2 and all(" predicted" in c["note"] for c in memory)
+
+
+def test_every_way_of_taking_a_step_is_one():
+    """Ways that differ in what they compute give other weights; the same steps give the same."""
+    quick = {n: dataclasses.replace(STEPS[n].recipe, batch=8, size=12, K=16) for n in STEPS}
+    states = {}
+    for name, recipe in quick.items():
+        changes = {k: getattr(recipe, k) for k in ("batch", "size", "K", *STEPS[name].changes)}
+        states[name] = after_two_steps(dataclasses.replace(STEPS[name], changes=changes), CPU)
+    plain = states.pop("queue, streaming loss")
+    alike = {"queue, plain loss", "activation checkpointing"}  # at this size both losses are plain
+    for name, state in states.items():
+        assert (apart(state, plain) < 1e-9) == (name in alike), name
+
+
+def test_a_step_that_is_slightly_wrong_is_seen(monkeypatch):
+    def wrong(*args, **how):
+        out = training_step(*args, **how)
+        args[0].encoder_q.get_parameter("trunk.conv1.weight").data.mul_(1 + 1e-6)
+        return out
+
+    right = after_two_steps(STEPS["memory bank"], CPU)
+    monkeypatch.setattr(gpu_checks, "training_step", wrong)
+    assert 1e-7 < apart(after_two_steps(STEPS["memory bank"], CPU), right) < 1e-4
+
+
+def test_what_is_no_number_is_not_kept():
+    assert Check("x", 1.0, 1.0).kept
+    assert not Check("x", 1.1, 1.0).kept and not Check("x", float("nan"), 1.0).kept
+    assert apart({"a": torch.ones(1)}, {"b": torch.ones(1)}) == float("inf")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_card_the_shell_script_says_so_in_a_line():
+    out = subprocess.run(
+        ["bash", "bench/gpu.sh"], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHON": sys.executable},
+    )
+    assert out.returncode == 2 and out.stdout == ""
+    assert out.stderr == "bench/gpu.sh: torch sees no CUDA device here: nothing was run\n"

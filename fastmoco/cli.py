@@ -37,6 +37,7 @@ usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
   report RUN                   one HTML page about a run
   compare RUN...               runs side by side, and the spread over seeds
   doctor                       what this machine has, how fast it is, what to install
+  selftest                     does this installation compute what it should? a few seconds
 
 Every command exits with 2 and one line where its input is at fault.
 """
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         "views": views, "bench": bench, "train": train, "knn": evaluation_cli.knn,
         "linear": evaluation_cli.linear, "finetune": evaluation_cli.finetune,
         "embed": evaluation_cli.embed,
-        "export": weights_cli.export,
+        "export": weights_cli.export, "selftest": weights_cli.selftest,
         "report": report_cli.report, "compare": report_cli.compare, "doctor": report_cli.doctor,
     }
     try:

@@ -134,6 +134,12 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
     return Checkpoint(recipe, moco, optimizer, {}, 0, "", 0, origin=origin)
 
 
+def told_epoch(saved: Checkpoint) -> int | None:
+    """The epoch that an official file tells, by the `origin` that from_foreign gave it."""
+    found = re.match(r"official MoCo layout, epoch (\d+):", saved.origin)
+    return None if found is None else int(found[1])
+
+
 def tensors_of(content: Any) -> Tensors:
     """All tensors of a file by their dotted names, without the wrappers that say nothing."""
     loss: Any = None

@@ -37,12 +37,13 @@ def test_help_is_quick_and_complete():
         )
         times.append(time.perf_counter() - begun)
     assert min(times) < 0.3
-    commands = "prep", "views", "bench", "train", "knn", "linear", "finetune", "embed"
+    commands = "prep", "views", "bench", "train", "knn", "linear", "finetune", "embed", "selftest"
     assert all(c in done.stdout for c in commands)
 
 
 @pytest.mark.parametrize(
-    "command", ["prep", "views", "bench", "train", "knn", "linear", "finetune", "embed"]
+    "command",
+    ["prep", "views", "bench", "train", "knn", "linear", "finetune", "embed", "selftest"],
 )
 def test_each_command_tells_its_flags(command, capsys):
     with pytest.raises(SystemExit) as stop:

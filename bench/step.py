@@ -65,7 +65,7 @@ def sizes(quick: bool) -> Sizes:
     photo = dataclasses.replace(MOCO_V2, batch=8, bn_splits=1, precision=auto)
     small = dataclasses.replace(MOCO_CIFAR, batch=256, head="mlp", precision=auto)
     if not quick:
-        return Sizes(photo, small, 1200)
+        return Sizes(photo, small, 768)
     tiny = {"arch": "resnet-mini", "batch": 8, "K": 64}
     return Sizes(
         dataclasses.replace(photo, size=32, **tiny),
@@ -95,8 +95,8 @@ def sides(
         (first, "the official way"): (official(photo), steps),
         (second, "fastmoco"): (alone_18, few),
         (second, "the official way"): (official(small), few),
-        (third, "fastmoco"): (whole_18, steps),
-        (third, "lightly"): (lightly(small, work / "plain"), steps),
+        (third, "fastmoco"): (whole_18, few),
+        (third, "lightly"): (lightly(small, work / "plain"), few),
         (fourth, "bare step"): (bare_50, steps),
         (fourth, "resident"): (
             trained(photo, work / "data", "resident", waits["resident"]), steps

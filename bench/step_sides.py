@@ -81,14 +81,14 @@ def official(recipe: Recipe) -> Side:
         (logits.argmax(1) == 0).float().mean().item()  # its meters
         loss.item()
 
+    step()  # allocates
     return in_steps(step, recipe.batch)
 
 
 def in_steps(
     step: Callable[[], object], batch: int, before: Callable[[], object] = lambda: None
 ) -> Side:
-    """Steps timed together, after one that is not."""
-    step()
+    """Steps timed together, after what comes before."""
 
     def side(count: int) -> float:
         before()
@@ -172,6 +172,7 @@ def lightly(recipe: Recipe, folder: Path) -> Side | None:
         optimizer.step()
         optimizer.zero_grad()
 
+    step()
     return in_steps(step, recipe.batch, lambda: skip(batches, WORKERS * PREFETCHED))
 
 

@@ -376,6 +376,13 @@ class RunOptions:
             "threads": "1 or more, or 0 for all cores",
         }
         _refuse(self, rules, allowed)
+        if self.cuda_graphs and not self.compile:
+            raise UserError("--cuda-graphs are of compiled encoders: add --compile")
+        if self.cuda_graphs and self.accumulate > 1:
+            raise UserError(
+                "--cuda-graphs goes without --accumulate: each piece's graph would write over the "
+                "gradients of the piece before"
+            )
 
 
 def most_keys(samples: int, batch: int) -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from data_tools.errors import UserError
 from fastmoco.embed import check_name, write_features
 from fastmoco.engines.threads import decode
+from fastmoco.features import Subset
 from fastmoco.neighbours import GAP, HEADER, NEAREST, SAME, TILE, draw_neighbours
 
 CPU = torch.device("cpu")
@@ -86,3 +87,10 @@ def test_odd_sheets_are_one_line(store, features, tmp_path):
         draw_neighbours(features, store, tmp_path / "no" / "s.png", 3, 0, CPU)
     with pytest.raises(UserError, match="--count 0"):
         draw_neighbours(features, store, tmp_path / "s.png", 0, 0, CPU)
+
+
+def test_a_query_is_not_its_own_neighbour_where_others_are_its_equals(store, tmp_path):
+    few = Subset(store, np.arange(1 + NEAREST))
+    found = draw_neighbours(torch.ones(len(few), 4), few, tmp_path / "a.png", 6, 0, CPU)
+    assert found.shape == (6, 1 + NEAREST)
+    assert all(row[0] not in row[1:] and len(set(row)) == len(row) for row in found.tolist())

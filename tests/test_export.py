@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastmoco import checkpoint as checkpoints
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.export import export
+from fastmoco.export import export, put_in_place
 from fastmoco.features import load_encoder
 from fastmoco.interop import open_checkpoint
 from fastmoco.moco import build_moco, make_optimizer
@@ -220,6 +220,7 @@ def test_official_and_back_is_the_same_to_the_bit(saved, source, tmp_path):
     content = torch.load(tmp_path / "out" / "checkpoint.pth.tar", weights_only=True)
     state = content["state_dict"]
     assert content.keys() == {"epoch", "arch", "state_dict", "optimizer", "fastmoco"}
+    assert content["epoch"] == saved.step * saved.recipe.batch // saved.samples
     assert state["module.queue"].shape == (128, 16) and state["module.queue_ptr"].tolist() == [8]
     parameters = [k for k in state if not re.search("running|tracked|queue", k)]
     assert content["optimizer"]["param_groups"][0]["params"] == list(range(len(parameters)))
@@ -300,6 +301,15 @@ def test_nothing_is_left_of_an_export_that_fails(saved, source, tmp_path, monkey
     with pytest.raises(Exception, match="cannot be written: No space left"):
         export(saved, source, "torchvision", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_export_stays_where_the_new_one_cannot_take_its_place(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("whole")
+    with pytest.raises(OSError):
+        put_in_place(tmp_path / ".out.partial", tmp_path / "out")  # is not there
+    assert (tmp_path / "out" / "old").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_card_tells_recipe_data_and_results(saved, tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch
 import fastmoco.feature_cache as cache_module
 from data_tools.errors import UserError
 from fastmoco.distributed import Ranks
-from fastmoco.feature_cache import Extraction, features_of, place, sweep
+from fastmoco.feature_cache import Extraction, features_of, opened, place, sweep
 from fastmoco.features import Subset, extract, initial_encoder, load_encoder
 from tests.evaluation_parts import CPU, RECIPE, untrained
 
@@ -146,3 +146,11 @@ def test_a_full_disk_is_one_line(store, monkeypatch):
     encoder = load_encoder(untrained(), CPU)
     with pytest.raises(UserError, match="No space left.*--no-keep"):
         features_of(encoder, store, RECIPE, Extraction(CPU))
+
+
+@pytest.mark.parametrize("held", [np.zeros((3, 4), np.float32), np.zeros((3, 5), np.float64)])
+def test_a_file_of_another_shape_or_type_is_none(held, tmp_path):
+    np.save(tmp_path / "a.npy", held)
+    assert opened(tmp_path / "a.npy", (3, 5)) is None
+    np.save(tmp_path / "a.npy", np.ones((3, 5), np.float32))
+    assert opened(tmp_path / "a.npy", (3, 5)).sum() == 15

@@ -8,8 +8,9 @@ import torch
 
 from fastmoco.feature_cache import Extraction, features_of
 from fastmoco.features import load_encoder
+from fastmoco.heads import Heads
 from fastmoco.labels import held_out
-from fastmoco.linear import Settings, parts_of
+from fastmoco.linear import Parts, Settings, parts_of
 from fastmoco.linear_quick import RATES, moments, quick, row_of
 from tests.evaluation_parts import CPU, RECIPE, real_task, untrained
 
@@ -89,3 +90,22 @@ def test_moments_are_those_of_the_whole():
     torch.testing.assert_close(mean, x.mean(dim=0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(deviation[:2], x.std(dim=0)[:2], rtol=1e-4, atol=1e-4)
     assert deviation[2] == 1
+
+
+def test_the_chosen_rate_learns_again_from_all_with_a_cosine(monkeypatch):
+    torch.manual_seed(0)
+    features, val = torch.randn(40, 6), torch.randn(20, 6)
+    labels, val_labels = np.arange(40) % 2, np.arange(20) % 2
+    fit, held = held_out(labels, 0.1, 0)
+    parts = Parts(["a", "b"], labels, val_labels, np.arange(40), fit, held)
+    alone = Parts(["a", "b"], labels, val_labels, np.arange(40), np.arange(40))
+    settings, seen, shares = Settings(epochs=2, batch=10), [], []
+    predict, step = Heads.predict, Heads.step
+    monkeypatch.setattr(Heads, "predict", lambda h, x: (seen.append(h), predict(h, x))[1])
+    monkeypatch.setattr(Heads, "step", lambda h, x, y, s: (shares.append(s), step(h, x, y, s))[1])
+    row_of("", features, val, alone, Extraction(CPU), settings, (0.1,))
+    assert shares == pytest.approx([(1 + np.cos(np.pi * i / 8)) / 2 for i in range(8)])
+    found = row_of("", features, val, parts, Extraction(CPU), settings, (0.1, 0.3))
+    chosen = seen[-1]
+    row_of("", features, val, alone, Extraction(CPU), settings, (found.rate,))
+    assert torch.equal(chosen.weight, seen[-1].weight) and chosen is not seen[-1]

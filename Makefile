@@ -11,8 +11,9 @@ DEV = .venv/dev
 demo: $(OK)
 	$(BIN)/python -m bench.demo
 
+# A process a core: most tests keep one thread busy.
 test: $(DEV) .venv/ffcv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV)
 	$(BIN)/ruff check .

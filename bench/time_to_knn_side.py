@@ -114,7 +114,7 @@ class Turns:
 
     def _knn(self, bank: torch.Tensor, queries: torch.Tensor) -> float:
         labels = self.labels[0][: len(bank)]
-        found = weighted_knn(bank, labels, queries, self.labels[1], 10, CIFAR_DEMO)
+        found = weighted_knn(bank, labels, queries, self.labels[1], 10, CIFAR_DEMO, CPU)
         return next(iter(found.values()))
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(
     MOCO_CIFAR, arch="resnet-mini", size=24, batch=16, K=64, precision="float32"
 )
-CIFAR = Path("/work/shared/data")
+CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data"  # where there is one
 
 
 @functools.cache

@@ -48,7 +48,9 @@ def test_it_is_logistic_regression_to_a_point(task):
     theirs = trained(best, np.arange(len(x))).score(x_val, val.labels)
     chance = np.bincount(val.labels).max() / len(val)
     assert theirs > chance + 0.1  # features of real pictures tell something, untrained too
-    assert abs(ours.score.top1 - theirs) <= 0.01 + 1 / len(val)
+    # drawn images, whose classes untrained features hardly tell apart, leave more to chance
+    allowed = 0.01 if "cifar" in str(train.path) else 0.02
+    assert abs(ours.score.top1 - theirs) <= allowed + 1 / len(val)
 
 
 def test_companions_the_choice_and_the_protocol(task):

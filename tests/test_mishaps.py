@@ -12,7 +12,7 @@ import torch
 
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
-from fastmoco import train as training
+from fastmoco import start as starting
 from fastmoco.events import Evaluated, Judged, Noted, Progress, Skipped
 from fastmoco.recipe import RunOptions
 from fastmoco.train import train
@@ -40,7 +40,7 @@ def assert_same_run(a, b):
 
 def spoil(monkeypatch, *steps):
     """Infinite pixels in the first image of the batches of these steps (from 1)."""
-    plain = training.augmentation
+    plain = starting.augmentation
 
     def augmentation(*args):
         to_images, form, note = plain(*args)
@@ -56,7 +56,7 @@ def spoil(monkeypatch, *steps):
 
         return spoiled, form, note
 
-    monkeypatch.setattr(training, "augmentation", augmentation)
+    monkeypatch.setattr(starting, "augmentation", augmentation)
 
 
 def rows(path):

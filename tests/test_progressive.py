@@ -10,6 +10,7 @@ import torch
 
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
+from fastmoco import start as starting
 from fastmoco import train as training
 from fastmoco.engines.resident import ResidentEngine
 from fastmoco.engines.threads import ThreadsEngine
@@ -148,7 +149,7 @@ def test_blur_follows_the_size_of_the_moment(dataset, store, monkeypatch, tmp_pa
         assert 0.1 <= drawn.min() and 0.9 * 2 * size / 224 < drawn.max() <= 2 * size / 224 + 0.01
 
     blurred: dict[int, int] = {}
-    real = training.augmentation
+    real = starting.augmentation
 
     def watched(options, device):
         to_images, form, note = real(options, device)
@@ -164,7 +165,7 @@ def test_blur_follows_the_size_of_the_moment(dataset, store, monkeypatch, tmp_pa
 
         return keep, form, note
 
-    monkeypatch.setattr(training, "augmentation", watched)
+    monkeypatch.setattr(starting, "augmentation", watched)
     told = []
     train(dataset, recipe, RunOptions(out=str(tmp_path / "run"), threads=1), [told.append])
     assert blurred[32] == 0 and 60 < blurred[64] < 132 and 60 < blurred[96] < 132

@@ -31,14 +31,15 @@ from fastmoco.vectors import (
     upper_product,
 )
 
-LEAST_SIDE = 16  # of a view; and so many pixels of a window's width: below, there is no full vector
+LEAST_SIDE = 16  # of a view: below, there is no full vector of rows
+LEAST_WIDTH = 6  # of a window: 18 bytes, a full vector of a row
 _HALF = 128 + 2  # rounds, and makes up for what the products cut off
 
 
 def fits(image: NDArray[np.uint8], windows: NDArray[np.int32], out: NDArray[np.uint8]) -> bool:
     """Whether crop_views takes these arrays."""
     contiguous = all(x.flags.c_contiguous for x in (image, windows, out))
-    return contiguous and out.shape[1] >= LEAST_SIDE and int(windows[:, 3].min()) >= LEAST_SIDE
+    return contiguous and out.shape[1] >= LEAST_SIDE and int(windows[:, 3].min()) >= LEAST_WIDTH
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -47,7 +48,7 @@ def crop_views(
 ) -> None:
     """Every window [V, 4] (top, left, height, width) of an image [H, W, 3] into out [V, S, S, 3].
 
-    All arrays contiguous; windows inside the image, at least 16 pixels wide, S at least 16.
+    All arrays contiguous; windows inside the image, at least 6 pixels wide, S at least 16.
     """
     size = out.shape[1]
     line = size * 3

@@ -27,6 +27,7 @@ from typing import Any
 
 from bench.ablation_grid import MECHANISMS, STEPS_TO_V2, Cell, grid
 from bench.cifar_split import split
+from bench.command import finish
 from bench.curves import Curve, Panel, draw
 from data_tools.open import open_store
 from fastmoco.checkpoint import versions
@@ -220,4 +221,4 @@ def point(x: float, values: list[float]) -> tuple[float, float, float, float]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

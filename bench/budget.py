@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cifar_split import split
+from bench.command import finish
 from fastmoco.checkpoint import load, versions
 from fastmoco.console import duration, say, table
 from fastmoco.device import describe, pick_device
@@ -110,4 +111,4 @@ def kept(result: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.command import finish
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco.checkpoint import versions
@@ -39,12 +40,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="moco-cifar-mini", choices=sorted(RECIPES))
+    parser.add_argument("--work", type=Path, help="where data and runs are kept")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     args = parser.parse_args()
     device = pick_device("auto")
     results = []
     with tempfile.TemporaryDirectory() as temporary:
-        work, begun = Path(temporary), time.perf_counter()
+        work, begun = args.work or Path(temporary), time.perf_counter()
         for split in ("train", "test"):
             prepare(args.folder / f"cifar10-{split}.tar", work / split)
         prep_seconds = time.perf_counter() - begun
@@ -85,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.command import finish
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import Store
@@ -170,9 +171,8 @@ def evaluate_all(
         return evaluate
 
     def official() -> tuple[Top1, str]:
-        images = dataclasses.replace(how, engine="resident")  # decoded once, for all epochs
         settings = Settings(epochs=args.official_epochs)
-        found = linear(checkpoint, bank, val, images, settings, companions=True)
+        found = linear(checkpoint, bank, val, how, settings, companions=True)
         say(found.trunk)
         return {r.features: r.score.top1 for r in found.rows}, found.protocol
 
@@ -210,4 +210,4 @@ def logistic_regression(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 
 import torch
 
+from bench.command import finish
 from bench.demo_images import generate
 from bench.gpu_checks import FORMS, SAMPLES, Check, How, all_checks, compile_it, prepared, views
 from bench.loss import rates as loss_rates
@@ -228,4 +229,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.command import finish
 from bench.prep import repeat
 from data_tools.open import open_store
 from data_tools.prepare import prepare
@@ -119,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.command import finish
 from bench.run import PHOTOS
 from data_tools.open import open_store
 from data_tools.policy import Policy
@@ -185,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from bench.command import finish
 from fastmoco.checkpoint import versions
 from fastmoco.console import progress, say, table
 from fastmoco.device import describe, pick_device, synchronize
@@ -147,4 +148,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -24,6 +24,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.command import finish
 from bench.demo_images import generate
 from bench.parity_draws import Fit, distributions
 from bench.parity_ops import FORMS, OPS, Form, by_reference, colour_of, does
@@ -260,4 +261,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Data:
         self.many = self.jpegs * max(1, 3000 // len(self.jpegs))
 
 
-class Peer:
+class Peer(ABC):
     """One side of the comparison. `ready`: batches that it may have made before its turn."""
 
     stage, name, note = "", "", ""
@@ -41,11 +42,11 @@ class Peer:
     def __init__(self, data: Data) -> None:
         self.data = data
 
+    @abstractmethod
     def batches(self) -> Iterator[int]:
         """Images in each batch, without end."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most have nothing to stop)
         """Stop what runs in the background."""
 
 

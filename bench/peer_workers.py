@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
@@ -64,8 +65,9 @@ class InWorkers(Peer):
         self.ready = 2 * data.threads  # DataLoader's prefetch
         self.each = self.endless()
 
+    @abstractmethod
     def dataset(self) -> torch.utils.data.Dataset:
-        raise NotImplementedError
+        """What its workers read."""
 
     def endless(self) -> Iterator:
         while True:

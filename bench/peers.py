@@ -20,6 +20,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench.command import finish
 from bench.demo_images import generate
 from bench.peer_loaders import Dali, DaliFull, Ffcv, FfcvTwo
 from bench.peer_runs import (
@@ -216,4 +217,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.command import finish
 from bench.demo_images import generate
 from bench.prep import repeat
 from data_tools.open import open_store
@@ -116,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

@@ -31,7 +31,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from bench.command import finish
 from bench.demo_images import generate
+from data_tools.errors import UserError
 from data_tools.manifest import MANIFEST, FileRecord, read_manifest
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
@@ -94,10 +96,13 @@ class Photographs:
 def repeat(folder: Path, out: Path, least: int) -> list[Path]:
     """The JPEGs of a folder in `out`, as class/number.jpg, repeated until there are enough.
 
-    Each gets a comment of its own: prep stores images that are equal only once.
+    Each gets a comment of its own: prep stores images that are equal only once. Raises UserError
+    where the folder holds none.
     """
     sources = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     whole = [path for path in sources if is_whole(path)]
+    if not whole:
+        raise UserError(f"{folder}: no JPEGs there; give a folder of photographs, by class")
     files: list[Path] = []
     for i in range(-(-least // len(whole)) * len(whole)):
         source = whole[i % len(whole)]
@@ -267,4 +272,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

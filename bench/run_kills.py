@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.command import finish
 from data_tools.prepare import prepare
 from fastmoco import checkpoint as checkpoints
 from fastmoco.cli import main as fastmoco
+from fastmoco.console import say
 from fastmoco.device import describe
 
 KILLS_A_ROUND = 8
@@ -126,7 +129,59 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+@dataclass
+class Tally:
+    """What was done so far."""
+
+    kills: dict[str, int] = field(default_factory=lambda: {"SIGKILL": 0, "SIGTERM": 0})
+    writing: int = 0
+    """Of them while a checkpoint was being written."""
+    rounds: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.kills.values())
+
+
+def undisturbed(data: Path, scratch: Path) -> tuple[dict[str, Any], float]:
+    """What a run leaves that nobody kills, and its seconds."""
+    for name in ("first", "whole"):  # the first one compiles
+        at = time.perf_counter()
+        assert over(start(data, scratch / name), at + 600) == 0
+        took = time.perf_counter() - at
+    whole = found(scratch / "whole")
+    assert same(whole, found(scratch / "first")), "two undisturbed runs differ"
+    assert len(whole["curves"]["train/loss"]) == LINES
+    return whole, took
+
+
+def kill_until_done(
+    data: Path, out: Path, most: int, seconds: float, rng: random.Random, tally: Tally
+) -> str | None:
+    """One run, killed up to so many times within so many seconds of each start, until it is done;
+    a line where it ended as it should not."""
+    for last in (False,) * most + (True,):
+        pid, at = start(data, out), time.perf_counter()
+        code = over(pid, at + (600 if last else rng.uniform(0, seconds)))
+        if code is None and rng.random() < 1 / 3:
+            code = while_writing(pid, out, time.perf_counter() + 5)
+            tally.writing += code is None and (out / "checkpoint.pt.partial").exists()
+        if code is not None:
+            return None if code == 0 else f"a run ended with {code}"
+        name = rng.choice(sorted(tally.kills))
+        os.kill(pid, getattr(signal, name))
+        code = over(pid, time.perf_counter() + 120)
+        if name == "SIGKILL" and code == 0:
+            return None  # done in the moment before
+        tally.kills[name] += 1
+        # before the run begins SIGTERM ends the process as it does any other
+        if code not in ((-signal.SIGKILL,) if name == "SIGKILL" else (0, -signal.SIGTERM)):
+            return f"{name} ended a run with {code}"
+    return None
+
+
 def main() -> int:
+    """Round after round, until there were enough kills or a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -135,68 +190,45 @@ def main() -> int:
     torch.set_num_threads(1)
     for module in COSTLY:  # once, not in every forked process
         importlib.import_module(module)
-    rng = random.Random(args.seed)
-    kills = {"SIGKILL": 0, "SIGTERM": 0}
-    writing = rounds = 0
-    begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch) / "data"
-        images(Path(scratch) / "images")
-        prepare(Path(scratch) / "images", data)
-        for name in ("first", "whole"):  # the first one compiles
-            at = time.perf_counter()
-            assert over(start(data, Path(scratch) / name), at + 600) == 0
-            took = time.perf_counter() - at
-        whole = found(Path(scratch) / "whole")
-        assert same(whole, found(Path(scratch) / "first")), "two undisturbed runs differ"
-        assert len(whole["curves"]["train/loss"]) == LINES
-        while sum(kills.values()) < args.kills:
-            out, here = Path(scratch) / f"killed-{rounds}", 0
-            for last in (False,) * min(KILLS_A_ROUND, args.kills - sum(kills.values())) + (True,):
-                pid, at = start(data, out), time.perf_counter()
-                code = over(pid, at + (600 if last else rng.uniform(0, 0.6 * took)))
-                if code is None and rng.random() < 1 / 3:
-                    code = while_writing(pid, out, time.perf_counter() + 5)
-                    writing += code is None and (out / "checkpoint.pt.partial").exists()
-                if code is None:
-                    name = rng.choice(sorted(kills))
-                    os.kill(pid, getattr(signal, name))
-                    code = over(pid, time.perf_counter() + 120)
-                    if name == "SIGKILL" and code == 0:
-                        break  # done in the moment before
-                    kills[name] += 1
-                    here += 1
-                    # before the run begins SIGTERM ends the process as it does any other
-                    allowed = (-signal.SIGKILL,) if name == "SIGKILL" else (0, -signal.SIGTERM)
-                    if code not in allowed:
-                        print(f"{name} ended a run with {code}")
-                        return 1
-                elif code != 0:
-                    print(f"a run ended with {code}")
-                    return 1
-                else:
-                    break  # done before its time
+    rng, tally, begun = random.Random(args.seed), Tally(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        data = scratch / "data"
+        images(scratch / "images")
+        prepare(scratch / "images", data)
+        whole, took = undisturbed(data, scratch)
+        while tally.count < args.kills:
+            out, before = scratch / f"killed-{tally.rounds}", tally.count
+            most = min(KILLS_A_ROUND, args.kills - before)
+            failed = kill_until_done(data, out, most, 0.6 * took, rng, tally)
+            if failed:
+                say(failed)
+                return 1
             left = found(out)
             wrong = [name for name in whole if not same(whole[name], left[name])]
-            rounds += 1
-            print(f"round {rounds}: killed {here} times, "
-                  f"{'OTHER ' + ', '.join(wrong) if wrong else 'the same'}; "
-                  f"{sum(kills.values())} kills so far", flush=True)
+            tally.rounds += 1
+            say(
+                f"round {tally.rounds}: killed {tally.count - before} times, "
+                f"{'OTHER ' + ', '.join(wrong) if wrong else 'the same'}; "
+                f"{tally.count} kills so far"
+            )
             if wrong:
                 return 1
             if args.out:  # after each round: what was done counts, also where this is stopped
                 result = {
-                    "kills": kills, "while_writing": writing, "rounds": rounds,
-                    "seconds": round(time.perf_counter() - begun), "seed": args.seed,
-                    "flags": FLAGS, "differences": 0, "versions": checkpoints.versions(),
+                    **vars(tally), "seconds": round(time.perf_counter() - begun),
+                    "seed": args.seed, "flags": FLAGS, "differences": 0,
+                    "versions": checkpoints.versions(),
                     "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
                 }
                 args.out.write_text(json.dumps(result, indent=1) + "\n")
-    seconds = round(time.perf_counter() - begun)
-    print(f"{sum(kills.values())} kills ({kills}, {writing} of them while a checkpoint was being "
-          f"written) in {rounds} rounds, {seconds} s: every run ended as if never killed")
+    say(
+        f"{tally.count} kills ({tally.kills}, {tally.writing} of them while a checkpoint was being "
+        f"written) in {tally.rounds} rounds, {time.perf_counter() - begun:.0f} s: every run ended "
+        f"as if never killed"
+    )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

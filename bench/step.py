@@ -14,6 +14,9 @@ begins only where it would end within --seconds. Exit code 1 where a promise is 
   either side loaded ahead while others were measured is thrown away first.
 - `train` on resident images against its bare step (views to optimizer's step), and with the threads
   engine, whose share of waiting for data is printed.
+
+Beside each rate stands its arithmetic as a share of what this machine does in large matrix
+products: a bound for all sides, which no layout or loop can pass.
 """
 
 from __future__ import annotations
@@ -30,8 +33,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.command import finish
 from bench.demo_images import generate
-from bench.step_sides import CPU, Side, lightly, official, ours, trained, unpack
+from bench.step_sides import (
+    CPU,
+    Side,
+    flops_an_image,
+    lightly,
+    official,
+    ours,
+    product_rate,
+    trained,
+    unpack,
+)
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
@@ -127,6 +141,11 @@ def measured(
     return found
 
 
+def kind_of(name: tuple[str, str]) -> str:
+    """Which of Sizes a comparison trains."""
+    return "photo" if name[0].startswith("ResNet-50") else "small"
+
+
 def judged(found: dict[tuple[str, str], list[float]]) -> list[tuple[str, bool]]:
     """Each promise whose sides were measured, in words, and whether it is kept."""
     lines = []
@@ -160,10 +179,17 @@ def main() -> int:
         say("getting every side ready, a step each")
         ready = sides(size, folder, Path(temporary), args.steps, waits, close)
         found = measured(ready, args.rounds, end)
+    products = product_rate(size.photo.precision)
+    flops = {name: flops_an_image(r) for name, r in (("photo", size.photo), ("small", size.small))}
     table(
-        ("what", "by", "images/s", "least", "most"),
-        [(*name, *(f"{f(rates):,.2f}" for f in (statistics.median, min, max)))
+        ("what", "by", "images/s", "least", "most", "of matrix products"),
+        [(*name, *(f"{f(rates):,.2f}" for f in (statistics.median, min, max)),
+          f"{statistics.median(rates) * flops[kind_of(name)] / products:.0%}")
          for name, rates in found.items()],
+    )
+    say(
+        f"{size.photo.precision} matrix products: {products / 1e9:,.0f} GFLOP/s; a step takes "
+        + ", ".join(f"{count / 1e9:.1f} GFLOP an image ({name})" for name, count in flops.items())
     )
     for engine, shares in waits.items():
         say(f"train, engine {engine}: data wait {statistics.median(shares):.1%}")
@@ -173,6 +199,7 @@ def main() -> int:
     if args.out:
         content = {
             "rates": {" | ".join(name): rates for name, rates in found.items()},
+            "flops_an_image": flops, "product_rate": products,
             "data_wait": waits, "steps": args.steps, "quick": args.quick,
             "precision": size.photo.precision,
             "promises": [{"line": line, "kept": good} for line, good in lines],
@@ -183,4 +210,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

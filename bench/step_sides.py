@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from data_tools.store import Store
 from fastmoco.console import say
-from fastmoco.device import pick_device
+from fastmoco.device import DTYPES, pick_device
 from fastmoco.encoder import build_encoder
 from fastmoco.engines import open_engine
 from fastmoco.events import Event, Progress
@@ -83,6 +85,27 @@ def official(recipe: Recipe) -> Side:
 
     step()  # allocates
     return in_steps(step, recipe.batch)
+
+
+def flops_an_image(recipe: Recipe) -> float:
+    """Floating-point operations of a training step an image; every side's are the same."""
+    model, n = Official(recipe), 2
+    images = torch.randn(2, n, 3, recipe.size, recipe.size)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(*images)
+        F.cross_entropy(logits, torch.zeros(n, dtype=torch.long)).backward()
+    return counter.get_total_flops() / n
+
+
+def product_rate(precision: str, side: int = 2048, rounds: int = 5) -> float:
+    """Floating-point operations a second of large matrix products: what no convolution passes."""
+    x = torch.randn(side, side, dtype=DTYPES[precision])
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        x @ x
+        seconds.append(time.perf_counter() - begun)
+    return 2 * side**3 / statistics.median(seconds)
 
 
 def in_steps(

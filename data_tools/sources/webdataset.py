@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -61,7 +62,7 @@ def begins_with_samples(walk: Iterator[Member]) -> bool:
     """True where an image and its label lie side by side, or an image is named as ours are."""
     key = ""
     extensions: set[str] = set()
-    try:
+    with contextlib.suppress(UserError):  # a peek ends within a member
         for member in itertools.islice(walk, LOOKED_AT):
             if not member.is_file:
                 continue
@@ -72,8 +73,6 @@ def begins_with_samples(walk: Iterator[Member]) -> bool:
             key = this
             if any(map(is_image, extensions)) and not extensions.isdisjoint(BESIDE):
                 return True
-    except UserError:
-        pass  # a peek ends within a member
     return False
 
 

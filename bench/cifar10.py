@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="moco-cifar-mini", choices=sorted(RECIPES))
-    parser.add_argument("--work", type=Path, help="where data and runs are kept")
+    parser.add_argument("--work", type=Path, help="keeps data and runs [default: temporary]")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     args = parser.parse_args()
     device = pick_device("auto")

@@ -134,7 +134,7 @@ class Tally:
     """What was done so far."""
 
     kills: dict[str, int] = field(default_factory=lambda: {"SIGKILL": 0, "SIGTERM": 0})
-    writing: int = 0
+    while_writing: int = 0
     """Of them while a checkpoint was being written."""
     rounds: int = 0
 
@@ -165,7 +165,7 @@ def kill_until_done(
         code = over(pid, at + (600 if last else rng.uniform(0, seconds)))
         if code is None and rng.random() < 1 / 3:
             code = while_writing(pid, out, time.perf_counter() + 5)
-            tally.writing += code is None and (out / "checkpoint.pt.partial").exists()
+            tally.while_writing += code is None and (out / "checkpoint.pt.partial").exists()
         if code is not None:
             return None if code == 0 else f"a run ended with {code}"
         name = rng.choice(sorted(tally.kills))
@@ -223,9 +223,9 @@ def main() -> int:
                 }
                 args.out.write_text(json.dumps(result, indent=1) + "\n")
     say(
-        f"{tally.count} kills ({tally.kills}, {tally.writing} of them while a checkpoint was being "
-        f"written) in {tally.rounds} rounds, {time.perf_counter() - begun:.0f} s: every run ended "
-        f"as if never killed"
+        f"{tally.count} kills ({tally.kills}, {tally.while_writing} of them while a checkpoint was "
+        f"being written) in {tally.rounds} rounds, {time.perf_counter() - begun:.0f} s: every run "
+        f"ended as if never killed"
     )
     return 0
 

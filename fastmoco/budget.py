@@ -71,6 +71,7 @@ class Budget:
         self._begun, self._log_every = begun, options.log_every
         self._expected, self._trying = 0.0, True
         self._first: list[float] = []
+        self._side = 0  # of the views at the last renewal
         self.aside = 0.0
         """Seconds that the last kNN took, which the end needs again; a checkpoint's are in the
         reserve."""
@@ -100,7 +101,11 @@ class Budget:
                 return 1, None
             each = statistics.median(self._first)
         each, left, aside = (share(x) for x in (each, self.left(), self.aside))
-        end = self._end(plan, step, each, left, aside)
+        side = self._recipe.size_at(plan.done(step))
+        end = None
+        if side == self._side or not plan.steps:  # else `each` is of steps of two sizes
+            end = self._end(plan, step, each, left, aside)
+        self._side = side
         line = None
         if end:
             plan.renew(step, end)
@@ -113,7 +118,9 @@ class Budget:
                     f"{when:%H:%M:%S}"
                 )
         often = min(OFTEN * self.seconds / each, (plan.steps - step) / NEAR, self._log_every)
-        return max(1, int(often)), line
+        # a power of two: where it changes, the next line is never only a step away, whose time
+        # would say nothing
+        return 2 ** max(0, int(math.log2(max(1.0, often)))), line
 
     def _end(
         self, plan: Plan, step: int, seconds_per_step: float, left: float, aside: float

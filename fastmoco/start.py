@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -122,7 +123,9 @@ def start(
     """Refuse what cannot be trained, build the rest, take up a checkpoint with --resume, tell."""
     ranks = join()
     options.check()
-    budget_seconds(options)
+    limit = budget_seconds(options)
+    if options.until:  # what has passed until now is not in its seconds
+        begun = time.monotonic()
     store = open_store(data)
     recipe.check(len(store))
     device = pick_device(options.device)
@@ -134,31 +137,33 @@ def start(
     saved = resumable(directory, recipe, store, device, ranks) if options.resume else None
     if saved is None:
         refuse_large_queue(recipe, len(store), options)
-    recipe, notes = resolved(recipe, store, saved)
+    recipe, notes = resolve(recipe, store, saved)
     ranks.agree(vars(recipe) | {name: getattr(options, name) for name in TOGETHER} | {
         "dataset": store.fingerprint, "step": 0 if saved is None else saved.step,
     })
     monitor = None
     if options.val and ranks.rank == 0:
         monitor = Monitor(store, options, recipe, device)
-    moco, origin, init_note = model(recipe, store, device, ranks, options, saved)
+    moco, origin, init_note = build_model(recipe, store, device, ranks, options, saved)
+    optimizer, scaler = make_optimizer(moco, recipe), grad_scaler(device, recipe.precision)
     engine, engine_name, how = same_engine(store, device, ranks, options, saved)
     loader = TrainLoader(store, recipe, engine, device, ranks)
     to_images, form, compile_note = augmentation(options, device)
+    make_lean(moco, device, options)
+    moco.distribute()
     made_by = checkpoints.versions() | {
         "device": device.type, "augment": form, "compile": str(options.compile),
         "engine": engine_name, "ranks": str(ranks.size), "pieces": str(options.accumulate),
     }
     run = Run(
-        recipe, options, store, device, ranks, moco, make_optimizer(moco, recipe),
-        grad_scaler(device, recipe.precision), engine, loader, to_images,
+        recipe, options, store, device, ranks, moco, optimizer, scaler, engine, loader, to_images,
         Window(loader, recipe, device, options.log_every, ranks), monitor, directory, made_by,
         origin, begun, whole_plan(recipe, loader),
     )
     if saved is not None:
         take_up(run, saved)
     run.window.compare(run.step, moco)
-    plan_budget(run, saved)
+    plan_budget(run, saved, limit)
     sizes = recipe.progressive or (recipe.size,)
     notes = [
         init_note, compile_note, *notes, *trunk_notes(recipe, moco.encoder_q),
@@ -180,7 +185,7 @@ def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> Non
         )
 
 
-def resolved(
+def resolve(
     recipe: Recipe, store: Store, saved: Checkpoint | None
 ) -> tuple[Recipe, list[str | None]]:
     """The recipe with its order and statistics chosen, as the checkpoint has them, and why."""
@@ -191,7 +196,7 @@ def resolved(
     return recipe, [order_note, stats_note]
 
 
-def model(
+def build_model(
     recipe: Recipe, store: Store, device: torch.device, ranks: Ranks, options: RunOptions,
     saved: Checkpoint | None,
 ) -> tuple[MoCo, str, str | None]:
@@ -202,12 +207,15 @@ def model(
     if options.init and saved is None:
         weights = open_checkpoint(options.init, device)
         origin = note = start_from(moco, weights, recipe, options.init)
+    return moco, origin, note
+
+
+def make_lean(moco: MoCo, device: torch.device, options: RunOptions) -> None:
+    """Recomputed activations, compiled encoders, where they are asked for."""
     if options.activation_checkpointing:
         recompute_blocks(moco)
     if options.compile and lacks_compiler(device) is None:
         compile_parts(moco, options.cuda_graphs)
-    moco.distribute()
-    return moco, origin, note
 
 
 def same_engine(
@@ -239,9 +247,8 @@ def take_up(run: Run, saved: Checkpoint) -> None:
     run.step, run.earlier = saved.step, saved.clock["train_seconds"]
 
 
-def plan_budget(run: Run, saved: Checkpoint | None) -> None:
-    """A plan that fits --budget or --until, or will once the rate is known."""
-    limit = budget_seconds(run.options)
+def plan_budget(run: Run, saved: Checkpoint | None, limit: tuple[float, str] | None) -> None:
+    """A plan that fits the seconds of --budget or --until, or will once the rate is known."""
     if limit is None:
         if not run.plan.steps:  # stopped before its budget's rate was known
             run.plan = whole_plan(run.recipe, run.loader)

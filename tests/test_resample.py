@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastmoco.engines.resample import LEAST_WIDTH, crop_views, fits
-from fastmoco.engines.threads import cut_windows, cut_windows_plain
+from fastmoco.engines.threads import cut_boxes, cut_windows, cut_windows_plain
 
 RANDOM = np.random.default_rng(0)
 NOISE = RANDOM.integers(0, 256, (301, 403, 3), np.uint8)
@@ -97,3 +97,16 @@ def test_arrays_with_gaps_go_the_plain_way():
     whole = np.empty((1, 32, 32, 3), np.uint8)
     cut_windows_plain(NOISE, windows, whole)
     np.testing.assert_array_equal(wide[:, :, :32], whole)
+
+
+def test_a_box_of_the_whole_image_in_its_size_is_a_copy():
+    """As Pillow has it; one that is a hair smaller is resampled."""
+    square = np.ascontiguousarray(NOISE[:64, :64])
+    boxes, out = np.array([[0, 0, 64, 64], [0, 0, 63.5, 64]], float), np.empty((2, 64, 64, 3), "u1")
+    cut_boxes(square, boxes, out)
+    for (_, _, height, width), view in zip(boxes, out, strict=True):
+        box = Image.fromarray(square).resize(
+            (64, 64), Image.Resampling.BILINEAR, box=(0, 0, width, height)
+        )
+        np.testing.assert_array_equal(view, np.asarray(box))
+    assert (out[0] == square).all() and (out[1] != square).any()

@@ -123,8 +123,14 @@ def cut_windows_plain(image: NDArray[np.uint8], windows: NDArray, out: NDArray[n
 
 
 def cut_boxes(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
-    """Float boxes [V, 4] of an image to views [V, S, S, 3], by Pillow."""
-    for (top, left, height, width), view in zip(windows.tolist(), out, strict=True):
+    """Float boxes [V, 4] of an image to views [V, S, S, 3], by Pillow; a view of the whole image in
+    its own size is a copy."""
+    whole = (0, 0, *image.shape[:2])
+    for box, view in zip(windows.tolist(), out, strict=True):
+        if view.shape == image.shape and tuple(box) == whole:
+            view[:] = image
+            continue
+        top, left, height, width = box
         resized = Image.fromarray(image).resize(
             view.shape[1::-1], Image.Resampling.BILINEAR,
             box=(left, top, left + width, top + height),

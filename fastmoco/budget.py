@@ -71,7 +71,7 @@ class Budget:
         self._begun, self._log_every = begun, options.log_every
         self._expected, self._trying = 0.0, True
         self._first: list[float] = []
-        self._side = 0  # of the views at the last renewal
+        self._side: int | None = None  # of the views at the last renewal
         self.aside = 0.0
         """Seconds that the last kNN took, which the end needs again; a checkpoint's are in the
         reserve."""
@@ -103,7 +103,7 @@ class Budget:
         each, left, aside = (share(x) for x in (each, self.left(), self.aside))
         side = self._recipe.size_at(plan.done(step))
         end = None
-        if side == self._side or not plan.steps:  # else `each` is of steps of two sizes
+        if self._side in (None, side):  # else `each` is of steps of two sizes
             end = self._end(plan, step, each, left, aside)
         self._side = side
         line = None

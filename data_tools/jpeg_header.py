@@ -52,45 +52,22 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     What follows the image's end (padding, a second picture) is not looked at. Raises BadImage for
     a file that is broken or, as far as it is walked, cut off.
     """
-    position, end, scans = 2, len(data), 0
+    position, scans = 2, 0
     orientation, transform, jfif = 1, -1, 1
     frame = ids = sampling = b""
     scanned: set[int] = set()
     quantised: set[int] = set()
     coded: set[int] = set()
     while True:
-        while data[position : position + 2] == b"\xff\xff":  # fill bytes
-            position += 1
-        if position + 2 > end:
-            raise BadImage("truncated JPEG")
-        if data[position] != 0xFF:
-            raise BadImage("damaged JPEG: no marker where one must be")
-        marker = data[position + 1]
+        marker, body, position = next_segment(data, position)
         if marker == 0xD9:
             break
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a segment
-            position += 2
-            continue
-        if marker == 0xD8:
-            raise BadImage("truncated JPEG: another image begins before its end")
-        if marker < 0xC0 or 0xF0 <= marker <= 0xFD:
-            raise BadImage("damaged JPEG: an unknown marker")
-        body, position = position + 4, position + 2
-        length = int.from_bytes(data[position : position + 2], "big")
-        if position + 2 <= end and length < 2:
-            raise BadImage("damaged JPEG: a segment of impossible length")
-        position += length
-        if body > end or position > end:
-            raise BadImage("truncated JPEG")
+        length = position - body + 2
         if marker in FRAMES:
             if frame:
                 raise BadImage("damaged JPEG: two frame headers")
-            frame = bytes((marker, *data[body:position]))
-            if length < 11 or length != 8 + 3 * frame[6]:
-                raise BadImage("damaged JPEG: a frame header of the wrong length")
+            frame = frame_header(marker, bytes(data[body:position]))
             ids, sampling = frame[7::3], frame[8::3]
-            if not all(1 <= s >> 4 <= 4 and 1 <= s & 15 <= 4 for s in sampling):
-                raise BadImage("damaged JPEG: impossible sampling factors")
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(bytes(data[body + 6 : position]))
         elif marker == 0xE0 and length >= 16 and data[body : body + 5] == b"JFIF\0":
@@ -124,6 +101,49 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     return JpegHeader(
         height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif
     )
+
+
+def next_segment(data: bytes | memoryview, position: int) -> tuple[int, int, int]:
+    """The marker at a position, and where its segment's body begins and ends (annex B.1.1).
+
+    Fill bytes and markers without a segment are passed over; at the image's end, 0xD9, both places
+    are the position. Raises BadImage where there is no whole segment.
+    """
+    end = len(data)
+    while True:
+        while data[position : position + 2] == b"\xff\xff":  # fill bytes
+            position += 1
+        if position + 2 > end:
+            raise BadImage("truncated JPEG")
+        if data[position] != 0xFF:
+            raise BadImage("damaged JPEG: no marker where one must be")
+        marker = data[position + 1]
+        if marker == 0xD9:
+            return marker, position, position
+        if marker != 0x01 and not 0xD0 <= marker <= 0xD7:  # those have no segment
+            break
+        position += 2
+    if marker == 0xD8:
+        raise BadImage("truncated JPEG: another image begins before its end")
+    if marker < 0xC0 or 0xF0 <= marker <= 0xFD:
+        raise BadImage("damaged JPEG: an unknown marker")
+    body = position + 4
+    length = int.from_bytes(data[position + 2 : body], "big")
+    if body <= end and length < 2:
+        raise BadImage("damaged JPEG: a segment of impossible length")
+    if body > end or body + length - 2 > end:
+        raise BadImage("truncated JPEG")
+    return marker, body, body + length - 2
+
+
+def frame_header(marker: int, body: bytes) -> bytes:
+    """A start-of-frame segment's body behind its marker, of a length and with sampling factors
+    that can be (annex B.2.2)."""
+    if len(body) < 9 or len(body) != 6 + 3 * body[5]:
+        raise BadImage("damaged JPEG: a frame header of the wrong length")
+    if not all(1 <= s >> 4 <= 4 and 1 <= s & 15 <= 4 for s in body[7::3]):
+        raise BadImage("damaged JPEG: impossible sampling factors")
+    return bytes((marker, *body))
 
 
 def scan_components(header: bytes, ids: bytes, frame: int, coded: set[int]) -> set[int]:

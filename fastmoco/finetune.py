@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,36 +138,73 @@ def finetune(
     )
 
 
+class Learner:
+    """A trunk, in place, a new classifier on it, and what trains the two."""
+
+    def __init__(
+        self, encoder: Encoder, classes: int, plan: Plan, device: torch.device, precision: str,
+        seed: int,
+    ) -> None:
+        with seeded(seed):
+            head = nn.Linear(encoder.width, classes)
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+        self.trunk, self.head = encoder.trunk, head.to(device)
+        self._plan, self._device, self._precision = plan, device, precision
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.trunk.parameters()), "lr": plan.lr},
+            {"params": list(self.head.parameters()), "lr": plan.head_lr},
+        ]
+        self.optimizer = torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, fused=True)
+        for group in groups:
+            for p in group["params"]:  # see moco.make_optimizer
+                self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        self.scaler = grad_scaler(device, precision)
+        self._stateful: dict[str, Any] = {
+            "trunk": self.trunk, "head": self.head, "optimizer": self.optimizer,
+            "scaler": self.scaler,
+        }
+
+    def begin(self, epoch: int) -> None:
+        """The rates of an epoch."""
+        rates = self._plan.lr, self._plan.head_lr
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr * self._plan.share(epoch)
+
+    def step(self, images: torch.Tensor, label: torch.Tensor) -> None:
+        """One step of SGD on cross entropy: images [B, 3, S, S], label int64 [B]."""
+        with autocast(self._device, self._precision):
+            pooled = self.trunk(images)
+        loss = F.cross_entropy(self.head(pooled.float()), label)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on takes."""
+        return {name: part.state_dict() for name, part in self._stateful.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of state_dict."""
+        for name, part in self._stateful.items():
+            part.load_state_dict(state[name])
+
+
 def tune(
     encoder: Encoder, checkpoint: Checkpoint, store: Store, classes: int, plan: Plan,
     how: Extraction, seed: int,
 ) -> nn.Linear:
     """Train the encoder's trunk, in place, and a classifier on it, which is returned."""
     recipe, device = checkpoint.recipe, how.device
-    with seeded(seed):
-        head = nn.Linear(encoder.width, classes)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
-    head.to(device)
     identity = (
         "finetune", digest(encoder), images_digest(store), classes, plan, seed,
         recipe.eval_size or recipe.size, recipe.precision,
     )
-    groups = [
-        {"params": list(encoder.trunk.parameters()), "lr": plan.lr},
-        {"params": list(head.parameters()), "lr": plan.head_lr},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, fused=True)
-    for p in (*encoder.trunk.parameters(), *head.parameters()):  # see moco.make_optimizer
-        optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    scaler = grad_scaler(device, recipe.precision)
-    modules = {"trunk": encoder.trunk, "head": head}
+    learner = Learner(encoder, classes, plan, device, recipe.precision, seed)
     kept, first = EpochState(identity), 0
     if (state := kept.load(device)) is not None:
-        for name, module in modules.items():
-            module.load_state_dict(state[name])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        learner.load_state_dict(state)
         first = state["epoch"]
     engine = open_engine(how.engine, store, how.threads, device).engine
     encoder.train()
@@ -175,29 +213,18 @@ def tune(
         with how.progress("fine-tuning", "images") as tick:
             done = 0
             for epoch in range(first, plan.epochs):
-                for group, lr in zip(optimizer.param_groups, (plan.lr, plan.head_lr), strict=True):
-                    group["lr"] = lr * plan.share(epoch)
+                learner.begin(epoch)
                 for images, label in loader.epoch(epoch):
                     if len(label) < 2:  # the last of an epoch: BatchNorm needs two
                         continue
-                    with autocast(device, recipe.precision):
-                        pooled = encoder.trunk(images)
-                    loss = F.cross_entropy(head(pooled.float()), label)
-                    optimizer.zero_grad()
-                    scaler.scale(loss).backward()
-                    scaler.step(optimizer)
-                    scaler.update()
+                    learner.step(images, label)
                     done += len(label)
                     tick(done, (plan.epochs - first) * len(store))
-                parts = {name: module.state_dict() for name, module in modules.items()}
-                kept.save({
-                    **parts, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "epoch": epoch + 1,
-                })
+                kept.save(learner.state_dict() | {"epoch": epoch + 1})
     finally:
         engine.close()
     kept.drop()
-    return head
+    return learner.head
 
 
 @contextmanager

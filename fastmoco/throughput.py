@@ -97,21 +97,16 @@ def bench(
     # A small dataset is gone round often enough for the pipeline to run full.
     laps = -(-64 * batch // len(store))
     many = Subset(store, np.tile(np.arange(len(store)), laps))
-    reading = read_rates(store, options.threads or workers.cores(), seconds)
+    threads = options.threads or workers.cores()
+    disk, memory = read_rates(store, threads, seconds)
     engine, _, how = open_engine(options.engine, many, options.threads, device)
     try:
         stages = Stages(many, recipe, options, device, engine)
-        stages.warm_up()
-        found: dict[str, list[float]] = {name: [] for name in stages.runs}
-        for i in range(rounds):
-            for j, (name, run) in enumerate(stages.runs.items()):
-                found[name].append(run(seconds))
-                if tick is not None:
-                    tick(i * len(stages.runs) + j + 1, rounds * len(stages.runs))
+        found = interleaved(stages, rounds, seconds, tick)
     finally:
         engine.close()
     cores = engine.threads
-    measured = {"read, from disk": [reading[0]], "read, in memory": [reading[1]], **found}
+    measured = {"read, from disk": [disk], "read, in memory": [memory], **found}
     rows = [
         Stage(n, statistics.median(f), min(f), max(f), statistics.median(f) / cores)
         for n, f in measured.items()
@@ -139,6 +134,21 @@ def bench(
         changes=changes,
         device_memory=peak_memory(device),
     )
+
+
+def interleaved(
+    stages: Stages, rounds: int, seconds: float, tick: Tick | None
+) -> dict[str, list[float]]:
+    """Images/s of every stage, one figure a round: what slows the machine for a while slows them
+    all."""
+    stages.warm_up()
+    found: dict[str, list[float]] = {name: [] for name in stages.runs}
+    for i in range(rounds):
+        for j, (name, run) in enumerate(stages.runs.items()):
+            found[name].append(run(seconds))
+            if tick is not None:
+                tick(i * len(stages.runs) + j + 1, rounds * len(stages.runs))
+    return found
 
 
 def sample(store: Store, count: int = 1000) -> Iterator[int]:

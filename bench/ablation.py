@@ -35,7 +35,8 @@ from fastmoco.console import duration, say
 from fastmoco.device import describe, pick_device
 from fastmoco.events import Event, Progress
 from fastmoco.knn import CIFAR_DEMO, knn
-from fastmoco.recipe import RunOptions, to_dict
+from fastmoco.recipe import to_dict
+from fastmoco.run_options import RunOptions
 from fastmoco.stopping import asked_to_stop
 from fastmoco.train import train
 

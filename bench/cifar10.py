@@ -28,7 +28,8 @@ from fastmoco.console import say, table
 from fastmoco.device import describe, pick_device
 from fastmoco.knn import CIFAR_DEMO, knn
 from fastmoco.panel import print_event
-from fastmoco.recipe import RECIPES, RunOptions
+from fastmoco.recipe import RECIPES
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 MOST_SECONDS = 480

@@ -42,7 +42,8 @@ from fastmoco.labels import held_out
 from fastmoco.linear import HELD_OUT, Settings, linear
 from fastmoco.linear_quick import quick
 from fastmoco.panel import print_event
-from fastmoco.recipe import RECIPES, RunOptions
+from fastmoco.recipe import RECIPES
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 MARGIN = 0.05

@@ -42,8 +42,9 @@ from fastmoco.device import (
 )
 from fastmoco.memory import Walk, walk, walked
 from fastmoco.moco import build_moco, make_optimizer
-from fastmoco.recipe import MOCO_V2, Recipe, RunOptions
+from fastmoco.recipe import MOCO_V2, Recipe
 from fastmoco.recompute import recompute_blocks
+from fastmoco.run_options import RunOptions
 from fastmoco.step import training_step
 from fastmoco.throughput import bench
 

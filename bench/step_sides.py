@@ -27,7 +27,8 @@ from fastmoco.encoder import build_encoder
 from fastmoco.engines import open_engine
 from fastmoco.events import Event, Progress
 from fastmoco.loader import RING
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 from fastmoco.stages import Stages
 from fastmoco.train import train
 

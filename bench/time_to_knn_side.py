@@ -48,7 +48,8 @@ from fastmoco.dictionaries import Queue
 from fastmoco.events import Ended, Event, Progress, Started
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
 from fastmoco.moco import MoCo
-from fastmoco.recipe import CIFAR_MEAN, CIFAR_STD, MOCO_CIFAR, RunOptions
+from fastmoco.recipe import CIFAR_MEAN, CIFAR_STD, MOCO_CIFAR
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -7,9 +7,7 @@ or as a UserError where there is something to do.
 from __future__ import annotations
 
 import datetime
-import glob
 import io
-import itertools
 import os
 import re
 import threading
@@ -21,14 +19,12 @@ from typing import Any, BinaryIO, cast
 from data_tools.errors import UserError
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
-BRACES = re.compile(r"\{([^{}]*,[^{}]*|(\d+)\.\.(\d+))\}")
 DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko",
 }
 # What the drivers call the time of a file.
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
-MOST_PATHS = 1_000_000
 
 
 class Location:
@@ -123,7 +119,7 @@ class Location:
     def _list(self) -> list[str]:
         if self.local is not None:
             return sorted(os.listdir(self.local))
-        with self._errors() as (driver, path):
+        with self.errors() as (driver, path):
             paths = {found.rstrip("/") for found in driver.ls(path, detail=False)}
         return sorted(found.rpartition("/")[2] for found in paths - {path.rstrip("/")})
 
@@ -138,7 +134,7 @@ class Location:
                     key = name if below == "." else f"{below}/{name}"
                     yield key, status.st_size, int(status.st_mtime)
             return
-        with self._errors() as (driver, path):
+        with self.errors() as (driver, path):
             listing = driver.find(path, detail=True)
         base = path.rstrip("/") + "/"
         for found, info in listing.items():
@@ -149,7 +145,7 @@ class Location:
         """The file, buffered and seekable. Raises OSError."""
         if self.local is not None:
             return open(self.local, "rb")
-        with self._errors() as (driver, path):
+        with self.errors() as (driver, path):
             file = driver.open(path, "rb")
         return cast(BinaryIO, io.BufferedReader(RemoteFile(self, file), 1 << 16))
 
@@ -165,7 +161,7 @@ class Location:
         size = min(size, self.size() - offset)
         if size <= 0:
             return b""
-        with self._errors() as (driver, path):
+        with self.errors() as (driver, path):
             data = driver.cat_file(path, start=offset, end=offset + size)
         # A web server may send the whole file, whatever it was asked for.
         return data if len(data) <= size else data[offset : offset + size]
@@ -185,12 +181,12 @@ class Location:
 
     def _info(self) -> dict[str, Any]:
         if self._found is None:
-            with self._errors() as (driver, path):
+            with self.errors() as (driver, path):
                 self._found = driver.info(path)
         return cast("dict[str, Any]", self._found)
 
     @contextmanager
-    def _errors(self) -> Iterator[tuple[Any, str]]:
+    def errors(self) -> Iterator[tuple[Any, str]]:
         """The driver and the path as it wants it; what it raises comes out as an OSError."""
         if self._driver is None:
             self._driver = self._connect()
@@ -230,14 +226,14 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with self._place._errors():
+        with self._place.errors():
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
         return int(self._file.tell())
 
     def readinto(self, buffer: Any) -> int:
-        with self._place._errors():
+        with self._place.errors():
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -261,67 +257,3 @@ def time_of(info: dict[str, Any]) -> int:
         if isinstance(value, int | float):
             return int(value)
     return 0
-
-
-def is_pattern(text: str) -> bool:
-    """True for what `expand` would make other paths of."""
-    wild = glob.has_magic(text.split("?", 1)[0] if text.startswith("http") else text)
-    return wild or BRACES.search(text) is not None
-
-
-def expand(pattern: str) -> list[Location]:
-    """All that a pattern names: {000..123} and {a,b} in their order, *, ? and [..] sorted.
-
-    What exists under the very name is that alone. Raises UserError where nothing matches, or
-    where one that braces name is missing.
-    """
-    whole = Location(pattern)
-    if not is_pattern(pattern) or (whole.local is not None and whole.exists()):
-        if not whole.exists():
-            raise UserError(f"{pattern}: no such file or folder")
-        return [whole]
-    places: dict[Location, None] = {}
-    for text in braces(pattern):
-        place = Location(text)
-        if place.local is not None and glob.has_magic(text):
-            prefix = "file://" if text.startswith("file://") else ""
-            found = glob.glob(text.removeprefix(prefix), recursive=True)
-            matches = [Location(prefix + path) for path in sorted(found)]
-        elif is_pattern(text):
-            with place._errors() as (driver, path):
-                matches = [Location(driver.unstrip_protocol(p)) for p in sorted(driver.glob(path))]
-        elif place.exists():
-            matches = [place]
-        else:
-            raise UserError(f"{text}: no such file; {pattern} names it")
-        places |= dict.fromkeys(matches)
-    if not places:
-        raise UserError(f"{pattern}: nothing matches this pattern")
-    return list(places)
-
-
-def braces(pattern: str) -> Iterator[str]:
-    """All texts that a pattern with braces stands for. Raises UserError for too many."""
-    done = [pattern]
-    while any(BRACES.search(text) for text in done):
-        grown = itertools.chain.from_iterable(map(unfold, done))
-        done = list(itertools.islice(grown, MOST_PATHS + 1))
-        if len(done) > MOST_PATHS:
-            raise UserError(f"{pattern}: stands for more than {MOST_PATHS:,} paths")
-    return iter(done)
-
-
-def unfold(text: str) -> Iterator[str]:
-    """The texts that the first pair of innermost braces makes of one."""
-    match = BRACES.search(text)
-    if match is None:
-        yield text
-        return
-    head, tail = text[: match.start()], text[match.end() :]
-    if match[2]:
-        width = len(match[2]) if match[2].startswith("0") else 0
-        parts: Iterator[str] = (f"{n:0{width}d}" for n in range(int(match[2]), int(match[3]) + 1))
-    else:
-        parts = iter(match[1].split(","))
-    for part in parts:
-        yield head + part + tail

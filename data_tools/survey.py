@@ -32,8 +32,8 @@ Progress = Callable[[int, int], None]
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 # Files of others are hashed to find equal images in them, up to so many.
 MOST_HASHED = 200_000
-# Of each reason in the quarantine so many keys are shown; of the classes the largest and smallest.
-EXAMPLES, CLASSES = 3, 5
+# Of each reason in the quarantine so many keys are shown.
+EXAMPLES = 3
 # Enough for a third digit of the mean: images differ by about 0.15 from one another.
 MOMENTS_OF = 2000
 PROGRESSIVE = (0xC2, 0xCA)
@@ -250,62 +250,3 @@ def moments(pixels: np.ndarray) -> np.ndarray:
     counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(3)]
     shares = np.array(counts) / max(1, pixels.shape[0] * pixels.shape[1])
     return np.stack([shares @ levels, shares @ levels**2])
-
-
-def lines(found: Survey) -> list[str]:
-    """The figures for people."""
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
-
-    def spread(name: str, values: list[float], form: str) -> str:
-        return f"  {name:<14}" + "".join(f"{format(value, form):>9}" for value in values)
-
-    size = f"{found.data_bytes / 1e6:,.1f} MB in {found.files:,} file{'s' * (found.files > 1)}"
-    out = [f"{found.path}: {found.samples:,} images, {', '.join(found.formats)}, {size}"]
-    if found.source:
-        out.append(f"from {found.source}")
-    out += class_lines(found)
-    heads = ("least", "5 %", "25 %", "median", "75 %", "95 %", "most")
-    out.append(f"  {'':<14}" + "".join(f"{head:>9}" for head in heads))
-    out.append(spread("height", found.height, ",.0f"))
-    out.append(spread("width", found.width, ",.0f"))
-    out.append(spread("shorter side", found.shorter_side, ",.0f"))
-    out.append(spread("width/height", found.aspect, ".2f"))
-    out.append(spread("kB an image", [value / 1e3 for value in found.bytes], ",.1f"))
-    out.append(f"stored as: {listed(found.kinds)}; {found.megapixels:,.0f} megapixels in all")
-    out.append(f"of {found.sampled:,} decoded: {listed(found.jpegs)}")
-    rgb = [" ".join(f"{value:.3f}" for value in values) for values in (found.mean, found.std)]
-    out.append(f"  mean {rgb[0]}, std {rgb[1]} (R G B, 0 to 1)")
-    if found.undecodable:
-        out.append(f"  {found.undecodable:,} did not decode: fastmoco verify names them")
-    if found.kept >= 0:
-        out.append(f"stored as they came: {found.kept:,}; re-encoded: {listed(found.reencoded)}")
-    unsought = found.duplicates < 0
-    out.append("duplicates: " + ("not looked for, too many" if unsought else
-                                 f"{found.duplicates:,}"))
-    out += [f"also in {other}: {count:,}" for other, count in found.leaks.items()]
-    if found.quarantined:
-        out.append(f"quarantined: {sum(found.quarantined.values()):,}")
-        for reason, count in found.quarantined.items():
-            keys = found.examples.get(reason, [])
-            more = ", ..." if count > len(keys) else ""
-            out.append(f"  {reason} {count:,}: {', '.join(keys)}{more}")
-    return out + found.notes
-
-
-def class_lines(found: Survey) -> list[str]:
-    if not found.classes:
-        return ["no labels"]
-    counts = sorted(found.classes.items(), key=lambda item: (-item[1], item[0]))
-    values = [count for _, count in counts]
-    head = (f"{len(counts):,} classes of {min(values):,} to {max(values):,} images "
-            f"(median {np.median(values):,.0f})")
-    if found.unlabelled:
-        head += f"; {found.unlabelled:,} unlabelled"
-    if len(counts) <= 2 * CLASSES:
-        shown = [counts]
-    else:
-        shown = [counts[:CLASSES], counts[-CLASSES:]]
-    texts = [", ".join(f"{name} {count:,}" for name, count in part) for part in shown]
-    return [head, "  " + " ... ".join(texts)]
-

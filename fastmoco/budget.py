@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from data_tools.errors import UserError
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 
 RESERVE, LEAST = 0.03, 1.0  # of the budget, and seconds: what is left free for the end
 WORTH = 0.01  # of the steps that are left: smaller corrections are not made

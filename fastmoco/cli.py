@@ -123,7 +123,7 @@ def bench(argv: list[str]) -> int:
 
     args = parse(BenchArgs, argv, "bench")
     from fastmoco import console
-    from fastmoco.recipe import RunOptions
+    from fastmoco.run_options import RunOptions
     from fastmoco.throughput import bench, compare, read_report
 
     options = RunOptions(

@@ -14,7 +14,7 @@ from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
 from fastmoco.augment_kornia import augment_kornia
 from fastmoco.augment_numba import augment_numba
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 
 
 def augmentation(

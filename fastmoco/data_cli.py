@@ -123,7 +123,8 @@ def inspect(argv: list[str]) -> None:
         raise UserError(f"--sample {args.sample}: give 1 or more")
     from data_tools.open import open_store
     from data_tools.sheet import contact_sheet
-    from data_tools.survey import lines, survey
+    from data_tools.survey import survey
+    from data_tools.survey_text import lines
     from fastmoco import console
 
     index(args.path, args.json)

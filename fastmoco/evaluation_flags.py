@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastmoco.flags import FLAT, positional
-from fastmoco.recipe import EngineName
+from fastmoco.run_options import EngineName
 
 
 @dataclass(frozen=True)

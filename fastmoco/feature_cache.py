@@ -21,7 +21,8 @@ from data_tools.store import Store
 from fastmoco.distributed import ALONE, Ranks
 from fastmoco.encoder import Encoder
 from fastmoco.features import ShowProgress, Subset, extract, silent
-from fastmoco.recipe import EngineName, Recipe
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import EngineName
 
 VERSION = 1  # of what lies in the cache
 

@@ -19,7 +19,8 @@ from fastmoco.engines import open_engine
 from fastmoco.engines.resident import LARGEST_SIDE
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import EvalLoader
-from fastmoco.recipe import EngineName, Recipe
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import EngineName
 
 Tick = Callable[[int, int], None]  # (done, total)
 ShowProgress = Callable[[str, str], AbstractContextManager[Tick]]  # (title, unit)

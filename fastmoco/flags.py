@@ -17,7 +17,8 @@ import tyro
 
 from data_tools.errors import UserError
 from data_tools.policy import Policy
-from fastmoco.recipe import AUGMENTATIONS, RECIPES, EngineName, Recipe, RunOptions, replace
+from fastmoco.recipe import AUGMENTATIONS, RECIPES, Recipe, replace
+from fastmoco.run_options import EngineName, RunOptions
 
 T = TypeVar("T")
 FLAT = tyro.conf.arg(name="")

@@ -28,8 +28,9 @@ from fastmoco.device import DTYPES, grad_scaler, used_memory
 from fastmoco.draws import Colour
 from fastmoco.loader import RING
 from fastmoco.moco import MoCo, build_moco
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
 from fastmoco.recompute import recompute_blocks
+from fastmoco.run_options import RunOptions
 from fastmoco.step import training_step
 
 CUDA_ITSELF = 700_000_000  # bytes of a context, its libraries, cuDNN's workspaces: assumed

@@ -17,7 +17,8 @@ from fastmoco.features import Subset, extract
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
 from fastmoco.labels import shared_labels
 from fastmoco.moco import MoCo
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 
 BANK = 50_000  # training images at most
 

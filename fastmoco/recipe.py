@@ -69,7 +69,7 @@ class Augmentation:
             "mean": "three finite numbers",
             "std": "three numbers above 0",
         }
-        _refuse(self, rules, allowed, "augmentation.")
+        refuse(self, rules, allowed, "augmentation.")
 
     def for_resolution(self, size: int) -> tuple[Augmentation, str | None]:
         """This augmentation for views of `size` pixels, and a line on what differs.
@@ -92,9 +92,10 @@ class Augmentation:
         )
 
 
-def _refuse(
+def refuse(
     values: Any, rules: dict[str, bool], allowed: dict[str, str], prefix: str = ""
 ) -> None:
+    """UserError for the first field, by name, that breaks its rule: what is allowed instead."""
     for name, good in rules.items():
         if not good:
             value = getattr(values, name)
@@ -118,7 +119,6 @@ ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet-m
 TIMM = "timm:"  # prefixes the name of a trunk of timm's
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Mechanism = Literal["queue", "memory-bank", "end-to-end"]
-EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Recipe:
             "eval_crop": "a share above 0, up to 1",
             "seed": "a whole number from 0, below 2**63",
         }
-        _refuse(self, rules, allowed)
+        refuse(self, rules, allowed)
         self.augmentation.check()
         self._check_mechanism(samples)
         self._check_batch(samples)
@@ -309,80 +309,6 @@ MOCO_DEMO = replace(
     augmentation=replace(AUGMENT_V2, jitter=(0.4, 0.4, 0.4, 0.4), blur_p=0.0),
 )
 RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI, MOCO_DEMO)}
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How and where a run works; none of it is drawn from, so a recipe stays the same recipe."""
-
-    out: str = ""
-    """Run directory: checkpoints, metrics.jsonl, resolved recipe [default: runs/DATA-RECIPE]."""
-    resume: bool = False
-    """Go on from the run directory's checkpoint, to the same bits."""
-    init: str = ""
-    """Begin with the weights of this checkpoint: ours, the official MoCo's, or another system's."""
-    val: str = ""
-    """A labelled prepared dataset: kNN on it is shown while training."""
-    val_every: int = 0
-    """Epochs between kNN measurements [default: about ten a run]."""
-    checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints; one is also written at SIGTERM and at the end."""
-    keep: int = 0
-    """Also keep a checkpoint of each of the last so many epochs."""
-    log_every: int = 20
-    """Steps between log lines; the only place where the loop waits for the device."""
-    budget: str = ""
-    """Fit epochs and schedule into this time (90s, 45m, 2h30m), all included."""
-    until: str = ""
-    """The same, up to a time (2026-12-01T08:00)."""
-    wandb: str = ""
-    """Also send the curves to this Weights & Biases project [needs fastmoco[wandb]]."""
-    force: bool = False
-    """Train with a K larger than the dataset."""
-    accumulate: int = 1
-    """Take each batch in so many pieces, for less memory; the same step, BatchNorm's parts shared
-    out over the pieces."""
-    activation_checkpointing: bool = False
-    """Recompute each residual block in the backward pass: less memory, a third more time."""
-    threads: int = 0
-    """Decoding threads [default: all cores]."""
-    engine: EngineName = "auto"
-    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu [default: cuda where there is one]."""
-    augment: Literal["auto", "torch", "kornia"] = "auto"
-    """Backend: our torch form on the GPU and compiled loops on the CPU, or one of them for all."""
-    compile: bool = False
-    """Compile encoders and augmentation with torch.compile (needs a C++ compiler on the CPU)."""
-    cuda_graphs: bool = False
-    """With --compile, the encoders as CUDA graphs (not yet measured on a GPU)."""
-
-    def check(self) -> None:
-        """Raise UserError, in one line, for a value that no run can have."""
-        rules = {
-            "val_every": self.val_every >= 0,
-            "checkpoint_minutes": 0 <= self.checkpoint_minutes < math.inf,
-            "keep": self.keep >= 0,
-            "log_every": self.log_every >= 1,
-            "threads": self.threads >= 0,
-            "accumulate": self.accumulate >= 1,
-        }
-        allowed = {
-            "accumulate": "1 or more pieces",
-            "val_every": "epochs, or 0 for about ten measurements a run",
-            "checkpoint_minutes": "minutes from 0",
-            "keep": "so many epochs, or 0 for the last checkpoint alone",
-            "log_every": "1 or more",
-            "threads": "1 or more, or 0 for all cores",
-        }
-        _refuse(self, rules, allowed)
-        if self.cuda_graphs and not self.compile:
-            raise UserError("--cuda-graphs are of compiled encoders: add --compile")
-        if self.cuda_graphs and self.accumulate > 1:
-            raise UserError(
-                "--cuda-graphs goes without --accumulate: each piece's graph would write over the "
-                "gradients of the piece before"
-            )
 
 
 def most_keys(samples: int, batch: int) -> int:

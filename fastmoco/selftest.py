@@ -36,7 +36,8 @@ from fastmoco.events import Event, Saved
 from fastmoco.info_nce import info_nce_plain, info_nce_streaming
 from fastmoco.loader import EvalLoader
 from fastmoco.moco import MoCo
-from fastmoco.recipe import AUGMENT_V1, AUGMENT_V2, MOCO_V2, RunOptions
+from fastmoco.recipe import AUGMENT_V1, AUGMENT_V2, MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 IMAGES = 24

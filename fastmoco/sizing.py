@@ -11,7 +11,8 @@ import torch
 from data_tools.errors import UserError
 from fastmoco.device import pick_device, pick_precision, total_memory
 from fastmoco.memory import Estimate, estimate
-from fastmoco.recipe import Recipe, RunOptions, most_keys
+from fastmoco.recipe import Recipe, most_keys
+from fastmoco.run_options import RunOptions
 
 TRIES = 6  # estimates in the search for the largest batch
 GB = 1e9

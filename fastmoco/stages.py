@@ -23,7 +23,8 @@ from fastmoco.draws import Colour
 from fastmoco.engines.threads import cut_windows, decode
 from fastmoco.loader import TrainLoader
 from fastmoco.moco import build_moco, compile_parts, make_optimizer
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 from fastmoco.step import training_step
 
 IMAGES = 64  # decoded images that the crop stage goes round

@@ -40,10 +40,11 @@ from fastmoco.monitor import Monitor
 from fastmoco.normalise import normalised
 from fastmoco.progress import Window
 from fastmoco.read_ahead import pick_order
-from fastmoco.recipe import Recipe, RunOptions, most_keys
+from fastmoco.recipe import Recipe, most_keys
 from fastmoco.recompute import recompute_blocks
 from fastmoco.resume import not_to_the_bit, resumable
 from fastmoco.run_dir import RunDir, default_out
+from fastmoco.run_options import RunOptions
 from fastmoco.telling import Telling
 from fastmoco.timm_trunk import notes as trunk_notes
 

@@ -22,8 +22,9 @@ from fastmoco import roofline
 from fastmoco.device import describe, peak_memory, pick_device, pick_precision
 from fastmoco.engines import open_engine
 from fastmoco.features import Subset, Tick
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
 from fastmoco.roofline import Bound, Change
+from fastmoco.run_options import RunOptions
 from fastmoco.stages import Stages, read_rates
 
 ROUNDS = 7  # interleaved; the medians are shown

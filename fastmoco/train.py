@@ -11,7 +11,8 @@ from fastmoco.device import one_ahead
 from fastmoco.distributed import GO_ON, SAVE, STOP, Vote, as_one
 from fastmoco.events import Ended, Listener, Noted
 from fastmoco.progress import Clock
-from fastmoco.recipe import Recipe, RunOptions
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 from fastmoco.saving import save, validate
 from fastmoco.schedule import learning_rate
 from fastmoco.start import Run, start

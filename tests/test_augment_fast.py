@@ -12,7 +12,8 @@ from fastmoco.augment_fast import augment_fast
 from fastmoco.draws import Colour, blur_room, blur_rows
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import TrainLoader
-from fastmoco.recipe import AUGMENT_V2, AUGMENTATIONS, MOCO_V1, MOCO_V2, RunOptions
+from fastmoco.recipe import AUGMENT_V2, AUGMENTATIONS, MOCO_V1, MOCO_V2
+from fastmoco.run_options import RunOptions
 from tests.test_augment import some_views
 from tests.test_loader import CPU
 

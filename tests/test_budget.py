@@ -14,7 +14,8 @@ from fastmoco import budget as budgets
 from fastmoco.budget import Budget, Plan, budget_seconds
 from fastmoco.distributed import ALONE
 from fastmoco.events import Ended, Noted, Progress
-from fastmoco.recipe import MOCO_CIFAR, RunOptions
+from fastmoco.recipe import MOCO_CIFAR
+from fastmoco.run_options import RunOptions
 from fastmoco.schedule import learning_rate
 from fastmoco.train import train
 from tests.test_train import RECIPE

@@ -9,7 +9,7 @@ import pytest
 
 from data_tools.errors import UserError
 from fastmoco.compare import compare
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_cli import refused, run
 from tests.test_train import RECIPE

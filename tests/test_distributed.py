@@ -29,7 +29,8 @@ from fastmoco.distributed import (
 )
 from fastmoco.events import Noted
 from fastmoco.moco import build_moco, make_optimizer
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.step import training_step
 from fastmoco.train import train
 from tests.test_train import RECIPE, STEPS

@@ -15,7 +15,8 @@ from fastmoco.device import pick_device
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Progress
 from fastmoco.loader import TrainLoader
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_train import assert_equal
 

@@ -8,7 +8,8 @@ import pytest
 
 from fastmoco.events import Evaluated, Judged, Progress, Started, from_row, to_row
 from fastmoco.health import Watch, verdicts
-from fastmoco.recipe import MOCO_CIFAR, MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 RECIPE = replace(MOCO_V2, K=4096, epochs=100)

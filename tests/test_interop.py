@@ -12,7 +12,8 @@ from fastmoco import checkpoint as checkpoints
 from fastmoco.events import Noted
 from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.moco import build_moco
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_cli import TINY, refused, run
 from tests.test_weights_in import official, resnet, small  # noqa: F401

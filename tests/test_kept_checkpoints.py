@@ -11,7 +11,7 @@ from fastmoco import checkpoint as checkpoints
 from fastmoco.cli import main
 from fastmoco.events import Evaluated, Saved
 from fastmoco.monitor import Monitor
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_train import RECIPE, assert_equal, metrics
 

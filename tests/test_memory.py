@@ -11,7 +11,8 @@ import torch
 from fastmoco.device import autocast
 from fastmoco.memory import Living, augmentation_peak, estimate, walk
 from fastmoco.moco import build_moco
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 
 CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(

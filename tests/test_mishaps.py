@@ -14,7 +14,7 @@ from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
 from fastmoco import start as starting
 from fastmoco.events import Evaluated, Judged, Noted, Progress, Skipped
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_appended import files_up_to
 from tests.test_curves import points

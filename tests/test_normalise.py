@@ -18,7 +18,7 @@ from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Noted
 from fastmoco.loader import EvalLoader
 from fastmoco.normalise import normalised
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_train import RECIPE
 

@@ -16,7 +16,8 @@ from fastmoco.engines.resident import ResidentEngine
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Noted, Saved
 from fastmoco.loader import TrainLoader
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_train import RECIPE, assert_equal, metrics, run_python
 

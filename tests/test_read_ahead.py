@@ -16,7 +16,7 @@ from fastmoco import loader as loading
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import TrainLoader
 from fastmoco.read_ahead import ReadAhead, pick_order, runs
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_loader import CPU, RECIPE, assert_same, copy
 

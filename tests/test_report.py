@@ -18,10 +18,10 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco.cli import main
 from fastmoco.features import Subset
-from fastmoco.recipe import RunOptions
 from fastmoco.report import report
 from fastmoco.report_pictures import find_neighbours, map_of
 from fastmoco.report_tables import tables, waterfall
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests import browser
 from tests.conftest import smooth_image

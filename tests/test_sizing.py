@@ -10,7 +10,8 @@ import torch
 
 from fastmoco.cli import main
 from fastmoco.memory import estimate
-from fastmoco.recipe import MOCO_CIFAR, MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.sizing import advise, largest_batch, what_fits
 from tests.test_memory import RECIPE
 

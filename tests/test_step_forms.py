@@ -13,7 +13,7 @@ from bench.gpu_checks import CPU, How, after_two_steps, apart, build, prepared
 from data_tools.errors import UserError
 from fastmoco.device import grad_scaler
 from fastmoco.moco import compile_parts
-from fastmoco.recipe import RunOptions
+from fastmoco.run_options import RunOptions
 from fastmoco.step import training_step
 
 TINY = {"batch": 8, "size": 16, "K": 64}

@@ -14,7 +14,8 @@ import torch
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
 from fastmoco.events import Ended, Evaluated, Noted, Progress, Saved, Started
-from fastmoco.recipe import MOCO_V2, RunOptions
+from fastmoco.recipe import MOCO_V2
+from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 
 RECIPE = dataclasses.replace(

@@ -84,7 +84,8 @@ def open_source(
     it takes that split of CIFAR or MNIST. labels: a file that labels a flat set (ImageNet's ground
     truth, synset lists). Raises UserError for what nobody recognises.
     """
-    from data_tools.location import Location, expand
+    from data_tools.location import Location
+    from data_tools.patterns import expand
     from data_tools.sources.rows import split_fragment
 
     if not isinstance(path, str | os.PathLike):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_tools.errors import UserError
-from data_tools.location import Location, expand
+from data_tools.location import Location
+from data_tools.patterns import expand
 
 FILES = {"a/1.bin": b"0123456789", "a/b/2.bin": b"two", "c.txt": b"c"}
 

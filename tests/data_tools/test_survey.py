@@ -14,7 +14,8 @@ from sample_images import encode, jpeg, smooth
 from data_tools.errors import UserError
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.survey import PERCENTILES, lines, survey
+from data_tools.survey import PERCENTILES, survey
+from data_tools.survey_text import lines
 
 Write = Callable[..., Path]
 

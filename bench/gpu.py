@@ -110,14 +110,19 @@ class Taken:
 def step_rates(recipe: Recipe, device: torch.device, seconds: float) -> dict[str, float]:
     """Images/s of the step in each precision, and in each form."""
     wanted = [(p, "eager") for p in ("float32", "bfloat16", "float16")]
-    if device.type == "cuda":
-        wanted += [(recipe.precision, form) for form in ("compiled", "CUDA graphs")]
-    else:
+    if device.type != "cuda":
         wanted = wanted[:1]
+    rows = [(f"{p}, {form}", p, form, recipe.bn_splits) for p, form in wanted]
+    if device.type == "cuda":  # eight parts a layer compile for minutes: the forms by one
+        rows += [
+            (f"{recipe.precision}, {form}, BatchNorm whole", recipe.precision, form, 1)
+            for form in STEP
+        ]
     found = {}
-    for precision, form in wanted:
-        taken = Taken(dataclasses.replace(recipe, precision=precision), STEP[form], device)
-        found[f"{precision}, {form}"] = rate(taken.step, recipe.batch, device, seconds)
+    for name, precision, form, splits in rows:
+        own = dataclasses.replace(recipe, precision=precision, bn_splits=splits)
+        taken = Taken(own, STEP[form], device)
+        found[name] = rate(taken.step, recipe.batch, device, seconds)
         del taken
         gc.collect()
     return found
@@ -155,9 +160,11 @@ def memory_checks(recipe: Recipe, device: torch.device, quick: bool) -> list[Che
 
 
 def fitting(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with a batch that is at home on the device: half of its memory at the most."""
+    """The recipe with a batch that is at home on the device: half of its memory at the most, in
+    float32, in which it is measured too."""
     while device.type == "cuda" and recipe.batch > 32:
-        if total(walked(recipe, SAMPLES)) < 0.5 * free_memory(device):
+        wide = dataclasses.replace(recipe, precision="float32")
+        if total(walked(wide, SAMPLES)) < 0.5 * free_memory(device):
             break
         recipe = dataclasses.replace(recipe, batch=recipe.batch // 2)
     return recipe
@@ -167,6 +174,12 @@ def tests_told(report: Path) -> dict[str, int]:
     """Counts of pytest's JUnit report: tests, failures, errors, skipped."""
     suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
     return {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+
+
+def write(result: dict, out: Path | None) -> None:
+    """What is known so far."""
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> int:
@@ -191,18 +204,28 @@ def main() -> int:
     rows = [(c.name, f"{c.measured:.2g}", f"{c.allowed:.2g}", "kept" if c.kept else "NOT KEPT",
              c.note) for c in checks]  # fmt: skip
     table(("check", "measured", "allowed", "", ""), rows)
-    sizes = ((32, 256), (32, 1024)) if args.quick else ((256, 4096), (256, 65536))
+    out = args.out
+    if out is None and device.type == "cuda" and not args.quick:
+        out = Path(__file__).parent / "results" / f"gpu_{describe(device).replace(' ', '-')}.json"
+    # written after each stage: one that is cut off leaves what came before
     result: dict = {
-        "device": describe(device), "quick": args.quick, "batch": recipe.batch,
-        "checks": [dataclasses.asdict(c) | {"kept": c.kept} for c in checks],
-        "views_per_s": augmentation_rates(recipe, device, seconds),
-        "loss_seconds": {f"{n} x {k}": loss_rates(n, k, 3 if args.quick else 20, device)
-                         for n, k in sizes},
-        "step_images_per_s": step_rates(recipe, device, seconds),
-        **versions(),
+        "passed": False, "device": describe(device), "quick": args.quick, "batch": recipe.batch,
+        "checks": [dataclasses.asdict(c) | {"kept": c.kept} for c in checks], **versions(),
     }  # fmt: skip
-    for name in ("views_per_s", "step_images_per_s"):
+    passed = all(c.kept for c in checks)
+    if args.tests is not None:
+        result["tests"] = tests_told(args.tests)
+        passed &= result["tests"]["tests"] > result["tests"]["skipped"]
+        passed &= not result["tests"]["failures"] + result["tests"]["errors"]
+    write(result, out)
+    for name, rates in (("step_images_per_s", step_rates), ("views_per_s", augmentation_rates)):
+        result[name] = rates(recipe, device, seconds)
         table((name.replace("_", " "), ""), [(k, f"{v:,.0f}") for k, v in result[name].items()])
+        write(result, out)
+    sizes = ((32, 256), (32, 1024)) if args.quick else ((256, 4096), (256, 65536))
+    result["loss_seconds"] = {
+        f"{n} x {k}": loss_rates(n, k, 3 if args.quick else 20, device) for n, k in sizes
+    }
     with tempfile.TemporaryDirectory() as temporary:
         data = args.data or Path(temporary) / "data"
         if args.data is None:
@@ -213,17 +236,9 @@ def main() -> int:
                        min(seconds, 1.0))
         print_report(report)
         result["pipeline"] = dataclasses.asdict(report) | {"data": str(args.data or "drawn")}
-    passed = all(c.kept for c in checks)
-    if args.tests is not None:
-        result["tests"] = tests_told(args.tests)
-        passed &= result["tests"]["tests"] > result["tests"]["skipped"]
-        passed &= not result["tests"]["failures"] + result["tests"]["errors"]
     result["passed"] = passed
-    out = args.out
-    if out is None and device.type == "cuda" and not args.quick:
-        out = Path(__file__).parent / "results" / f"gpu_{describe(device).replace(' ', '-')}.json"
+    write(result, out)
     if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
         say(f"written to {out}")
     say("passed" if passed else "NOT PASSED")
     return 0 if passed else 1

@@ -22,7 +22,8 @@ command -v gcc > /dev/null || command -v cc > /dev/null || command -v clang > /d
 
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-timeout 240 "$PYTHON" -m pytest -m gpu tests/test_gpu.py --junitxml="$report"
+# by SIGINT, at which pytest still writes its report
+timeout -s INT 240 "$PYTHON" -m pytest -m gpu tests/test_gpu.py --junitxml="$report"
 tests=$?
 [ -s "$report" ] || cannot "pytest wrote no report: nothing was measured"
 timeout 360 "$PYTHON" -m bench.gpu "$@" --tests "$report"

@@ -187,7 +187,8 @@ def train(argv: list[str]) -> None:
     from data_tools.open import open_store
     from fastmoco.sizing import out_of_memory
 
-    raise UserError(out_of_memory(recipe, len(open_store(data)), options))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    raise UserError(out_of_memory(recipe, open_store(data), options, ranks))
 
 
 def dry_run(args: TrainArgs) -> None:
@@ -200,10 +201,10 @@ def dry_run(args: TrainArgs) -> None:
     from fastmoco.sizing import dry_run
 
     room = parse_size(args.memory, "--memory") if args.memory else None
-    samples = len(open_store(data_cli.prepared(args.data, quiet=args.json)))
+    store = open_store(data_cli.prepared(args.data, quiet=args.json))
     with console.progress("walking through steps", "steps") as tick:
         found = dry_run(
-            args.recipe.plain(), samples, args.options, room, None if args.json else tick
+            args.recipe.plain(), store, args.options, room, None if args.json else tick
         )
     if args.json:
         totals = {"bytes": found.estimate.bytes}

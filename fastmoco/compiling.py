@@ -38,6 +38,15 @@ def augmentation(
     return torch.compile(form, fullgraph=True, dynamic=False), f"{form.__name__}, compiled", None
 
 
+def allow_shapes(count: int) -> None:
+    """Let functions be compiled for so many shapes each, both encoders by the same code: beyond
+    its own limit of 8 Dynamo raises (the augmentation) or goes on eagerly (the encoders)."""
+    import torch._dynamo  # a second of imports, which a run without a compiler does not need
+
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 2 * count + 8)
+
+
 def missing_compiler(device: torch.device) -> str | None:
     """The compiler that torch.compile needs for a device and that is not here, without a trial."""
     names = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")

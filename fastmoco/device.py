@@ -95,8 +95,9 @@ def one_ahead(
     batches: Iterator[T], prepare: Callable[[T], P], device: torch.device
 ) -> Iterator[P]:
     """prepare(batch) of each batch, in order. On CUDA it is launched on a stream of its own, one
-    batch ahead of the step that works on the main stream; what it returns must not lie in memory
-    that the batches use again."""
+    batch ahead of the step that works on the main stream, and not before the step two earlier is
+    done: the loader's ring then holds back a host that launches faster than the device works. What
+    it returns must not lie in memory that the batches use again."""
     if device.type != "cuda":
         yield from map(prepare, batches)
         return
@@ -110,15 +111,17 @@ def one_ahead(
             prepared = prepare(batch)
             return prepared, side.record_event()
 
-    now = begin()
+    now, step_done = begin(), None
     while now is not None:
+        if step_done is not None:
+            side.wait_event(step_done)
         following = begin()
         prepared, done = now
         main.wait_event(done)
         for tensor in prepared.tensors():
             tensor.record_stream(main)  # its memory is not given out again before
         yield prepared
-        now = following
+        now, step_done = following, main.record_event()
 
 
 def describe(device: torch.device) -> str:

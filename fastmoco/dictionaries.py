@@ -2,8 +2,8 @@
 
 Each says what a batch's queries are contrasted with, and what becomes of its keys:
 
-    loss, accuracy = dictionary.contrast(q, k, batch, T)
-    dictionary.update(keys, index)
+    loss, accuracy = dictionary.contrast(q, keys, index, drawn, T)
+    dictionary.update(keys.all, index)
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 CHUNK = 2**17  # logits at a time on a CPU: 512 kB in float32, which its caches hold
-LAUNCHED = 2**24  # on a GPU, where a chunk is five launches: 64 MB
+LAUNCHED = 2**22  # on a GPU, where a chunk is five launches: 16 MB, a quarter of 256 x 65536
 LARGE = 2**15  # logits, from which on the streaming form is faster by a tenth (bench/loss.py)
 COLDEST = 0.025  # temperature below which sums of exp(1/T) near the end of float32's range
 

@@ -12,7 +12,7 @@ import functools
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from fastmoco.augment import augment
 from fastmoco.batch import Prepared
 from fastmoco.device import DTYPES, grad_scaler, used_memory
 from fastmoco.draws import Colour
+from fastmoco.info_nce import LARGE, LAUNCHED
 from fastmoco.loader import RING
 from fastmoco.moco import MoCo, build_moco
 from fastmoco.recipe import Recipe
@@ -178,6 +179,13 @@ class Estimate:
         """All parts together."""
         return sum(part.bytes for part in self.parts)
 
+    def beside(self, images: int) -> Estimate:
+        """The same beside so many bytes of a dataset that lies on the device."""
+        if not images:
+            return self
+        resident = Part("the dataset's images, resident", images, "counted")
+        return replace(self, parts=[*self.parts, resident])
+
 
 def estimate(
     recipe: Recipe, samples: int, options: RunOptions, device: torch.device
@@ -197,6 +205,9 @@ def estimate(
     else:
         counted = augmentation_peak(recipe)
         parts.append(Part("augmentation, one batch ahead", max(ahead, counted), "counted"))
+    negatives = recipe.batch * recipe.K
+    if recipe.mechanism != "end-to-end" and negatives >= LARGE:  # the walk had a CPU's
+        parts.append(Part("loss, a chunk of logits", 4 * min(LAUNCHED, negatives), "counted"))
     parts.append(Part("CUDA itself", CUDA_ITSELF, "assumed"))
     return Estimate(recipe.batch, parts, found.kept)
 

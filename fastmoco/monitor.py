@@ -68,7 +68,8 @@ class Monitor:
 
         try:
             bank, queries = (
-                extract(encoder, s, self.recipe, self.device, self.threads, tick)
+                # always our threads: figures of one run are of one decoder
+                extract(encoder, s, self.recipe, self.device, self.threads, tick, "threads")
                 for s in (self.bank, self.val)
             )
         except _Stopped:

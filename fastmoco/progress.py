@@ -63,6 +63,8 @@ class Window:
         self.sums = {n: torch.zeros((), device=device) for n in names}
         self.bad = BadSteps(log_every, recipe.batch // ranks.size, device)
         self.watched: dict[str, torch.Tensor] = {}
+        self.last: dict[str, float] = {}
+        """What was watched last, where it was a number."""
         self.count = 0
         self.begun, self.waited = 0.0, 0.0
         self.steps_here, self.lines = 0, 0
@@ -80,24 +82,30 @@ class Window:
 
     def read(
         self, step: int, plan: Plan, lr: float, clock: Clock, budget_left: float | None = None
-    ) -> Progress:
+    ) -> Progress | None:
         """The means over all ranks, waiting for the device, and begin anew.
 
-        Raises UserError where every step of the window was skipped: read `skipped` before.
+        None where all steps of the window were skipped: it goes on. Raises UserError where those
+        were LOST in a row: read `skipped` before.
         """
         self.ranks.mean_(self.sums.values())
         found = {name: float(total) for name, total in self.sums.items()}
         skipped, count = round(found["skipped"]), self.count
         if skipped == count:
+            lost = self.bad.in_a_row()
+            if lost < LOST:
+                return None
             raise UserError(
                 f"the loss, the keys or the gradients are not finite at step {step}, nor in the "
-                f"{count - 1} steps before: lower --lr, or look at the samples that skipped.jsonl "
+                f"{lost - 1} steps before: lower --lr, or look at the samples that skipped.jsonl "
                 f"names; the last checkpoint is whole"
             )
         now, waited = clock.seconds(), self.loader.data_wait
         elapsed = max(now - self.begun, 1e-9)
         rate = self.steps_here / elapsed
-        last = {name: float(x) for name, x in self.watched.items()}
+        watched = {name: float(x) for name, x in self.watched.items()}
+        # a skipped step's are no numbers, which neither health nor JSON can take
+        self.last |= {name: x for name, x in watched.items() if math.isfinite(x)}
         r, ways = self.recipe, 2 if self.recipe.symmetric else 1
         seen = step * r.batch * ways
         filled = {
@@ -117,10 +125,10 @@ class Window:
             images_per_s=rate * r.batch,
             data_wait=(waited - self.waited) / elapsed,
             seconds_left=max(0, plan.steps - step) / rate,
-            alignment=last.get("alignment", 0.0),
-            uniformity=last.get("uniformity", 0.0),
-            feature_std=last.get("feature_std", 0.0),
-            grad_norm=last.get("grad_norm", 0.0),
+            alignment=self.last.get("alignment", 0.0),
+            uniformity=self.last.get("uniformity", 0.0),
+            feature_std=self.last.get("feature_std", 0.0),
+            grad_norm=self.last.get("grad_norm", 0.0),
             memory=used_memory(self.device) / 1e9,
             skipped=skipped,
             budget_left=budget_left,

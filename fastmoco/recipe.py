@@ -276,7 +276,7 @@ class Recipe:
     def size_at(self, done: float) -> int:
         """Side of the views where a share `done` (0..1) of the training is behind."""
         sides = self.progressive or (self.size,)
-        return sides[min(int(done * len(sides)), len(sides) - 1)]
+        return sides[min(int(done * len(sides) + 1e-9), len(sides) - 1)]
 
     def augmentation_at(self, size: int) -> Augmentation:
         """The augmentation for views of `size` pixels."""

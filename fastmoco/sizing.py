@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from data_tools.errors import UserError
+from data_tools.store import Store
 from fastmoco.device import pick_device, pick_precision, total_memory
+from fastmoco.engines.resident import LARGEST_SIDE, SHARE, needed
 from fastmoco.memory import Estimate, estimate
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.run_options import RunOptions
@@ -47,11 +49,12 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, samples: int, options: RunOptions, room: int | None = None,
+    recipe: Recipe, store: Store, options: RunOptions, room: int | None = None,
     tick: Tick | None = None,
 ) -> DryRun:
     """The estimate of a run, the largest batch in `room` bytes [default: the device's own], and
     what the settings owe to the dataset. A GPU need not be here: --device cuda asks about one."""
+    samples = len(store)
     recipe.check(samples)
     options.check()
     try:
@@ -67,18 +70,37 @@ def dry_run(
     refused = ""
     if recipe.mechanism == "queue" and recipe.K > samples and not options.force:
         refused = f"--K {recipe.K} is larger than the dataset ({samples} images)"
+    images = resident_bytes(store, options, device, room)
+    largest = None
+    if room is not None:
+        largest = largest_batch(recipe, samples, options, device, room - images, tick)
     return DryRun(
-        samples, str(device), recipe.precision, estimate(recipe, samples, options, device), room,
-        None if room is None else largest_batch(recipe, samples, options, device, room, tick),
-        refused, advise(recipe, samples),
+        samples, str(device), recipe.precision,
+        estimate(recipe, samples, options, device).beside(images), room,
+        None if largest is None else largest.beside(images), refused, advise(recipe, samples),
     )
 
 
-def out_of_memory(recipe: Recipe, samples: int, options: RunOptions) -> str:
-    """The line for a run whose device had no room for a step."""
+def resident_bytes(
+    store: Store, options: RunOptions, device: torch.device, room: int | None
+) -> int:
+    """Bytes of the dataset's images where the resident engine lays them on the device: it is asked
+    for, or `auto` takes it (engines.open_engine) on a GPU with so much room."""
+    if options.engine == "resident":
+        return needed(store)
+    small = int(store.sizes.max()) <= LARGEST_SIDE
+    fits = room is None or needed(store) <= SHARE * room
+    auto = options.engine == "auto" and device.type == "cuda"
+    return needed(store) if auto and small and fits else 0
+
+
+def out_of_memory(recipe: Recipe, store: Store, options: RunOptions, ranks: int = 1) -> str:
+    """The line for a run whose device had no room for a step, of one rank among so many."""
     device = pick_device(options.device)
     recipe = replace(recipe, precision=pick_precision(recipe.precision, device))
-    return what_fits(recipe, samples, options, device, total_memory(device))
+    room = total_memory(device)
+    room -= resident_bytes(store, options, device, room)
+    return what_fits(recipe, len(store), options, device, room, ranks)
 
 
 def resized(recipe: Recipe, batch: int) -> Recipe:
@@ -127,9 +149,15 @@ def largest_batch(
 
 
 def what_fits(
-    recipe: Recipe, samples: int, options: RunOptions, device: torch.device, room: int
+    recipe: Recipe, samples: int, options: RunOptions, device: torch.device, room: int,
+    ranks: int = 1,
 ) -> str:
-    """After memory ran out: in one line, what would fit into `room` bytes."""
+    """After memory ran out: in one line, what would fit into `room` bytes on each of the ranks,
+    which share out batch and BatchNorm's parts."""
+    whole, samples = recipe, samples // ranks
+    recipe = replace(
+        recipe, batch=recipe.batch // ranks, bn_splits=max(1, recipe.bn_splits // ranks)
+    )
     now = estimate(recipe, samples, options, device)
     room = min(room, int(0.9 * now.bytes))  # it did run out, whatever was estimated
     ways = []
@@ -143,11 +171,11 @@ def what_fits(
     fitting = largest_batch(recipe, samples, options, device, room)
     if fitting is not None and fitting.batch < recipe.batch:
         rate = recipe.lr * fitting.batch / recipe.batch
-        ways.append(f"--batch {fitting.batch} --lr {rate:.3g}")
+        ways.append(f"--batch {fitting.batch * ranks} --lr {rate:.3g}")
     tell = ", or ".join(ways) if ways else "a smaller --size or --arch: no batch fits"
     return (
-        f"out of memory: a step with --batch {recipe.batch} takes about {now.bytes / GB:.1f} GB; "
-        f"use {tell}"
+        f"out of memory: a step with --batch {whole.batch} takes about {now.bytes / GB:.1f} GB"
+        f"{f' on each of {ranks} ranks' if ranks > 1 else ''}; use {tell}"
     )
 
 

@@ -18,7 +18,7 @@ from fastmoco import checkpoint as checkpoints
 from fastmoco.batch import Batch, Engine, Prepared
 from fastmoco.budget import Budget, Plan, budget_seconds
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.compiling import augmentation, lacks_compiler
+from fastmoco.compiling import allow_shapes, augmentation, lacks_compiler
 from fastmoco.curves import TensorBoard, WeightsAndBiases
 from fastmoco.device import (
     DTYPES,
@@ -149,6 +149,8 @@ def start(
     optimizer, scaler = make_optimizer(moco, recipe), grad_scaler(device, recipe.precision)
     engine, engine_name, how = same_engine(store, device, ranks, options, saved)
     loader = TrainLoader(store, recipe, engine, device, ranks)
+    if options.compile or device.type == "cuda":
+        allow_shapes(len(recipe.sizes))
     to_images, form, compile_note = augmentation(options, device)
     make_lean(moco, device, options)
     moco.distribute()
@@ -258,9 +260,12 @@ def plan_budget(run: Run, saved: Checkpoint | None, limit: tuple[float, str] | N
         run.plan = Plan([(0, 0.0, 0)])
     elif run.options.budget:
         run.spent = saved.clock["budget_seconds"]
+    # rank 0's for all: it alone measures kNN, and --until is read off each rank's own clock
+    seconds, knn_every = run.ranks.share(
+        (limit[0] - run.spent, run.monitor.every if run.monitor is not None else 0)
+    )
     run.budget = Budget(
-        limit[0] - run.spent, limit[1], run.recipe, run.per_epoch, run.begun, run.options,
-        run.monitor.every if run.monitor is not None else 0,
+        seconds, limit[1], run.recipe, run.per_epoch, run.begun, run.options, knn_every
     )
 
 

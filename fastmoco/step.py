@@ -1,8 +1,9 @@
 """One training step, and the record of those that went wrong. Nothing in it waits for the device.
 
-A loss, key or gradient that is not finite moves nothing: the fused optimizer's own flag for
-overflow skips the step on the device, BatchNorm's running statistics are put back, and the ids of
-the batch stay in a ring until the next log line.
+A loss, key or gradient that is not finite moves no trained weight: the fused optimizer's own flag
+for overflow skips the step on the device, BatchNorm's running statistics are put back, and the ids
+of the batch stay in a ring until the next log line. Momentum and dictionary go on as after any
+step: the key encoder nears the query encoder, and the keys that are finite are enqueued.
 """
 
 from __future__ import annotations

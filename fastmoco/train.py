@@ -44,7 +44,7 @@ def train(
             wish = GO_ON if validate(run, clock, stop) else STOP
             while wish != STOP and not run.over:
                 epoch, first_step = divmod(run.step, run.per_epoch)
-                size = recipe.size_at(run.plan.done(epoch * run.per_epoch))
+                size = recipe.size_at(run.plan.done(run.step))
                 batches = run.loader.epoch(epoch, first_step, size)
                 for batch in one_ahead(batches, run.prepared(size), run.device):
                     done = run.plan.done(run.step)
@@ -60,7 +60,7 @@ def train(
                     run.window.add(out.stats, batch.index)
                     run.step += 1
                     if due:
-                        log_every = log(run, lr, clock)
+                        log_every = log(run, lr, clock, log_every)
                     late = clock.since_mark() > options.checkpoint_minutes * 60
                     wish = vote(STOP if stop.is_set() else SAVE if late else GO_ON)
                     # right after a skipped step it waits for one that tells how things stand
@@ -68,9 +68,12 @@ def train(
                         save(run, clock)
                     if wish == STOP or run.over:
                         break
+                    if recipe.size_at(run.plan.done(run.step)) != size:
+                        break  # the rest of the epoch is for views of the next side
                 if wish != STOP and not validate(run, clock, stop):
                     wish = STOP
-                if wish != STOP and options.keep and not run.over:
+                at_end = run.step % run.per_epoch == 0
+                if wish != STOP and options.keep and at_end and not run.over:
                     save(run, clock)
             seconds = run.earlier + clock.seconds()
             last = save(run, clock)
@@ -81,17 +84,18 @@ def train(
     return last
 
 
-def log(run: Run, lr: float, clock: Clock) -> int:
+def log(run: Run, lr: float, clock: Clock, log_every: int) -> int:
     """A line on the steps since the last one, the one wait for the device, and a budget's new plan;
-    how many steps there are from one line to the next."""
+    how many steps there are from one line to the next. No line where all of them were skipped."""
     for bad in run.window.skipped(run.step, run.store):
         run.tell(bad)
     left = None if run.budget is None else run.budget.left()
     progress = run.window.read(run.step, run.plan, lr, clock, left)
-    run.tell(progress)
+    if progress is not None:
+        run.tell(progress)
     run.window.compare_sometimes(run.step, run.moco)
-    if run.budget is None:
-        return run.options.log_every
+    if run.budget is None or progress is None:
+        return log_every
     each = run.ranks.share(run.recipe.batch / progress.images_per_s)
     log_every, line = run.budget.renew(run.plan, run.step, each, run.ranks.share)
     if line is not None:

@@ -215,6 +215,20 @@ def test_a_run_goes_on_with_other_ranks_in_the_same_order(gloo, dataset, tmp_pat
     assert [r["step"] for r in rows if r["event"] == "progress"] == [4, 8, 12, 16, 18]
 
 
+def budgeted_run(ranks, dataset, out):
+    """The plan that this rank followed, and the step that it ended at."""
+    recipe = dataclasses.replace(RECIPE, epochs=100_000)
+    options = RunOptions(out=out, budget="10s", val=str(dataset), val_every=20, log_every=4)
+    last = train(dataset, recipe, options)
+    return last.plan, last.step
+
+
+def test_a_budget_is_one_plan_for_all_ranks(gloo, dataset, tmp_path):
+    """Rank 0 alone knows what kNN takes; all end at the same step for it."""
+    first, second = gloo.run(budgeted_run, dataset, str(tmp_path / "run"))
+    assert first == second and len(first[0]) > 1 and first[1] == first[0][-1][2]
+
+
 def test_a_run_ends_where_the_ranks_have_drifted_apart(gloo, dataset, tmp_path):
     out = str(tmp_path / "run")
     for rank, error in enumerate(gloo.run(drifted_run, dataset, out)):

@@ -84,13 +84,39 @@ def test_a_batch_that_is_not_finite_moves_nothing_and_is_named(
     ]
 
 
+def test_log_lines_of_one_step_outlive_a_bad_batch(dataset, tmp_path, monkeypatch):
+    """Where every step is a line: none of those that were skipped, and no number that is none."""
+    spoil(monkeypatch, 3, 9, 10)
+    told, run = [], tmp_path / "run"
+    train(dataset, RECIPE, RunOptions(out=str(run), log_every=1), [told.append])
+    lines = [e for e in told if isinstance(e, Progress)]
+    assert [e.step for e in lines] == [s for s in range(1, STEPS + 1) if s not in (3, 9, 10)]
+    assert {e.step: e.skipped for e in lines if e.skipped} == {4: 1, 11: 2}
+    assert [r["step"] for r in rows(run / "skipped.jsonl")] == [3, 9, 10]
+
+
+def test_a_bad_batch_at_a_log_line_raises_no_false_alarm(dataset, tmp_path, monkeypatch):
+    spoil(monkeypatch, 8)
+    told, run = [], tmp_path / "run"
+    train(dataset, RECIPE, RunOptions(out=str(run), log_every=2), [told.append])
+    lines = {e.step: e for e in told if isinstance(e, Progress)}
+    assert lines[8].skipped == 1 and lines[8].feature_std == lines[6].feature_std > 0
+    assert "collapse" not in {e.name for e in told if isinstance(e, Judged)}
+
+    def no_number(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=no_number)
+
+
 def test_a_run_that_stays_bad_ends_in_one_line_and_goes_on_from_the_last_good_step(
     dataset, whole, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         spoil(patch, *range(10, 100))
-        with pytest.raises(UserError, match="not finite at step 16, nor in the 3 steps before: "
+        with pytest.raises(UserError, match="not finite at step 16, nor in the 6 steps before: "
                                             "lower --lr.*skipped.jsonl.*checkpoint is whole"):
             train(dataset, RECIPE, RunOptions(out=str(run), **EVERY_STEP))
     assert [r["step"] for r in rows(run / "skipped.jsonl")] == list(range(10, 17))

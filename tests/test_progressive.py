@@ -21,7 +21,8 @@ from fastmoco.run_options import RunOptions
 from fastmoco.train import train
 from tests.test_train import RECIPE, assert_equal, metrics, run_python
 
-GROWING = dataclasses.replace(RECIPE, progressive=(8, 12, 16))  # 3 epochs of 6 steps
+# 4 epochs of 6 steps: the sizes change within epochs
+GROWING = dataclasses.replace(RECIPE, progressive=(8, 12, 16), epochs=4)
 CPU = torch.device("cpu")
 
 KILLED = """
@@ -56,15 +57,15 @@ def whole(dataset, tmp_path_factory):
     return out, sides
 
 
-def test_sizes_change_with_the_epochs(whole):
-    assert whole[1] == [8] * 6 + [12] * 6 + [16] * 6
+def test_each_size_has_its_equal_part_of_the_steps(whole):
+    assert whole[1] == [8] * 8 + [12] * 8 + [16] * 8
 
 
 def resumed_equals(whole, dataset, out, step):
     assert checkpoints.load(out).step == step
     train(dataset, GROWING, RunOptions(out=str(out), log_every=4, resume=True))
     a, b = (vars(checkpoints.load(p)) for p in (whole, out))
-    assert a.pop("clock").keys() == b.pop("clock").keys() and a["step"] == 18
+    assert a.pop("clock").keys() == b.pop("clock").keys() and a["step"] == 24
     assert_equal(a, b)
     assert metrics(whole) == metrics(out)
 
@@ -76,12 +77,12 @@ def test_killed_in_the_second_size_and_resumed_equals_undisturbed(dataset, whole
 
 def test_stopped_where_the_size_changes_and_resumed_equals_undisturbed(dataset, whole, tmp_path):
     def stop(event):
-        if isinstance(event, Saved) and event.step == 5:
+        if isinstance(event, Saved) and event.step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
     options = RunOptions(out=str(tmp_path / "run"), log_every=4, checkpoint_minutes=0)
     train(dataset, GROWING, options, [stop])
-    resumed_equals(whole[0], dataset, tmp_path / "run", 6)
+    resumed_equals(whole[0], dataset, tmp_path / "run", 8)
 
 
 @pytest.mark.parametrize("engine", [ThreadsEngine, ResidentEngine])

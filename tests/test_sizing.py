@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from fastmoco.cli import main
+from fastmoco.distributed import Ranks, check_parts
 from fastmoco.memory import estimate
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
 from fastmoco.run_options import RunOptions
-from fastmoco.sizing import advise, largest_batch, what_fits
+from fastmoco.sizing import advise, dry_run, largest_batch, what_fits
 from tests.test_memory import RECIPE
 
 CUDA = torch.device("cuda")  # estimates do not touch it
@@ -41,6 +43,37 @@ def test_what_fits_instead():
     room = int(0.89 * estimate(large, 1000, RunOptions(), CUDA).bytes)
     line = what_fits(large, 1000, RunOptions(), CUDA, room)
     assert "--activation-checkpointing" in line and "--accumulate 2 " in line and "--batch " in line
+
+
+def test_what_fits_on_each_of_several_ranks():
+    """What is offered are flags of the whole run, which the ranks can share out."""
+    large = dataclasses.replace(RECIPE, size=256, batch=128, K=128, bn_splits=4)
+    own = dataclasses.replace(large, batch=64, bn_splits=2)
+    room = int(0.89 * estimate(own, 500, RunOptions(), CUDA).bytes)
+    line = what_fits(large, 1000, RunOptions(), CUDA, room, ranks=2)
+    assert line.startswith("out of memory: a step with --batch 128 takes about ")
+    assert "GB on each of 2 ranks; use " in line
+    pieces = int(re.search(r"--accumulate (\d+) ", line)[1])
+    batch = int(re.search(r"--batch (\d+) --lr", line)[1])
+    alone = largest_batch(own, 500, RunOptions(), CUDA, room)
+    assert batch == 2 * alone.batch < 128
+    check_parts(large, Ranks(0, 2), pieces)
+    check_parts(dataclasses.replace(large, batch=batch), Ranks(0, 2), 1)
+
+
+def test_images_that_lie_on_the_device_are_reckoned_with(store):
+    def dry(**options):
+        return dry_run(RECIPE, store, RunOptions(device="cuda", **options), room=2 * 10**9)
+
+    auto, threads = dry(), dry(engine="threads")
+    height, width = store.sizes.max(axis=0).tolist()
+    images = len(store) * height * width * 3
+    assert auto.estimate.bytes - threads.estimate.bytes == images
+    assert [p.name for p in auto.estimate.parts if p.bytes == images] == [
+        "the dataset's images, resident"
+    ]
+    little = dry_run(RECIPE, store, RunOptions(device="cuda"), room=images)
+    assert little.estimate == threads.estimate  # auto lays down what fits into a quarter
 
 
 def test_published_settings_are_what_is_advised_for_their_datasets():

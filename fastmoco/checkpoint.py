@@ -15,7 +15,7 @@ import torch
 from data_tools.errors import UserError
 from fastmoco import __version__
 from fastmoco.recipe import Recipe, from_dict, to_dict
-from fastmoco.weights_file import read_weights
+from fastmoco.weights_file import read_weights, tensors_digest
 
 FORMAT = 2
 
@@ -126,6 +126,20 @@ def from_content(content: Any, path: Path) -> Checkpoint:
     if content.pop("format") != FORMAT:
         raise UserError(f"{path}: written by another version of fastmoco")
     try:
-        return Checkpoint(recipe=from_dict(content.pop("recipe")), **content)
-    except (KeyError, TypeError, AttributeError):
+        saved = Checkpoint(recipe=from_dict(content.pop("recipe")), **content)
+        saved.recipe.check()
+        if not all(isinstance(t, torch.Tensor) for t in saved.moco.values()):
+            raise TypeError
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None
+    except UserError as error:
+        raise UserError(f"{path}: its recipe cannot be one ({error})") from None
+    return saved
+
+
+def trunk_digest(saved: Checkpoint) -> str:
+    """Of the query encoder's trunk: what evaluations of it can be known by."""
+    prefix = "encoder_q.trunk."
+    return tensors_digest({
+        k[len(prefix) :]: v for k, v in saved.moco.items() if k.startswith(prefix)
+    })

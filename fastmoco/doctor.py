@@ -37,6 +37,9 @@ EXTRAS = {
     "Parquet": ("pyarrow", "pyarrow", "pip install 'fastmoco[parquet]'"),
     "URLs": ("fsspec", "fsspec", "pip install 'fastmoco[remote]'"),
     "Ray": ("ray", "ray", "pip install 'fastmoco[ray]'"),
+    "timm": ("timm", "timm", "pip install 'fastmoco[timm]'"),
+    "ONNX": ("onnxscript", "onnx", "pip install 'fastmoco[onnx]'"),
+    "W&B": ("wandb", "wandb", "pip install 'fastmoco[wandb]'"),
 }
 
 

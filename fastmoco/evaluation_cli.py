@@ -13,7 +13,7 @@ from fastmoco import data_cli
 
 if TYPE_CHECKING:
     from fastmoco.checkpoint import Checkpoint
-    from fastmoco.evaluation_flags import HowFlags
+    from fastmoco.evaluation_flags import FinetuneArgs, HowFlags, KnnArgs, LinearArgs
     from fastmoco.feature_cache import Extraction
     from fastmoco.scores import Score
 
@@ -42,7 +42,7 @@ def knn(argv: list[str]) -> None:
     shown = next((r for r in rows if (r.protocol, r.k) == ("DINO", 20)), rows[0])
     if args.how.json:
         print(json.dumps({
-            "checkpoint": str(args.checkpoint), "step": checkpoint.step, "bank": len(train),
+            **about(args, checkpoint), "bank": len(train),
             "queries": len(queries), "leave_one_out": val is None,
             "rows": [
                 {"features": r.features, "protocol": r.protocol, "k": r.k, "T": r.T,
@@ -91,10 +91,7 @@ def linear(argv: list[str]) -> None:
     if how.ranks.rank:
         return
     if args.how.json:
-        print(json.dumps({
-            "checkpoint": str(args.checkpoint), "step": checkpoint.step,
-            **dataclasses.asdict(found),
-        }, indent=1))
+        print(json.dumps(about(args, checkpoint) | dataclasses.asdict(found), indent=1))
         return
     console.say(found.protocol)
     print_data(found.labelled, len(train), len(val), checkpoint.step, found.held_out)
@@ -134,10 +131,7 @@ def finetune(argv: list[str]) -> None:
     )
     found = finetune(checkpoint, train, val, how, settings, args.companions)
     if args.how.json:
-        print(json.dumps({
-            "checkpoint": str(args.checkpoint), "step": checkpoint.step,
-            **dataclasses.asdict(found),
-        }, indent=1))
+        print(json.dumps(about(args, checkpoint) | dataclasses.asdict(found), indent=1))
         return
     console.say(found.protocol)
     print_data(found.labelled, len(train), len(val), checkpoint.step)
@@ -201,7 +195,7 @@ def begin(
         raise UserError(f"--threads {flags.threads}: give 1 or more, or 0 for all cores")
     quiet = bool(getattr(flags, "json", False))
     device = pick_device(flags.device)
-    loaded = open_checkpoint(checkpoint, device)
+    loaded = viewed(open_checkpoint(checkpoint, device), flags)
     joined = join()
     if joined.size > 1 and not (ranks and flags.keep):
         raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
@@ -218,6 +212,35 @@ def begin(
         silent if quiet else console.progress,
     )
     return loaded, how, stores
+
+
+def viewed(saved: Checkpoint, flags: HowFlags) -> Checkpoint:
+    """The checkpoint with the view that --size, --mean and --std ask for."""
+    from fastmoco.recipe import replace
+
+    if flags.size < 0:
+        raise UserError(f"--size {flags.size}: give a side in pixels")
+    recipe = replace(saved.recipe, eval_size=flags.size or saved.recipe.eval_size)
+    for name in ("mean", "std"):
+        values = getattr(flags, name)
+        if not values:
+            continue
+        good = len(values) == 3 and all(0 <= v <= 1 for v in values)
+        if not good or (name == "std" and 0 in values):
+            raise UserError(f"--{name} {' '.join(map(str, values))}: give three numbers, 0 to 1")
+        recipe = replace(recipe, augmentation=replace(recipe.augmentation, **{name: values}))
+    return replace(saved, recipe=recipe)
+
+
+def about(args: KnnArgs | LinearArgs | FinetuneArgs, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a result is of: the weights by their digest, which a model card looks for."""
+    from fastmoco.checkpoint import trunk_digest
+
+    return {
+        "checkpoint": str(args.checkpoint), "step": checkpoint.step,
+        "weights": trunk_digest(checkpoint),
+        "data": [str(p) for p in (args.train, args.val) if p is not None],
+    }
 
 
 def brief(score: Score) -> dict[str, float]:

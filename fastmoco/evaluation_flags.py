@@ -16,6 +16,13 @@ from fastmoco.run_options import EngineName
 class HowFlags:
     """What all of them share."""
 
+    size: int = 0
+    """Side of the evaluated view in pixels [default: the recipe's; of other systems' checkpoints,
+    which don't tell it, 224, or 32 with a CIFAR stem]."""
+    mean: tuple[float, ...] = ()
+    """Of the three channels, 0 to 1, to normalise by [default: as for size]."""
+    std: tuple[float, ...] = ()
+    """Their deviations."""
     device: str = "auto"
     """cuda, cuda:N or cpu."""
     threads: int = 0

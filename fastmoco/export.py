@@ -39,6 +39,8 @@ def export(
         refuse_detection(saved.recipe)
     refuse_foreign(out)
     try:
+        if out.parent.exists() and not out.parent.is_dir():
+            raise UserError(f"{out}: {out.parent} is a file; give another directory with --out")
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.features import ShowProgress, Subset, extract, silent
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import EngineName
+from fastmoco.weights_file import tensors_digest
 
 VERSION = 1  # of what lies in the cache
 
@@ -71,21 +73,20 @@ def extracted(
 
 def place(encoder: Encoder, store: Store, recipe: Recipe, engine: str) -> Path:
     """The file in the cache: of these weights, these images, this view of them."""
-    view = (
-        recipe.eval_size or recipe.size, recipe.eval_crop, recipe.augmentation.mean,
-        recipe.augmentation.std, recipe.precision, engine,
-    )
+    view = (*view_of(recipe), engine)
     identity = f"{VERSION} {digest(encoder)} {images_digest(store)} {view}"
     return cache_dir() / "features" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
 
 
+def view_of(recipe: Recipe) -> tuple[Any, ...]:
+    """What of a recipe decides the view that is evaluated, and in which type it is computed."""
+    aug = recipe.augmentation
+    return recipe.eval_size or recipe.size, recipe.eval_crop, aug.mean, aug.std, recipe.precision
+
+
 def digest(encoder: Encoder) -> str:
     """Of the trunk's tensors, buffers too, on whatever device they lie."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(encoder.trunk.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return tensors_digest(encoder.trunk.state_dict())
 
 
 def images_digest(store: Store) -> str:

@@ -26,7 +26,7 @@ from fastmoco.device import autocast, grad_scaler
 from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
-from fastmoco.feature_cache import Extraction, digest, images_digest
+from fastmoco.feature_cache import Extraction, digest, images_digest, view_of
 from fastmoco.features import Subset, extract, initial_encoder, load_encoder
 from fastmoco.labels import class_names, few_labels, shared_labels
 from fastmoco.scores import Score, score
@@ -199,7 +199,7 @@ def tune(
     recipe, device = checkpoint.recipe, how.device
     identity = (
         "finetune", digest(encoder), images_digest(store), classes, plan, seed,
-        recipe.eval_size or recipe.size, recipe.precision,
+        view_of(recipe),
     )
     learner = Learner(encoder, classes, plan, device, recipe.precision, seed)
     kept, first = EpochState(identity), 0

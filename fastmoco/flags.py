@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -263,11 +264,18 @@ def _without(argv: list[str], flag: str) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """tyro's error box without its frame, its title and its pointer to --help."""
+    """tyro's error box without its frame, its title and its pointer to --help. Where the terminal
+    has no Unicode, a rule stands below the title instead of beside it."""
     lines = [line.strip().strip("│╭╮╰╯|+").strip() for line in box.splitlines()]
+    rest = lines[2:] if len(lines) > 1 and lines[1] and not lines[1].strip("─-") else lines[1:]
     text: list[str] = []
-    for line in lines[1:]:
+    for line in rest:
         if not line.strip("─-") or line.startswith("For full helptext"):
             break
         text.append(line)
+    if text and text[0].startswith("Missing from"):
+        found = (re.match(r"[A-Z]+$|--[a-z][\w.-]*", line) for line in text[1:])
+        names = [match[0] for match in found if match]
+        if names:
+            return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     return " ".join(text) or " ".join(lines)

@@ -254,7 +254,7 @@ def below_start(s: Seen) -> Verdict | None:
         return None
     return Verdict(
         "below-start", "warning",
-        f"kNN is {last:.1%}, below the {first:.1%} of the untrained encoder: what it learns is not "
+        f"kNN is {last:.1%}, below the {first:.1%} that it began with: what it learns is not "
         f"what tells these classes apart; look at fastmoco views (colour or position may be all "
         f"that differs), and at --lr",
     )

@@ -18,7 +18,7 @@ from fastmoco.device import autocast
 from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
-from fastmoco.feature_cache import Extraction, digest, features_of, images_digest
+from fastmoco.feature_cache import Extraction, digest, features_of, images_digest, view_of
 from fastmoco.features import Subset, initial_encoder, load_encoder
 from fastmoco.heads import Heads, choose
 from fastmoco.labels import class_names, few_labels, held_out, shared_labels
@@ -141,8 +141,9 @@ def linear(
     exact = (rates, epochs, settings.batch) == ((OFFICIAL_RATE,), OFFICIAL_EPOCHS, OFFICIAL_BATCH)
     name = "official linear protocol" if exact else "official linear protocol, changed"
     return Linear(
-        f"{name}: random crops and flips, SGD, lr {shown(rates)}, batch {settings.batch}, {epochs} "
-        f"epochs, x0.1 at {round(DROPS[0] * epochs)} and {round(DROPS[1] * epochs)}, last epoch",
+        f"{name}: {settings.labels} labels, random crops and flips, SGD, lr {shown(rates)}, batch "
+        f"{settings.batch}, {epochs} epochs, x0.1 at {round(DROPS[0] * epochs)} and "
+        f"{round(DROPS[1] * epochs)}, last epoch",
         len(parts.ids), len(parts.held), rows,
         f"the trunk is bit for bit what it was: {frozen} tensors, BatchNorm's statistics too",
     )
@@ -168,7 +169,7 @@ def train_heads(
     heads = Heads(encoder.width, len(parts.names), rates, device, settings.seed)
     identity = (
         "linear", digest(encoder), images_digest(store), rates, epochs, settings.batch,
-        settings.seed, recipe.eval_size or recipe.size, recipe.precision,
+        settings.seed, view_of(recipe),
     )
     kept, first = EpochState(identity), 0
     if (state := kept.load(device)) is not None:

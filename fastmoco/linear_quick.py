@@ -61,8 +61,8 @@ def quick(
         rows.append(row_of("raw pixels", pixels, val_pixels, parts, how, settings, rates))
     epochs = epochs_of(settings, len(parts.ids))
     return Linear(
-        f"quick linear protocol: cached features of one centred view, standardised, SGD, lr "
-        f"{shown(rates)}, batch {settings.batch}, {epochs} epochs, cosine",
+        f"quick linear protocol: {settings.labels} labels, cached features of one centred view, "
+        f"standardised, SGD, lr {shown(rates)}, batch {settings.batch}, {epochs} epochs, cosine",
         len(parts.ids), len(parts.held), rows,
     )
 

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastmoco.checkpoint import Checkpoint
+from fastmoco.checkpoint import Checkpoint, trunk_digest
 from fastmoco.detection import HOW_TO
 from fastmoco.export_use import usage
-from fastmoco.recipe import RECIPES, Recipe, flag
+from fastmoco.recipe import RECIPES, Recipe, flag, from_dict
 
 LIBRARIES = {"timm": "timm", "huggingface": "transformers", "onnx": "onnx"}
 TRAINED = "trained"  # what the evaluating commands call the features of the checkpoint itself
@@ -33,7 +33,7 @@ def model_card(
         f"## Use\n\n{usage(recipe, to).rstrip()}",
         *([HOW_TO.rstrip()] if detection else []),
         f"## Training\n\n{training(saved)}",
-        f"## Results\n\n{results(source)}",
+        f"## Results\n\n{results(saved, source)}",
         "## Limits\n\nFeatures reflect the images it was trained on, and what its augmentation "
         "makes equal: colour and crop above all. It classifies nothing by itself. The licence of "
         "the training images applies to it as far as it does to any model.",
@@ -70,7 +70,11 @@ def training(saved: Checkpoint) -> str:
             ours = getattr(recipe.augmentation, field.name)
             if ours != getattr(named.augmentation, field.name):
                 differs.append(f"--augmentation.{flag(field.name)} {_words(ours)}")
-    lines.append(f"- recipe: `--recipe {' '.join([recipe.name, *differs])}`")
+    lines.append(
+        f"- command: `fastmoco train DATA --recipe {' '.join([recipe.name, *differs])}`"
+        + (", its length set by a budget" if len(saved.plan) > 1 else "")
+    )
+    lines.append("- to evaluate: `fastmoco knn CHECKPOINT TRAIN VAL`, or `linear`, or `finetune`")
     lines.append(f"- precision: {recipe.precision}")
     if saved.versions:
         told = ", ".join(f"{k} {v}" for k, v in saved.versions.items())
@@ -78,49 +82,59 @@ def training(saved: Checkpoint) -> str:
     return "\n".join(lines)
 
 
-def results(source: Path) -> str:
-    """A table of what lies in the run directory: kNN while training, and what the evaluating
-    commands printed with --json into files there."""
+def results(saved: Checkpoint, source: Path) -> str:
+    """A table of what lies in the run directory and is of this checkpoint: kNN while training, and
+    what the evaluating commands printed with --json into files there."""
     run = source if source.is_dir() else source.parent
-    rows = [*_while_training(run / "metrics.jsonl")]
+    rows = [*_while_training(saved, run)]
     for path in sorted(run.glob("*.json")):
-        rows += _of_json(path)
+        rows += _of_json(saved, path)
     if not rows:
-        return "None were found beside the checkpoint."
+        return "None of this checkpoint were found beside it."
     head = ("| what | protocol | top-1 |", "|---|---|---|")
-    return "\n".join([*head, *(f"| {a} | {b} | {c:.1%} |" for a, b, c in rows)])
+    return "\n".join([*head, *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
 
 
-def _while_training(path: Path) -> list[tuple[str, str, float]]:
+def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
+    """The measurement at the checkpoint's own step, where the run there is of its recipe."""
+    try:
+        if from_dict(json.loads((run / "run.json").read_text("utf-8"))["recipe"]) != saved.recipe:
+            return []
+        lines = (run / "metrics.jsonl").read_text("utf-8", "replace").splitlines()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
     found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in lines:
         try:
             row = json.loads(line)
-            if row["event"] == "evaluated":
-                found.append((row["epoch"], row["protocol"], row["knn"]))
+            if row["event"] == "evaluated" and row["step"] == saved.step:
+                what = f"kNN while training, epoch {row['epoch']:g}"
+                found = [(what, _inline(str(row["protocol"])), f"{row['knn']:.1%}")]
         except (ValueError, KeyError, TypeError):  # cut short by a kill, or a file of others
             continue
-    if not found:
-        return []
-    epoch, protocol, last = found[-1]
-    return [(f"kNN while training, epoch {epoch:g}", _inline(str(protocol)), float(last))]
+    return found
 
 
-def _of_json(path: Path) -> list[tuple[str, str, float]]:
-    """The rows of the trained encoder in what knn, linear or finetune wrote."""
+def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
+    """The rows of the trained encoder in what knn, linear or finetune wrote of this checkpoint."""
     try:
         content = json.loads(path.read_text())
         rows = content["rows"]
+        if content["weights"] != trunk_digest(saved):
+            return []
         pairs = rows.items() if isinstance(rows, dict) else [(r["features"], r) for r in rows]
         found = []
         for name, row in pairs:
-            top1 = row.get("score", row)["top1"]
+            score = row.get("score", row)
+            top1 = score["top1"]
             if name != TRAINED or not isinstance(top1, float):
                 continue
+            told = f"{top1:.1%} ({score['low']:.1%} to {score['high']:.1%})"
             protocol = str(row.get("protocol", content.get("protocol", "")))
             if "k" in row:
                 protocol += f", k={row['k']}, T={row['T']}"
-            found.append((f"`{_inline(path.name)}`", _inline(protocol), top1))
+            sets = " and ".join(f"`{_inline(Path(s).name)}`" for s in content["data"])
+            found.append((f"`{_inline(path.name)}`, on {sets}", _inline(protocol), told))
         return found
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return []  # a file of another kind

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmoco.compare import Comparison
 
+BESIDE = 2  # fields that differ, which have room beside the results
+
 
 def compare(argv: list[str]) -> None:
     """fastmoco compare RUN..."""
@@ -29,16 +31,17 @@ def compare(argv: list[str]) -> None:
 def print_comparison(found: Comparison) -> None:
     from fastmoco import console
 
-    names = list(found.runs[0].differs)
+    names, labels = list(found.runs[0].differs), short([r.run for r in found.runs])
+    beside = names if len(names) <= BESIDE else []
     unfinished = any(r.state != "done" for r in found.runs)
     same = "" if len(found.runs) == 1 or names else ": the same recipe on the same data"
     console.say(f"{len(found.runs)} run{'s' if len(found.runs) > 1 else ''}{same}")
     console.table(
-        ("run", *names, "epochs", "loss", "chance", "kNN best", "at epoch", "kNN last", "images/s",
-         "time", *(["state"] if unfinished else [])),
+        ("run", *beside, "epochs done", "loss", "chance", "kNN best", "at epoch", "kNN last",
+         "images/s", "time", *(["state"] if unfinished else [])),
         [
             (
-                r.run, *(shown(r.differs[n], n) for n in names), f"{r.epochs:.1f}",
+                labels[r.run], *(shown(r.differs[n], n) for n in beside), f"{r.epochs:.1f}",
                 number(r.loss, ".3f"), number(r.chance, ".3f"), number(r.knn_best, ".1%"),
                 number(r.knn_best_epoch, ".1f"), number(r.knn_last, ".1%"),
                 number(r.images_per_s, ",.0f"),
@@ -48,6 +51,11 @@ def print_comparison(found: Comparison) -> None:
             for r in found.runs
         ],
     )
+    if names != beside:  # in rows: so many columns would have no width
+        console.table(
+            ("differs", *labels.values()),
+            [(n, *(shown(r.differs[n], n) for r in found.runs)) for n in names],
+        )
     formats = {"loss": ".3f", "knn_best": ".1%", "knn_last": ".1%", "images_per_s": ",.0f",
                "train_seconds": ",.0f"}
     for group in found.groups:
@@ -57,6 +65,17 @@ def print_comparison(found: Comparison) -> None:
             f"{name.replace('_', ' ')} {s.mean:{formats[name]}} +- {s.std:{formats[name]}}"
             for name, s in group.spread.items()
         ))
+
+
+def short(runs: list[str]) -> dict[str, str]:
+    """Runs by the shortest ends of their paths that tell them apart."""
+    parts = {run: Path(run).parts for run in runs}
+    count = 1
+    while count < max(map(len, parts.values())):
+        if len({p[-count:] for p in parts.values()}) == len(runs):
+            break
+        count += 1
+    return {run: str(Path(*p[-count:])) for run, p in parts.items()}
 
 
 def shown(value: Any, name: str) -> str:

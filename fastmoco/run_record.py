@@ -13,6 +13,12 @@ from data_tools.errors import UserError
 from fastmoco.recipe import Recipe, from_dict
 
 Row = dict[str, Any]
+# Of a row of these events; one without is damaged, and left out.
+NEEDED = {
+    "progress": ("step", "epoch", "loss", "chance", "pretext_accuracy", "lr", "images_per_s"),
+    "evaluated": ("step", "epoch", "knn"),
+    "ended": ("step", "finished", "train_seconds"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,12 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         raise UserError(f"{path / 'run.json'}: damaged, or of another version") from None
     rows: dict[str, list[Row]] = {}
     metrics = path / "metrics.jsonl"
-    for line in metrics.read_text("utf-8").splitlines() if metrics.exists() else []:
+    lines = metrics.read_text("utf-8", "replace").splitlines() if metrics.exists() else []
+    for line in lines:
         try:
             row = json.loads(line)
-            rows.setdefault(row["event"], []).append(row)
+            if all(name in row for name in NEEDED.get(row["event"], ())):
+                rows.setdefault(row["event"], []).append(row)
         except (ValueError, KeyError, TypeError):  # cut short by a kill
             continue
     return RunRecord(

@@ -241,11 +241,20 @@ def whole_plan(recipe: Recipe, loader: TrainLoader) -> Plan:
 
 
 def take_up(run: Run, saved: Checkpoint) -> None:
-    """Go on where a checkpoint was written."""
-    run.moco.load_state_dict(saved.moco)
-    run.optimizer.load_state_dict(saved.optimizer)
-    run.scaler.load_state_dict(saved.scaler)
-    run.window.load(saved.window)
+    """Go on where a checkpoint was written. Raises UserError where it is not whole."""
+    try:
+        run.moco.load_state_dict(saved.moco)
+        run.optimizer.load_state_dict(saved.optimizer)
+        run.scaler.load_state_dict(saved.scaler)
+        run.window.load(saved.window)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"{run.directory.checkpoint}: holds a state that its own recipe does not fit "
+            f"({said[:160]}): --init begins anew with its weights"
+        ) from None
     run.plan = Plan(saved.plan)
     run.step, run.earlier = saved.step, saved.clock["train_seconds"]
 

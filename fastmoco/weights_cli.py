@@ -95,7 +95,7 @@ def check_installation(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]
 
 def check_published(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
     """The checks of a released checkpoint."""
-    assert args.checkpoint is not None
+    assert args.checkpoint is not None and args.imagenet is not None
     from data_tools.open import open_store
     from fastmoco import console
     from fastmoco.published import (
@@ -108,12 +108,15 @@ def check_published(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
 
     saved, how, _ = evaluation_cli.begin(args.checkpoint, (), args.how, ranks=False)
     published, by = recognise(saved, args.checkpoint, PUBLISHED)
-    check_wanted(published, args.train is not None, args.linear)
+    imagenet, beside = args.imagenet, args.imagenet.parent / "train"
+    useful = beside.exists() and bool(published.knn or args.linear)
+    bank = args.train or (beside if useful else None)
+    check_wanted(published, bank is not None, args.linear)
     if not args.how.json:
         console.say(f"{published.name}, known by {by}")
     val, train = (
         None if path is None else open_store(data_cli.prepared(path, args.how.json))
-        for path in (args.imagenet, args.train)
+        for path in (imagenet, bank)
     )
     assert val is not None
     checks = against_published(

@@ -58,7 +58,8 @@ class SelftestArgs:
     imagenet: Path | None = None
     """ImageNet's validation set, labelled."""
     train: Path | None = None
-    """ImageNet's training set: the bank of kNN, and what --linear learns from."""
+    """ImageNet's training set: the bank of kNN, and what --linear learns from [default: `train`
+    beside VAL, where there is one]."""
     linear: bool = False
     """Also the linear evaluation, 100 epochs of ImageNet."""
     how: Annotated[SelftestFlags, FLAT] = field(default_factory=SelftestFlags)

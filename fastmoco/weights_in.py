@@ -83,6 +83,13 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
     the keys are no layout known here, or don't make one of our encoders.
     """
     found = tensors_of(content)
+    inside = content.get("fastmoco") if isinstance(content, Mapping) else None
+    ours = _ours_inside(inside, path)
+    if ours is not None and ours.recipe.arch not in DEPTHS.values():
+        # a trunk that other systems have no layout for, under its own names
+        moco = {f"encoder_q.trunk.{k}": v for k, v in found.items()}
+        check_encoder(ours.recipe, moco, "encoder_q.", path)
+        return replace(ours, moco=moco)
     layout = _layout_of(found)
     if layout is None:
         few = ", ".join(list(found)[:3]) or "none"
@@ -116,8 +123,6 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
         moco |= queue
     recipe = _recipe(arch, trunk, moco)
     epoch = content.get("epoch") if isinstance(content, Mapping) else None
-    inside = content.get("fastmoco") if isinstance(content, Mapping) else None
-    ours = _ours_inside(inside, path)
     if ours is not None:
         recipe, lacks = ours.recipe, []
     _check_shapes(recipe, moco, path)
@@ -229,7 +234,7 @@ def _queue(found: Tensors) -> Tensors | None:
         queue = found.get(prefix + "queue")
         if queue is not None and queue.dim() == 2:
             at = found.get(prefix + "queue_ptr", torch.zeros(1, dtype=torch.int64))
-            pointer = at.to(queue.device, torch.int64).reshape(-1)[0].clone()
+            pointer = at.to(queue.device, torch.int64).flatten()[:1].sum()  # of none: 0
             return {"dictionary.keys": queue.T.contiguous(), "dictionary.pointer": pointer}
     return None
 
@@ -255,6 +260,10 @@ def _check_shapes(recipe: Recipe, moco: Tensors, path: str) -> None:
     if "encoder_k.trunk.conv1.weight" in moco:
         check_encoder(recipe, moco, "encoder_k.", path)
     keys = moco.get("dictionary.keys")
+    if keys is not None and not 0 <= int(moco["dictionary.pointer"]) < max(1, len(keys)):
+        raise UserError(
+            f"{path}: its queue_ptr is {int(moco['dictionary.pointer'])}, in a queue of {len(keys)}"
+        )
     if keys is not None and keys.shape[1] != recipe.dim:
         raise UserError(
             f"{path}: its queue holds keys of {keys.shape[1]} dimensions, its head gives "
@@ -278,6 +287,8 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
             of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
             raise UserError(f"{path}: {word} {prefix}{names[0]}{more} {of}: not whole")
     for k, v in wanted.items():
+        if k in here and not here[k].isfinite().all():
+            raise UserError(f"{path}: {prefix}{k} holds numbers that are not finite")
         if k in here and here[k].shape != v.shape:
             raise UserError(
                 f"{path}: {prefix}{k} has the shape {list(here[k].shape)}, in a {recipe.arch} it "
@@ -315,8 +326,9 @@ def _optimizer(content: Any, moco: Tensors) -> dict[str, Any]:
         return {}
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     count = sum(k.startswith("encoder_q.") and not k.endswith(buffers) for k in moco)
-    state = {i: v for i, v in saved.get("state", {}).items() if i < count}
-    return {
-        "state": state,
-        "param_groups": [{**saved["param_groups"][0], "params": list(range(count))}],
-    }
+    try:
+        state = {i: v for i, v in saved.get("state", {}).items() if i < count}
+        group = {**saved["param_groups"][0], "params": list(range(count))}
+    except (TypeError, AttributeError, KeyError, IndexError):
+        return {}  # not an optimizer's: what counts are the weights
+    return {"state": state, "param_groups": [group]} if state else {}

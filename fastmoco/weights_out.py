@@ -53,11 +53,20 @@ def to_torchvision(saved: Checkpoint, out: Path) -> None:
 
 
 def to_safetensors(saved: Checkpoint, out: Path) -> None:
-    """The bare trunk; its recipe lies in the file's metadata."""
+    """The bare trunk."""
     from safetensors.torch import save_file
 
-    told = {"arch": saved.recipe.arch, "recipe": json.dumps(to_dict(saved.recipe))}
-    save_file(trunk_of(saved), out / "model.safetensors", {"made_by": "fastmoco"} | told)
+    save_file(trunk_of(saved), out / "model.safetensors", metadata(saved))
+
+
+def metadata(saved: Checkpoint) -> dict[str, str]:
+    """What every .safetensors of ours holds beside the tensors: "pt", which transformers asks for,
+    and under "fastmoco" the recipe and where the weights are from, which our own import reads."""
+    told = {
+        "recipe": to_dict(saved.recipe), "step": saved.step, "dataset": saved.dataset,
+        "samples": saved.samples, "origin": saved.origin, "versions": saved.versions,
+    }
+    return {"format": "pt", "fastmoco": json.dumps(told)}
 
 
 def to_timm(saved: Checkpoint, out: Path) -> None:
@@ -65,7 +74,7 @@ def to_timm(saved: Checkpoint, out: Path) -> None:
     from safetensors.torch import save_file
 
     recipe, (size, short) = saved.recipe, view(saved.recipe)
-    save_file(trunk_of(saved), out / "model.safetensors", {"format": "pt"})
+    save_file(trunk_of(saved), out / "model.safetensors", metadata(saved))
     options = create(recipe.arch, recipe.sizes)[1] if recipe.arch.startswith(TIMM) else {}
     write_json(out / "config.json", {
         "architecture": recipe.arch.removeprefix(TIMM),
@@ -87,7 +96,7 @@ def to_huggingface_folder(saved: Checkpoint, out: Path) -> None:
     basic = recipe.arch in BASIC
     widths = [64 * 2**i * (1 if basic else 4) for i in range(4)]
     named = {to_huggingface(k): v for k, v in trunk_of(saved).items()}
-    save_file(named, out / "model.safetensors", {"format": "pt"})
+    save_file(named, out / "model.safetensors", metadata(saved))
     write_json(out / "config.json", {
         "architectures": ["ResNetModel"], "model_type": "resnet", "num_channels": 3,
         "embedding_size": 64, "hidden_sizes": widths, "depths": list(DEPTHS[recipe.arch]),
@@ -151,9 +160,13 @@ def to_official(saved: Checkpoint, out: Path) -> None:
 
 def _official_optimizer(saved: Checkpoint) -> dict[str, Any]:
     """The official optimizer lists the key encoder's parameters after the query encoder's."""
-    optimizer = saved.optimizer
-    if not optimizer:
-        return {"state": {}, "param_groups": []}
+    optimizer, r = saved.optimizer, saved.recipe
+    if not optimizer:  # weights alone: as an optimizer that has not yet taken a step
+        with torch.device("meta"):
+            trained = list(build_encoder(r).parameters())
+        optimizer = torch.optim.SGD(
+            trained, lr=r.lr, momentum=r.momentum, weight_decay=r.weight_decay
+        ).state_dict()
     (group,) = optimizer["param_groups"]
     both = list(range(2 * len(group["params"])))
     return {"state": optimizer["state"], "param_groups": [{**group, "params": both}]}

@@ -92,7 +92,7 @@ def test_the_command(runs, capsys):
     code, text, _ = run(capsys, "compare", *argv)
     lines = text.splitlines()
     assert code == 0 and lines[0] == "3 runs" and "state" not in lines[1]
-    assert lines[1].split()[:3] == ["run", "T", "seed"]
+    assert lines[1].split()[:3] == ["run", "T", "seed"]  # two that differ have room beside
     assert "warm" in lines[4] and " - " in lines[4]
     assert lines[5].startswith("over seeds 1, 2 (T 0.2): loss ") and " +- " in lines[5]
     code, text, _ = run(capsys, "compare", *argv, "--json")

@@ -64,7 +64,7 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
     and under "fastmoco" the recipe and where the weights are from, which our own import reads."""
     told = {
         "recipe": to_dict(saved.recipe), "step": saved.step, "dataset": saved.dataset,
-        "samples": saved.samples, "origin": saved.origin, "versions": saved.versions,
+        "samples": saved.samples, "origin": saved.origin, "versions": saved.versions, "scaler": {},
     }
     return {"format": "pt", "fastmoco": json.dumps(told)}
 

@@ -55,14 +55,32 @@ def test_knn_leaves_one_out_where_there_is_one_set(run, dataset, capsys):
     assert "leave one out" in call(capsys, "knn", run, dataset, "--k", 1)[1]
 
 
+def test_the_view_can_be_said(run, dataset, tmp_path, capsys):
+    """Of weights that don't tell their own."""
+    out = tmp_path / "f.npy"
+
+    def features(*flags):
+        assert call(capsys, "embed", run, dataset, "--out", out, *flags)[0] == 0
+        return np.load(out)
+
+    recipe = checkpoints.load(run).recipe
+    own, mean, std = features(), recipe.augmentation.mean, recipe.augmentation.std
+    same = features("--size", recipe.size, "--mean", *mean, "--std", *std)
+    assert np.array_equal(own, same)
+    assert not np.allclose(own, features("--size", 2 * recipe.size))
+    assert not np.allclose(own, features("--mean", 0.1, 0.2, 0.3))
+    for wrong in (["--mean", 0.1], ["--std", 0, 0.2, 0.2], ["--size", -3]):
+        assert f"{wrong[0]} {wrong[1]}" in refused(capsys, "knn", run, dataset, *wrong)
+
+
 def test_linear_tells_its_protocol(run, dataset, capsys):
     argv = ["linear", run, dataset, dataset, "--epochs", 1]
     code, text, _ = call(capsys, *argv, "--per-class")
-    assert code == 0 and "official linear protocol, changed: random crops" in text
+    assert code == 0 and "official linear protocol, changed: all labels, random crops" in text
     assert "the trunk is bit for bit what it was" in text and "labels of 96 of 96 images;" in text
     assert "of those named so" in text
     code, text, _ = call(capsys, *argv, "--quick", "--companions", "--lr", 0.01, 0.1)
-    assert code == 0 and "quick linear protocol: cached features" in text
+    assert code == 0 and "quick linear protocol: " in text
     assert "10 of them held out" in text and "raw pixels" in text and "by lr: 0.01: " in text
     code, text, _ = call(capsys, *argv, "--json")
     found = json.loads(text)

@@ -14,12 +14,12 @@ import yaml
 from PIL import Image
 
 from fastmoco import checkpoint as checkpoints
-from fastmoco.checkpoint import Checkpoint
+from fastmoco.checkpoint import Checkpoint, trunk_digest
 from fastmoco.export import export, put_in_place
 from fastmoco.features import load_encoder
 from fastmoco.interop import open_checkpoint
 from fastmoco.moco import build_moco, make_optimizer
-from fastmoco.recipe import MOCO_V2
+from fastmoco.recipe import MOCO_V2, to_dict
 from fastmoco.trunk_names import from_huggingface, to_detectron2, to_huggingface
 from tests.conftest import smooth_image
 from tests.test_cli import refused, run
@@ -314,25 +314,68 @@ def test_the_old_export_stays_where_the_new_one_cannot_take_its_place(tmp_path):
 
 def test_the_card_tells_recipe_data_and_results(saved, tmp_path, capsys):
     recipe = dataclasses.replace(RECIPE, lr=0.015)
-    checkpoints.save(dataclasses.replace(saved, recipe=recipe), tmp_path / "checkpoint.pt")
+    ours = dataclasses.replace(saved, recipe=recipe)
+    checkpoints.save(ours, tmp_path / "checkpoint.pt")
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
     (tmp_path / "metrics.jsonl").write_text(
-        '{"event": "evaluated", "step": 6, "epoch": 1.0, "knn": 0.25, "protocol": "DINO, k=20"}\n'
-        '{"event": "evaluated", "step": 12, "epoch": 2.0, "knn": 0.5, "protocol": "DINO, k=20"}\n'
+        '{"event": "evaluated", "step": 1, "epoch": 0.1, "knn": 0.5, "protocol": "DINO, k=20"}\n'
+        '{"event": "evaluated", "step": 12, "epoch": 2.0, "knn": 0.7, "protocol": "DINO, k=20"}\n'
         '{"event": "eval'
     )
-    (tmp_path / "knn.json").write_text(json.dumps({"rows": [
-        {"features": "trained", "protocol": "DINO", "k": 10, "T": 0.07, "top1": 0.613},
-        {"features": "raw pixels", "protocol": "DINO", "k": 10, "T": 0.07, "top1": 0.111},
-    ]}))
+
+    def found(weights, top1):
+        row = {"protocol": "DINO", "k": 10, "T": 0.07, "top1": top1, "low": 0.6, "high": 0.625}
+        return json.dumps({
+            "weights": weights, "data": ["sets/train", "sets/val"],
+            "rows": [{"features": "trained", **row},
+                     {"features": "raw pixels", **row, "top1": 0.111}],
+        })
+
+    (tmp_path / "knn.json").write_text(found(trunk_digest(ours), 0.613))
+    (tmp_path / "others.json").write_text(found("another's", 0.777))
     (tmp_path / "other.json").write_text("[1, 2]")
     code, text, _ = run(capsys, "export", tmp_path, "--to", "safetensors", "--json")
     assert code == 0 and any("README.md" in name for name in json.loads(text)["files"])
     card = (tmp_path / "export-safetensors" / "README.md").read_text()
     assert "96 images, fingerprint `f00d`" in card and "1 steps of 8 images (0.1 epochs)" in card
-    assert "--recipe moco-v2 --arch resnet18" in card and "--lr 0.015" in card
-    assert "| kNN while training, epoch 2 | DINO, k=20 | 50.0% |" in card
-    assert "| `knn.json` | DINO, k=10, T=0.07 | 61.3% |" in card and "11.1" not in card
+    command = "`fastmoco train DATA --recipe moco-v2 --arch resnet18"
+    assert command in card and "--lr 0.015" in card
+    assert "| kNN while training, epoch 0.1 | DINO, k=20 | 50.0% |" in card
+    row = "| `knn.json`, on `train` and `val` | DINO, k=10, T=0.07 | 61.3% (60.0% to 62.5%) |"
+    assert row in card
+    assert not any(other in card for other in ("11.1", "77.7", "70.0"))  # not of these weights
     assert "one momentum" not in card
+
+
+@pytest.mark.parametrize("to", ["safetensors", "timm", "huggingface"])
+def test_our_own_safetensors_bring_their_recipe_back(saved, source, tmp_path, to):
+    """The view and the statistics that the features depend on."""
+    export(saved, source, to, tmp_path / "out")
+    again = open_checkpoint(tmp_path / "out")
+    assert again.recipe == saved.recipe and (again.step, again.dataset) == (1, "f00d")
+    trunk = {k: v for k, v in saved.moco.items() if k.startswith("encoder_q.trunk.")}
+    assert again.moco.keys() == trunk.keys()
+    assert all(torch.equal(v, again.moco[k]) for k, v in trunk.items())
+
+
+def test_a_trunk_without_a_layout_comes_back_from_safetensors(tmp_path):
+    small = checkpoint_of(dataclasses.replace(RECIPE, arch="resnet-mini", stem="cifar", size=32))
+    export(small, tmp_path, "safetensors", tmp_path / "out")
+    again = open_checkpoint(tmp_path / "out" / "model.safetensors")
+    assert again.recipe == small.recipe
+    assert trunk_digest(again) == trunk_digest(small)
+
+
+def test_weights_alone_make_an_official_checkpoint_that_can_be_resumed(saved, source, tmp_path):
+    """main_moco.py's --resume loads the optimizer of both encoders."""
+    export(dataclasses.replace(saved, optimizer={}), source, "official", tmp_path / "out")
+    content = torch.load(tmp_path / "out" / "checkpoint.pth.tar", weights_only=True)
+    both = [torch.nn.Parameter(p) for _, p in 2 * list(build_moco(saved.recipe, 96, CPU)
+                                                       .encoder_q.named_parameters())]
+    optimizer = torch.optim.SGD(both, lr=1.0)
+    optimizer.load_state_dict(content["optimizer"])
+    assert optimizer.param_groups[0]["lr"] == saved.recipe.lr
+    assert open_checkpoint(tmp_path / "out").optimizer == {}
 
 
 def test_an_official_checkpoint_is_exported(saved, source, tmp_path, capsys):

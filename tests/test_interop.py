@@ -1,6 +1,7 @@
 """Every command reads weights through one door; a run begins with another checkpoint's."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,54 @@ def test_ours_misshapen_is_one_line(trained, tmp_path):
     )
     with pytest.raises(UserError, match=r"bn1.weight has the shape \[3\]"):
         open_checkpoint(tmp_path / "a.pt")
+
+
+def test_ours_with_flipped_bytes_or_no_numbers_is_one_line(trained, tmp_path):
+    """torch does not look at the checksums, and takes any bits for weights."""
+    whole = bytearray((Path(trained) / "checkpoint.pt").read_bytes())
+    for at in (len(whole) // 3, len(whole) // 2):
+        path = tmp_path / "flipped.pt"
+        flipped = bytes(b ^ 255 for b in whole[at : at + 40])
+        path.write_bytes(whole[:at] + flipped + whole[at + 40 :])
+        with pytest.raises(UserError, match="flipped.pt: damaged: .* is not what was written"):
+            open_checkpoint(path)
+    saved = checkpoints.load(trained)
+    name = "encoder_q.trunk.conv1.weight"
+    checkpoints.save(
+        dataclasses.replace(saved, moco=saved.moco | {name: saved.moco[name] * torch.nan}),
+        tmp_path / "nan.pt",
+    )
+    with pytest.raises(UserError, match="nan.pt: encoder_q.trunk.conv1.weight holds numbers that"):
+        open_checkpoint(tmp_path / "nan.pt")
+
+
+@pytest.mark.parametrize("changes", [
+    {"moco": None}, {"moco": {"encoder_q.trunk.conv1.weight": "text"}}, {"recipe": {"size": 1}},
+    {"recipe": {"eval_size": -3}}, {"recipe": {"name": 3, "augmentation": 3}},
+], ids=str)
+def test_ours_with_other_contents_is_one_line(trained, tmp_path, changes):
+    content = torch.load(Path(trained) / "checkpoint.pt", weights_only=True)
+    for name, value in changes.items():
+        if name == "recipe" and "eval_size" in value:
+            value = content["recipe"] | value
+        content[name] = value
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="other.pt: ") as raised:
+        open_checkpoint(tmp_path / "other.pt")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_state_that_its_recipe_does_not_fit_is_not_resumed(dataset, tmp_path):
+    out = str(tmp_path / "run")
+    saved = train(dataset, RECIPE, RunOptions(out=out))
+    for change in (
+        {"moco": saved.moco | {"dictionary.keys": torch.zeros(7, 3)}},
+        {"moco": {k: v for k, v in saved.moco.items() if not k.startswith("encoder_k.")}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+    ):
+        checkpoints.save(dataclasses.replace(saved, **change), Path(out) / "checkpoint.pt")
+        with pytest.raises(UserError, match="checkpoint.pt: holds a state that its own recipe"):
+            train(dataset, RECIPE, RunOptions(out=out, resume=True))
 
 
 def test_a_run_begins_with_a_checkpoint_and_says_what_it_took(trained, dataset, tmp_path):

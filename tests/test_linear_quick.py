@@ -59,7 +59,7 @@ def test_companions_the_choice_and_the_protocol(task):
     found = quick(untrained(), train, val, Extraction(CPU), settings, True)
     assert [r.features for r in found.rows] == ["trained", "at step 0", "raw pixels"]
     assert found.labelled == 100 if len(train.classes) == 10 else 120
-    assert found.protocol.startswith("quick linear protocol: cached features") and not found.trunk
+    assert found.protocol.startswith("quick linear protocol: 10/class labels, ") and not found.trunk
     for row in found.rows:
         assert set(row.held_out) == set(RATES)
         assert row.held_out[row.rate] == max(v for v in row.held_out.values() if v is not None)

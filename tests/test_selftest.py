@@ -334,7 +334,12 @@ def test_the_command_compares(released, imagenet, capsys, monkeypatch):
     found = json.loads(out)
     assert code == 1 and not found["passed"] and found["is"] == "tiny_v2"
     assert err.count("failed: kNN top-1, k ") == 2
-    code, out, _ = call(capsys, *argv, "--imagenet", imagenet / "val")
+    code, out, _ = call(capsys, *argv, "--imagenet", imagenet / "val")  # train lies beside it
+    assert code == 0 and "2 of 2 checks passed" in out
+    alone = imagenet.parent / "alone"
+    alone.mkdir()
+    (alone / "val").symlink_to(imagenet / "val")
+    code, out, _ = call(capsys, *argv, "--imagenet", alone / "val")
     assert code == 1 and "nothing was compared" in out and "comparable with no" in out
 
 

@@ -136,6 +136,12 @@ def load_encoder(
     return encoder.to(device).eval()
 
 
+def beginning(checkpoint: Checkpoint) -> str:
+    """What results call initial_encoder: where the weights are from another checkpoint (--init, or
+    another system's), they never were that."""
+    return "untrained" if checkpoint.origin else "at step 0"
+
+
 def initial_encoder(
     recipe: Recipe, device: torch.device, splits: int | None = None
 ) -> Encoder:

@@ -27,7 +27,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, images_digest, view_of
-from fastmoco.features import Subset, extract, initial_encoder, load_encoder
+from fastmoco.features import Subset, beginning, extract, initial_encoder, load_encoder
 from fastmoco.labels import class_names, few_labels, shared_labels
 from fastmoco.scores import Score, score
 
@@ -116,7 +116,9 @@ def finetune(
     plan = plan_of(settings, len(ids), len(train))
     starts = {"trained": lambda: load_encoder(checkpoint, how.device, splits=1)}
     if companions:
-        starts["at step 0"] = lambda: initial_encoder(checkpoint.recipe, how.device, splits=1)
+        starts[beginning(checkpoint)] = lambda: initial_encoder(
+            checkpoint.recipe, how.device, splits=1
+        )
     rows = {}
     for name, start in starts.items():
         encoder = start()

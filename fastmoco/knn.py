@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.feature_cache import Extraction, features_of
-from fastmoco.features import Tick, initial_encoder, load_encoder, raw_pixels
+from fastmoco.features import Tick, beginning, initial_encoder, load_encoder, raw_pixels
 from fastmoco.labels import class_names, shared_labels
 from fastmoco.scores import Score, score
 
@@ -162,7 +162,7 @@ def knn(
     recipe, truth = checkpoint.recipe, labels.numpy()
     encoders = {"trained": load_encoder(checkpoint, device)}
     if companions:
-        encoders["at step 0"] = initial_encoder(recipe, device)
+        encoders[beginning(checkpoint)] = initial_encoder(recipe, device)
     rows: list[Row] = []
 
     def measure(features: str, bank: torch.Tensor, queries: torch.Tensor) -> None:

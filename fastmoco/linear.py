@@ -19,7 +19,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, features_of, images_digest, view_of
-from fastmoco.features import Subset, initial_encoder, load_encoder
+from fastmoco.features import Subset, beginning, initial_encoder, load_encoder
 from fastmoco.heads import Heads, choose
 from fastmoco.labels import class_names, few_labels, held_out, shared_labels
 from fastmoco.scores import Score, score
@@ -155,7 +155,7 @@ def encoders(
     """What to evaluate, by name: one encoder in memory at a time."""
     found: dict[str, Callable[[], Encoder]] = {"trained": lambda: load_encoder(checkpoint, device)}
     if companions:
-        found["at step 0"] = lambda: initial_encoder(checkpoint.recipe, device).eval()
+        found[beginning(checkpoint)] = lambda: initial_encoder(checkpoint.recipe, device).eval()
     return found
 
 

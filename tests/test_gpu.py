@@ -3,18 +3,23 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 from bench import gpu_checks
 from bench.gpu import memory_checks
+from fastmoco import checkpoint as checkpoints
 from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
-from fastmoco.device import pick_device
+from fastmoco.batch import Prepared
+from fastmoco.device import Field, one_ahead, pick_device
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.events import Progress
-from fastmoco.loader import TrainLoader
+from fastmoco.loader import RING, Ring, TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.train import train
@@ -145,3 +150,39 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(dataset, tmp_path, 
     assert whole.step == resumed.step == 12
     assert_equal(whole.moco, resumed.moco)
     assert_equal(whole.optimizer, resumed.optimizer)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_two_ranks_train_over_nccl(dataset, tmp_path):
+    """The queue, the shuffle and the votes: the checksum of the last save holds all ranks' state
+    together, or the run ends in an error."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "fastmoco", "train", str(dataset), "--arch", "resnet18", "--size", "64", "--batch",
+        "16", "--bn-splits", "4", "--K", "72", "--epochs", "2", "--out", str(out),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last = checkpoints.load(out)
+    assert last.versions["ranks"] == "2" and last.step == 12
+
+
+def test_the_host_does_not_run_away_from_a_slow_device():
+    """At most the loader's ring, and the batch ahead, are prepared before their steps are done."""
+    device, done = pick_device("cuda"), []
+    layout = {"index": Field(np.int64, (4,))}
+    plans = ({"index": np.arange(4)} for _ in range(40))
+    made = 0
+
+    def prepare(batch):
+        nonlocal made
+        made += 1
+        lead = made - sum(event.query() for event in done)
+        assert lead <= 2 * RING + 2, lead
+        return Prepared(batch["index"].clone(), batch["index"].clone(), None, None)
+
+    for _ in one_ahead(Ring(None, layout, device).batches(plans), prepare, device):
+        torch.cuda._sleep(20_000_000)  # some ten milliseconds
+        done.append(torch.cuda.current_stream().record_event())
+    assert made == 40

@@ -176,7 +176,7 @@ def test_blur_follows_the_size_of_the_moment(dataset, store, monkeypatch, tmp_pa
     assert [n for n in notes if "up to 0.57 pixels" in n and "views of 64" in n]
 
 
-@pytest.mark.parametrize("sides", [(8, 12), (0, 16), (8, 10, 12, 16)])
+@pytest.mark.parametrize("sides", [(8, 12), (0, 16), (8, 10, 12, 14, 16)])
 def test_sizes_that_cannot_be_are_one_line(sides):
     with pytest.raises(UserError, match="--progressive .*: give sides in pixels, at most one an"):
         dataclasses.replace(GROWING, progressive=sides).check()

@@ -91,7 +91,7 @@ class LinearArgs:
     seed: int = 0
     """Decides the order, the crops, the few labels and what is held out."""
     companions: bool = False
-    """Also the same encoder at step 0, and with --quick centred raw pixels."""
+    """Also the same encoder at step 0, and centred raw pixels."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from data_tools.store import Store
 from fastmoco.augment import centre_view
@@ -122,6 +123,35 @@ def raw_pixels(
     centre = pixels.mean(dim=0) if centre is None else centre
     pixels -= centre
     return F.normalize(pixels, dim=1, out=pixels), centre
+
+
+class RawPixels(nn.Module):
+    """raw_pixels as a trunk: normalised views [B, 3, S, S] to [B, 3072], of length 1."""
+
+    centre: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, centre: torch.Tensor, recipe: Recipe) -> None:
+        super().__init__()
+        aug = recipe.augmentation
+        self.register_buffer("centre", centre.clone())
+        self.register_buffer("mean", torch.tensor(aug.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(aug.std).view(3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.float() * self.std + self.mean
+        if pixels.shape[-1] != 32:
+            pixels = F.interpolate(pixels, (32, 32), mode="bilinear", antialias=True)
+        return F.normalize(pixels.permute(0, 2, 3, 1).flatten(1) - self.centre, dim=1)
+
+
+def pixel_encoder(
+    store: Store, recipe: Recipe, device: torch.device, threads: int = 0
+) -> Encoder:
+    """What an encoder must beat where views are cropped anew: pixels, centred by a store's mean."""
+    _, centre = raw_pixels(store, recipe, threads=threads)
+    return Encoder(RawPixels(centre, recipe), len(centre), nn.Identity()).to(device).eval()
 
 
 def load_encoder(

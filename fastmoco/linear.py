@@ -19,7 +19,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, features_of, images_digest, view_of
-from fastmoco.features import Subset, beginning, initial_encoder, load_encoder
+from fastmoco.features import Subset, beginning, initial_encoder, load_encoder, pixel_encoder
 from fastmoco.heads import Heads, choose
 from fastmoco.labels import class_names, few_labels, held_out, shared_labels
 from fastmoco.scores import Score, score
@@ -118,21 +118,28 @@ def linear(
     official code keeps the epoch that VAL likes best).
 
     Several rates are trained at once on the same batches, less a held-out part of TRAIN that
-    chooses among them. Killed, it goes on from its last epoch when it is run again.
-    Raises UserError for data and settings that cannot be evaluated.
+    chooses among them. With companions: the same encoder at step 0, and centred raw pixels.
+    Killed, it goes on from its last epoch when it is run again. Raises UserError for data and
+    settings that cannot be evaluated.
     """
     settings.check()
     rates = settings.rates or (OFFICIAL_RATE,)
     epochs = settings.epochs or OFFICIAL_EPOCHS
     parts = parts_of(train, val, settings, len(rates))
     rows, frozen = [], 0
-    for features, build in encoders(checkpoint, how.device, companions).items():
+    builders = encoders(checkpoint, how.device, companions)
+    if companions:
+        labelled = Subset(train, parts.ids)
+        builders["raw pixels"] = lambda: pixel_encoder(
+            labelled, checkpoint.recipe, how.device, how.threads
+        )
+    for features, build in builders.items():
         encoder = build()
         before = digest(encoder)
         heads = train_heads(encoder, checkpoint, train, parts, how, settings, rates, epochs)
         if digest(encoder) != before:
             raise RuntimeError("the trunk changed while the classifier was trained")
-        frozen = len(encoder.trunk.state_dict())
+        frozen = frozen or len(encoder.trunk.state_dict())
         recipe = checkpoint.recipe
         held = None
         if len(parts.held):

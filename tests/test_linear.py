@@ -14,7 +14,7 @@ from data_tools.errors import UserError
 from fastmoco.crops import CropLoader
 from fastmoco.engines import open_engine
 from fastmoco.feature_cache import Extraction
-from fastmoco.features import Subset, extract, load_encoder
+from fastmoco.features import Subset, extract, load_encoder, pixel_encoder, raw_pixels
 from fastmoco.heads import Heads
 from fastmoco.linear import Settings, linear
 from tests.evaluation_parts import CPU, RECIPE, untrained
@@ -143,11 +143,27 @@ def test_a_held_out_part_of_train_chooses_and_val_does_not(sets):
     assert again.score.top1 == pytest.approx(1 - row.score.top1)
 
 
+def test_pixels_as_an_encoder_are_the_raw_pixels(sets):
+    """Of the centred view; crops of the same side go the same way."""
+    train, val = sets
+    recipe = dataclasses.replace(RECIPE, eval_size=32)
+    _, centre = raw_pixels(train, recipe)
+    expected, _ = raw_pixels(val, recipe, centre)
+    encoder = pixel_encoder(train, recipe, CPU)
+    found = extract(encoder, val, recipe, CPU)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    larger = extract(encoder, val, dataclasses.replace(recipe, eval_size=64), CPU)
+    assert larger.shape == expected.shape and not torch.equal(larger, found)
+
+
 def test_companions_and_few_labels(sets):
     train, val = sets
     settings = Settings(epochs=1, labels="5/class")
     found = linear(untrained(), train, val, Extraction(CPU), settings, companions=True)
-    assert [r.features for r in found.rows] == ["trained", "at step 0"] and found.labelled == 10
+    names = [r.features for r in found.rows]
+    assert names == ["trained", "at step 0", "raw pixels"] and found.labelled == 10
+    tensors = len(load_encoder(untrained(), CPU).trunk.state_dict())
+    assert f"{tensors} tensors" in found.trunk  # the encoder's, not the pixels'
     with pytest.raises(UserError, match="one image a class leaves none to choose"):
         linear(untrained(), train, val, Extraction(CPU), Settings((1.0, 2.0), labels="1/class"))
     for bad in (Settings((0.0,)), Settings(epochs=-1), Settings(batch=0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -252,6 +253,11 @@ def used_memory(device: torch.device) -> int:
     """Bytes at the most so far: of this process on the device, or of its memory on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    # ru_maxrss would be the parent's, where that was larger when it started this process
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

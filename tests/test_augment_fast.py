@@ -103,18 +103,16 @@ def test_which_form_is_taken(monkeypatch):
     assert pick(cuda) == ("torch", "the augmentation is not compiled: no C compiler here")
 
 
-def test_a_function_is_compiled_for_as_many_shapes_as_a_run_has(monkeypatch):
+def test_a_function_is_compiled_for_as_many_shapes_as_a_run_has():
     """Progressive resolution with more sides than Dynamo's own limit."""
     from torch._dynamo import config
 
-    for name in ("recompile_limit", "cache_size_limit"):
-        if hasattr(config, name):
-            monkeypatch.setattr(config, name, 8)
     torch.compiler.reset()
     double = torch.compile(lambda x: 2 * x, fullgraph=True, dynamic=False, backend="eager")
-    compiling.allow_shapes(12)
-    for side in range(1, 13):
-        assert double(torch.ones(side)).sum() == 2 * side
+    with config.patch(recompile_limit=8):
+        compiling.allow_shapes(12)
+        for side in range(1, 13):
+            assert double(torch.ones(side)).sum() == 2 * side
 
 
 def test_what_compiling_lacks_is_told(monkeypatch):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,3 +122,14 @@ def test_less_memory_by_pieces_and_by_recomputing():
 def test_the_plain_augmentation_is_counted():
     images = 2 * 16 * 3 * 32 * 32 * 4
     assert 2 * images < augmentation_peak(RECIPE) < 20 * images
+
+
+def test_a_process_is_not_told_its_parents_memory():
+    """What the system calls the largest resident set begins with that of who started it."""
+    held = np.ones(180_000_000)  # 1.4 GB
+    code = (
+        "import torch; from fastmoco.device import used_memory; "
+        "print(used_memory(torch.device('cpu')))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50e6 < int(child.stdout) < held.nbytes / 1.3

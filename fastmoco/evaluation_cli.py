@@ -239,6 +239,7 @@ def about(args: KnnArgs | LinearArgs | FinetuneArgs, checkpoint: Checkpoint) -> 
     return {
         "checkpoint": str(args.checkpoint), "step": checkpoint.step,
         "weights": trunk_digest(checkpoint),
+        "size": checkpoint.recipe.eval_size or checkpoint.recipe.size,
         "data": [str(p) for p in (args.train, args.val) if p is not None],
     }
 

@@ -46,7 +46,7 @@ class Progress:
     feature_std: float  # of q, mean over dimensions times sqrt(C): 1 is spread out, 0 collapsed
     grad_norm: float
     memory: float  # GB at the most so far: of the device, or of the process on a CPU
-    skipped: int  # steps that were not finite, and moved nothing
+    skipped: int  # steps that were not finite, and moved no weight
     budget_left: float | None = None  # seconds until --budget or --until is up, less the reserve
 
 

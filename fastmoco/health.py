@@ -240,7 +240,7 @@ def skipping(s: Seen) -> Verdict | None:
     return Verdict(
         "skipping", "warning",
         f"{count} of the last steps {'was' if count == 1 else 'were'} not finite and moved "
-        f"nothing: skipped.jsonl names the samples; if it goes on, lower --lr",
+        f"no weight: skipped.jsonl names the samples; if it goes on, lower --lr",
     )
 
 

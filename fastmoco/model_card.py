@@ -134,7 +134,8 @@ def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
             if "k" in row:
                 protocol += f", k={row['k']}, T={row['T']}"
             sets = " and ".join(f"`{_inline(Path(s).name)}`" for s in content["data"])
-            found.append((f"`{_inline(path.name)}`, on {sets}", _inline(protocol), told))
+            what = f"`{_inline(path.name)}`, on {sets}, {int(content['size'])} pixels"
+            found.append((what, _inline(protocol), told))
         return found
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return []  # a file of another kind

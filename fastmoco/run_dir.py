@@ -64,12 +64,13 @@ class RunDir:
     def _keep(self, path: Path, resumed_at: int) -> list[dict]:
         """The rows of a file up to a step; the file holds no others afterwards."""
         kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
-            except ValueError:  # cut short by a kill
+                stays = 0 < resumed_at >= row["step"] and row["event"] != "ended"
+            except (ValueError, KeyError, TypeError):  # cut short by a kill, or none of ours
                 continue
-            if row["step"] <= resumed_at and resumed_at > 0 and row.get("event") != "ended":
+            if stays:
                 kept.append(row)
         if kept or path == self.metrics.path:
             partial = path.with_name(path.name + ".partial")

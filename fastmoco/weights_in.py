@@ -1,9 +1,7 @@
-"""Checkpoints of other systems, recognised by their keys and read as ours.
+"""Checkpoints of other systems, recognised by their keys (fastmoco.layouts) and read as ours.
 
-Known: the official MoCo, lightly, solo-learn, mmselfsup and mmpretrain, VISSL, transformers'
-ResNets, and bare ResNets under torchvision's names (timm's are the same). What the keys tell fills
-the recipe: arch, stem, head, dim, K. What they don't is the recipe's that fits them best, and that
-is said.
+What the keys tell fills the recipe: arch, stem, head, dim, K. What they don't is the recipe's that
+fits them best, and that is said.
 
 The released MoCo, and all that followed it, moves the key encoder before it encodes the keys, we
 after the optimizer's step: the key encoder of their checkpoints is one update behind ours. It is
@@ -13,8 +11,8 @@ taken as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,50 +20,16 @@ import torch
 from data_tools.errors import UserError
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.encoder import build_encoder
-from fastmoco.recipe import MOCO_CIFAR, MOCO_V1, MOCO_V2, Recipe, from_dict
-from fastmoco.trunk_names import from_huggingface, from_sequential
-
-Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a system prefixes its tensors; a trunk's own names come after the prefix."""
-
-    name: str
-    trunk: str
-    head: str = ""
-    key_trunk: str = ""
-    key_head: str = ""
-    rename: Callable[[str], str] = from_sequential  # which leaves torchvision's names as they are
-
-
-# The first that fits: those with more of their own come first.
-LAYOUTS = (
-    Layout("official MoCo", "encoder_q.", "encoder_q.fc.", "encoder_k.", "encoder_k.fc."),
-    Layout("mmselfsup", "encoder_q.0.", "encoder_q.1.", "encoder_k.0.", "encoder_k.1."),
-    Layout(
-        "mmpretrain", "backbone.", "neck.", "encoder_k.module.0.", "encoder_k.module.1.",
-    ),
-    # of lightly's ImageNet benchmark, whose bare names are the key encoder's
-    Layout(
-        "lightly", "query_backbone.", "query_projection_head.", "backbone.", "projection_head.",
-    ),
-    Layout(
-        "lightly", "backbone.", "projection_head.", "backbone_momentum.",
-        "projection_head_momentum.",
-    ),
-    Layout("solo-learn", "backbone.", "projector.", "momentum_backbone.", "momentum_projector."),
-    Layout("solo-learn", "encoder.", "projector.", "momentum_encoder.", "momentum_projector."),
-    Layout("VISSL", "trunk._feature_blocks.", "heads."),
-    Layout("VISSL", "_feature_blocks."),
-    Layout("VISSL", "trunk.base_model._feature_blocks.", "heads."),
-    Layout("official MoCo without its head", "encoder_q."),
-    Layout("backbone", "backbone."),
-    Layout("torchvision", ""),
-    Layout("transformers", "", rename=from_huggingface),
-    Layout("transformers", "resnet.", rename=from_huggingface),
+from fastmoco.layouts import (
+    Layout,
+    Tensors,
+    head_of,
+    layout_of,
+    queue_of,
+    tensors_of,
+    trunk_of,
 )
+from fastmoco.recipe import MOCO_CIFAR, MOCO_V1, MOCO_V2, Recipe, from_dict
 
 # (blocks a stage, convolutions a block) -> the arch
 DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
@@ -90,52 +54,23 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
         moco = {f"encoder_q.trunk.{k}": v for k, v in found.items()}
         check_encoder(ours.recipe, moco, "encoder_q.", path)
         return replace(ours, moco=moco)
-    layout = _layout_of(found)
+    layout = layout_of(found)
     if layout is None:
         few = ", ".join(list(found)[:3]) or "none"
         raise UserError(
             f"{path}: no layout known here (keys: {few} ...); known are the official MoCo's, "
             "lightly's, solo-learn's, mmselfsup's, VISSL's, transformers' and torchvision's ResNets"
         )
-    trunk = _trunk(found, layout)
-    moco = {f"encoder_q.trunk.{k}": v for k, v in trunk.items()}
+    trunk = trunk_of(found, layout.trunk, layout.rename)
     arch, width = _arch(trunk, path)
-    head, why = _head(found, layout.head, width)
-    moco |= {f"encoder_q.{k}": v for k, v in head.items()}
-    lacks = [] if head else [why]
-    keys: Tensors = {}
-    if layout.key_trunk:
-        keys = {
-            f"encoder_k.trunk.{k}": v
-            for k, v in _trunk(found, replace(layout, trunk=layout.key_trunk,
-                                              head=layout.key_head)).items()
-        }
-    if keys and head:
-        moco |= keys | {
-            f"encoder_k.{k}": v for k, v in _head(found, layout.key_head, width)[0].items()
-        }
-    else:
-        lacks.append("no key encoder")
-    queue = _queue(found)
-    if queue is None:
-        lacks.append("no queue")
-    else:
-        moco |= queue
-    recipe = _recipe(arch, trunk, moco)
-    epoch = content.get("epoch") if isinstance(content, Mapping) else None
-    if ours is not None:
-        recipe, lacks = ours.recipe, []
+    moco, lacks = _moco(found, layout, trunk, width)
+    recipe = _recipe(arch, trunk, moco) if ours is None else ours.recipe
     _check_shapes(recipe, moco, path)
-    origin = f"{layout.name} layout" + (f", epoch {epoch}" if isinstance(epoch, int) else "")
-    origin += f": {recipe.arch}" + (" with a CIFAR stem" if recipe.stem == "cifar" else "")
-    origin += _has(recipe, moco) + "".join(f", {word}" for word in lacks)
-    if ours is None:
-        origin += f"; all else is taken to be {recipe.name}'s"
-    if "encoder_k.trunk.conv1.weight" in moco and ours is None:
-        origin += "; its key encoder is one momentum update behind ours"
     optimizer = _optimizer(content, moco)
     if ours is not None:
         return replace(ours, moco=moco, optimizer=optimizer)
+    epoch = content.get("epoch") if isinstance(content, Mapping) else None
+    origin = _origin(layout, epoch, recipe, moco, lacks)
     return Checkpoint(recipe, moco, optimizer, {}, 0, "", 0, origin=origin)
 
 
@@ -143,49 +78,6 @@ def told_epoch(saved: Checkpoint) -> int | None:
     """The epoch that an official file tells, by the `origin` that from_foreign gave it."""
     found = re.match(r"official MoCo layout, epoch (\d+):", saved.origin)
     return None if found is None else int(found[1])
-
-
-def tensors_of(content: Any) -> Tensors:
-    """All tensors of a file by their dotted names, without the wrappers that say nothing."""
-    loss: Any = None
-    for key in ("classy_state_dict", "base_model", "model", "state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            loss = content.get("loss") if key == "base_model" else loss
-            content = content[key]
-    if isinstance(content, Mapping) and isinstance(loss, Mapping):  # where VISSL's queue lies
-        content = {**content, "loss": loss}
-    out: Tensors = {}
-
-    def walk(values: Mapping, prefix: str) -> None:
-        for key, value in values.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, torch.Tensor):
-                out[name.removeprefix("module.").removeprefix("_orig_mod.")] = value
-            elif isinstance(value, Mapping) and key != "optimizer":
-                walk(value, name + ".")
-
-    if isinstance(content, Mapping):
-        walk(content, "")
-    return out
-
-
-def _layout_of(found: Tensors) -> Layout | None:
-    for layout in LAYOUTS:
-        named = {layout.rename(k[len(layout.trunk) :]) for k in found if k.startswith(layout.trunk)}
-        with_head = not layout.head or any(k.startswith(layout.head) for k in found)
-        if "conv1.weight" in named and with_head:
-            return layout
-    return None
-
-
-def _trunk(found: Tensors, layout: Layout) -> Tensors:
-    """The trunk under torchvision's names; a classifier beside it is left out."""
-    out = {}
-    for key, value in found.items():
-        name = layout.rename(key[len(layout.trunk) :]) if key.startswith(layout.trunk) else ""
-        if re.match(r"(conv1|bn1|layer\d)\.", name):
-            out[name] = value
-    return out
 
 
 def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
@@ -206,37 +98,26 @@ def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
     return arch, 2048 if convolutions == 3 else 512
 
 
-def _head(found: Tensors, prefix: str, width: int) -> tuple[Tensors, str]:
-    """The projection head under our names, and why there is none: linear, or linear, ReLU, linear
-    with `width` hidden units, whatever its layers are called."""
-    inside = {k: v for k, v in found.items() if prefix and k.startswith(prefix)}
-    weights = [k for k, v in inside.items() if k.endswith("weight") and v.dim() == 2]
-    pairs = [(k, k.removesuffix("weight") + "bias") for k in weights]
-    if not inside:
-        return {}, "no head"
-    shapes = [tuple(inside[k].shape) for k in weights]
-    whole = all(bias in inside for _, bias in pairs) and len(inside) == 2 * len(pairs)
-    if whole and len(pairs) == 1 and shapes[0][1] == width:
-        places = ["head."]
-    elif whole and len(pairs) == 2 and shapes[0] == (width, width) and shapes[1][1] == width:
-        places = ["head.0.", "head.2."]
+def _moco(
+    found: Tensors, layout: Layout, trunk: Tensors, width: int
+) -> tuple[Tensors, list[str]]:
+    """Both encoders and the queue under our names, as far as they are there, and what is not. A
+    key encoder is taken whole or not at all."""
+    head, why = head_of(found, layout.head, width)
+    moco = {f"encoder_q.trunk.{k}": v for k, v in trunk.items()}
+    moco |= {f"encoder_q.{k}": v for k, v in head.items()}
+    lacks = [] if head else [why]
+    keys = trunk_of(found, layout.key_trunk, layout.rename) if layout.key_trunk else {}
+    if keys and head:
+        moco |= {f"encoder_k.trunk.{k}": v for k, v in keys.items()}
+        key_head, _ = head_of(found, layout.key_head, width)
+        moco |= {f"encoder_k.{k}": v for k, v in key_head.items()}
     else:
-        return {}, "a head of another shape than ours, which is left out"
-    out: Tensors = {}
-    for place, (weight, bias) in zip(places, pairs, strict=True):
-        out |= {place + "weight": inside[weight], place + "bias": inside[bias]}
-    return out, ""
-
-
-def _queue(found: Tensors) -> Tensors | None:
-    """A queue [dim, K] as ours, [K, dim]; solo-learn's two of a symmetric loss are not one."""
-    for prefix in ("", "loss."):
-        queue = found.get(prefix + "queue")
-        if queue is not None and queue.dim() == 2:
-            at = found.get(prefix + "queue_ptr", torch.zeros(1, dtype=torch.int64))
-            pointer = at.to(queue.device, torch.int64).flatten()[:1].sum()  # of none: 0
-            return {"dictionary.keys": queue.T.contiguous(), "dictionary.pointer": pointer}
-    return None
+        lacks.append("no key encoder")
+    queue = queue_of(found)
+    if queue is None:
+        lacks.append("no queue")
+    return moco | (queue or {}), lacks
 
 
 def _recipe(arch: str, trunk: Tensors, moco: Tensors) -> Recipe:
@@ -296,15 +177,21 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
             )
 
 
-def _has(recipe: Recipe, moco: Tensors) -> str:
-    parts = []
+def _origin(
+    layout: Layout, epoch: Any, recipe: Recipe, moco: Tensors, lacks: list[str]
+) -> str:
+    """What the file was found to be, in a line."""
+    parts = [f"{layout.name} layout" + (f", epoch {epoch}" if isinstance(epoch, int) else "")]
+    parts[0] += f": {recipe.arch}" + (" with a CIFAR stem" if recipe.stem == "cifar" else "")
     if any(k.startswith("encoder_q.head.") for k in moco):
         parts.append(f"{'MLP' if recipe.head == 'mlp' else 'linear'} head of {recipe.dim}")
-    if "encoder_k.trunk.conv1.weight" in moco:
+    with_keys = "encoder_k.trunk.conv1.weight" in moco
+    if with_keys:
         parts.append("both encoders")
     if "dictionary.keys" in moco:
         parts.append(f"queue of {len(moco['dictionary.keys']):,}")
-    return "".join(f", {part}" for part in parts)
+    origin = ", ".join(parts + lacks) + f"; all else is taken to be {recipe.name}'s"
+    return origin + "; its key encoder is one momentum update behind ours" * with_keys
 
 
 def _ours_inside(inside: Any, path: str) -> Checkpoint | None:

@@ -1,6 +1,7 @@
 """The commands as a user meets them: real output, one-line errors, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -197,6 +198,22 @@ def test_odd_values_of_the_other_commands(dataset, tmp_path, capsys):
     assert "--rounds" in refused(capsys, "bench", dataset, *TINY, "--rounds", "0")
     assert "--batch" in refused(capsys, "bench", dataset, "--batch", "0")
     assert [p.name for p in tmp_path.iterdir()] == ["dir.png"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["train", "x", "--no-such"], ["train", "x", "--batch", "many"], ["prep", "x"]]
+)
+def test_errors_read_the_same_without_unicode(argv):
+    def said(encoding):
+        done = subprocess.run(
+            [sys.executable, "-m", "fastmoco", *argv], capture_output=True, text=True,
+            env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 2 and done.stdout == ""
+        return done.stderr
+
+    assert said("ascii") == said("utf-8") != ""
+    assert "---" not in said("ascii") and said("ascii").count("\n") == 1
 
 
 def test_the_last_recipe_named_wins(capsys):

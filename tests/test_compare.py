@@ -100,6 +100,21 @@ def test_the_command(runs, capsys):
     assert code == 0 and len(found["runs"]) == 3 and found["groups"][0]["seeds"] == [1, 2]
 
 
+def test_many_differences_stand_below_a_run_a_column(runs, tmp_path, capsys):
+    shutil.copytree(runs / "warm", tmp_path / "other")
+    path = tmp_path / "other" / "run.json"
+    about = json.loads(path.read_text())
+    about["recipe"] |= {"lr": 0.5, "m": 0.9}
+    path.write_text(json.dumps(about))
+    code, text, _ = run(capsys, "compare", runs / "one", tmp_path / "other")
+    lines = [line.split() for line in text.splitlines()]
+    assert code == 0 and lines[1][:2] == ["run", "epochs"]
+    assert lines[4:] == [
+        ["differs", "one", "other"], ["m", "0.99", "0.9"], ["T", "0.2", "0.5"],
+        ["lr", str(RECIPE.lr), "0.5"], ["seed", "1", "0"],
+    ]
+
+
 def test_what_is_no_run_is_one_line(runs, tmp_path, capsys):
     assert "no run here" in refused(capsys, "compare", tmp_path)
     assert "the same run twice" in refused(capsys, "compare", runs / "one", runs / "two/../one")

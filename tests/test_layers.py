@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
     ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended"],
-    ["run_options", "write_numba", "normalise"],
+    ["layouts", "run_options", "write_numba", "normalise"],
     ["draws"],
     ["read_ahead"],
     ["batch"],

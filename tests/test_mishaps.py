@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,3 +271,13 @@ def test_a_run_on_a_budget_begins_and_knows_what_is_left(dataset, tmp_path):
     progress = [e for e in told if isinstance(e, Progress)]
     assert last.step < STEPS < progress[-1].steps  # as many as an hour has
     assert all(0 < p.budget_left < 3600 for p in progress)
+
+
+def test_damaged_rows_do_not_stop_a_resume(dataset, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    before = metrics(tmp_path / "run")
+    damage = b'{"event": "progress"}\n[1]\n7\n{"step": "x", "event": "judged"}\n\xff\xfe\n{"st'
+    path.write_bytes(path.read_bytes() + damage)
+    train(dataset, RECIPE, RunOptions(out=str(tmp_path / "run"), resume=True, **EVERY_STEP))
+    assert metrics(tmp_path / "run") == before

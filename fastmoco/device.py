@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,6 +76,14 @@ def choose_deterministic(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
 
 
+def same_bits(device: torch.device) -> str:
+    """What the bits of a run depend on, of its device: a CPU's instruction set is written down
+    elsewhere; another GPU has other kernels, and so has another cuDNN."""
+    if device.type != "cuda":
+        return device.type
+    return f"{describe(device)}, cuDNN {torch.backends.cudnn.version()}"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Mixed precision for the encoders; the loss and all statistics stay in float32."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
@@ -96,13 +106,13 @@ def one_ahead(
     batches: Iterator[T], prepare: Callable[[T], P], device: torch.device
 ) -> Iterator[P]:
     """prepare(batch) of each batch, in order. On CUDA it is launched on a stream of its own, one
-    batch ahead of the step that works on the main stream, and not before the step two earlier is
-    done: the loader's ring then holds back a host that launches faster than the device works. What
-    it returns must not lie in memory that the batches use again."""
+    batch ahead of the step that works on the main stream. The host waits for the step two earlier:
+    the device always has one to do, and never more than three batches in its memory. What prepare
+    returns must not lie in memory that the batches use again."""
     if device.type != "cuda":
         yield from map(prepare, batches)
         return
-    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side, main = side_stream(device), torch.cuda.current_stream(device)
 
     def begin() -> tuple[P, torch.cuda.Event] | None:
         with torch.cuda.stream(side):  # the loader's copies and its slots' events too
@@ -112,17 +122,27 @@ def one_ahead(
             prepared = prepare(batch)
             return prepared, side.record_event()
 
-    now, step_done = begin(), None
+    now, steps = begin(), deque[torch.cuda.Event]()
     while now is not None:
-        if step_done is not None:
-            side.wait_event(step_done)
+        if len(steps) == 2:
+            steps.popleft().synchronize()
         following = begin()
         prepared, done = now
         main.wait_event(done)
         for tensor in prepared.tensors():
             tensor.record_stream(main)  # its memory is not given out again before
         yield prepared
-        now, step_done = following, main.record_event()
+        # a waiting host that sleeps leaves its core to the threads that decode
+        steps.append(torch.cuda.Event(blocking=True))
+        steps[-1].record(main)
+        now = following
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which batches are prepared: the allocator keeps memory by stream, so that another
+    one each epoch would hold more and more of it."""
+    return torch.cuda.Stream(device)
 
 
 def describe(device: torch.device) -> str:
@@ -211,6 +231,12 @@ class Slot:
         if self._copied is not None:
             self._copied.synchronize()
 
+    def wait_unused(self) -> None:
+        """Block this host thread until no launched work needs either buffer: before they go."""
+        self.wait_writable()
+        if self._used is not None:
+            self._used.synchronize()
+
     def to_device(self, copy_stream: torch.cuda.Stream | None) -> dict[str, torch.Tensor]:
         """Start the copy and make the current stream wait for it; no host wait."""
         if self._device is not None and copy_stream is not None:
@@ -244,9 +270,12 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
 
 
-def total_memory(device: torch.device) -> int:
-    """Bytes of a CUDA device, used or not; on the CPU, all that this process may use."""
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
+def usable_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process has or could get, which others (a desktop) leave; on
+    the CPU, all that this process may use."""
+    if device.type != "cuda":
+        return memory()
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
 def used_memory(device: torch.device) -> int:

@@ -39,6 +39,11 @@ class Ring:
         self._stream = copy_stream(device)
         self.data_wait = 0.0
 
+    def end(self) -> None:
+        """Wait until nothing that was launched needs the slots any more: they may go."""
+        for slot in self._slots:
+            slot.wait_unused()
+
     def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
         """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
         which hold until the next one is asked for."""
@@ -131,6 +136,7 @@ class TrainLoader:
         size = size or self.recipe.size
         if size != self._size:
             self._waited += self._ring.data_wait
+            self._ring.end()
             self._ring, self._size = self._ring_of(size), size
         seed, colour = self.recipe.seed, Colour.__dataclass_fields__
         with contextlib.ExitStack() as stack:

@@ -199,12 +199,13 @@ def estimate(
     if device.type == "cpu":
         parts.append(Part("Python, torch and what else is here", used_memory(device), "measured"))
         return Estimate(recipe.batch, parts, found.kept)
-    ahead = 3 * pixels * DTYPES[recipe.precision].itemsize  # the next batch, already augmented
+    # a batch waits for its step, and while one more is made the last is still in its own
+    ahead, made = 3 * pixels * DTYPES[recipe.precision].itemsize, "counted"
     if options.augment == "auto" or options.compile:
-        parts.append(Part("augmentation, one batch ahead", ahead + COMPILED * pixels, "assumed"))
+        peak, made = ahead + COMPILED * pixels, "assumed"
     else:
-        counted = augmentation_peak(recipe)
-        parts.append(Part("augmentation, one batch ahead", max(ahead, counted), "counted"))
+        peak = max(ahead, augmentation_peak(recipe))
+    parts.append(Part("augmentation, two batches ahead", ahead + peak, made))
     negatives = recipe.batch * recipe.K
     if recipe.mechanism != "end-to-end" and negatives >= LARGE:  # the walk had a CPU's
         parts.append(Part("loss, a chunk of logits", 4 * min(LAUNCHED, negatives), "counted"))

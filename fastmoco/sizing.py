@@ -10,7 +10,7 @@ import torch
 
 from data_tools.errors import UserError
 from data_tools.store import Store
-from fastmoco.device import pick_device, pick_precision, total_memory
+from fastmoco.device import pick_device, pick_precision, usable_memory
 from fastmoco.engines.resident import LARGEST_SIDE, SHARE, needed
 from fastmoco.memory import Estimate, estimate
 from fastmoco.recipe import Recipe, most_keys
@@ -60,7 +60,7 @@ def dry_run(
     try:
         device = pick_device(options.device)
         recipe = replace(recipe, precision=pick_precision(recipe.precision, device))
-        room = room or total_memory(device)
+        room = room or usable_memory(device)
     except UserError:
         if not options.device.startswith("cuda"):
             raise
@@ -98,7 +98,7 @@ def out_of_memory(recipe: Recipe, store: Store, options: RunOptions, ranks: int 
     """The line for a run whose device had no room for a step, of one rank among so many."""
     device = pick_device(options.device)
     recipe = replace(recipe, precision=pick_precision(recipe.precision, device))
-    room = total_memory(device)
+    room = usable_memory(device)
     room -= resident_bytes(store, options, device, room)
     return what_fits(recipe, len(store), options, device, room, ranks)
 

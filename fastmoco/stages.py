@@ -16,9 +16,18 @@ import torch
 
 from data_tools.store import JPEG, Store, raise_open_files
 from fastmoco import draws
-from fastmoco.batch import Batch, Engine
-from fastmoco.compiling import augmentation, lacks_compiler
-from fastmoco.device import DTYPES, Field, Slot, copy_stream, grad_scaler, synchronize
+from fastmoco.batch import Batch, Engine, Prepared
+from fastmoco.compiling import augmentation, lacks_compiler, settle
+from fastmoco.device import (
+    DTYPES,
+    Field,
+    Slot,
+    choose_deterministic,
+    copy_stream,
+    grad_scaler,
+    one_ahead,
+    synchronize,
+)
 from fastmoco.draws import Colour
 from fastmoco.engines.threads import cut_windows, decode
 from fastmoco.loader import TrainLoader
@@ -38,6 +47,9 @@ class Stages:
         engine: Engine,
     ) -> None:
         self.store, self.recipe, self.device, self.engine = store, recipe, device, engine
+        choose_deterministic(device)
+        if options.compile or device.type == "cuda":
+            settle()
         self.loader = TrainLoader(store, recipe, engine, device)
         self.to_images, _, _ = augmentation(options, device)
         torch.manual_seed(recipe.seed)
@@ -84,7 +96,7 @@ class Stages:
         dtype = DTYPES[self.recipe.precision]
         return self.to_images(batch.views, batch.colour, self.recipe.augmentation, dtype)
 
-    def step(self, images: torch.Tensor, batch: Batch) -> None:
+    def step(self, images: torch.Tensor, batch: Batch | Prepared) -> None:
         im_q, im_k = images
         training_step(self.moco, self.optimizer, self.scaler, im_q, im_k, batch, self.recipe)
 
@@ -164,9 +176,12 @@ class Stages:
         return self.timed(work(), seconds)
 
     def everything(self, seconds: float) -> float:
+        def prepare(batch: Batch) -> Prepared:
+            return batch.prepared(self.augment(batch))
+
         def work() -> Iterator[int]:
-            for batch in self.batches():
-                self.step(self.augment(batch), batch)
+            for batch in one_ahead(self.batches(), prepare, self.device):
+                self.step(batch.images, batch)
                 yield len(batch.index)
 
         return self.timed(work(), seconds)

@@ -18,7 +18,7 @@ from fastmoco import checkpoint as checkpoints
 from fastmoco.batch import Batch, Engine, Prepared
 from fastmoco.budget import Budget, Plan, budget_seconds
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.compiling import allow_shapes, augmentation, lacks_compiler
+from fastmoco.compiling import augmentation, lacks_compiler, settle
 from fastmoco.curves import TensorBoard, WeightsAndBiases
 from fastmoco.device import (
     DTYPES,
@@ -28,6 +28,7 @@ from fastmoco.device import (
     make_current,
     pick_device,
     pick_precision,
+    same_bits,
 )
 from fastmoco.distributed import Ranks, check_parts, join
 from fastmoco.engines import open_engine
@@ -150,12 +151,12 @@ def start(
     engine, engine_name, how = same_engine(store, device, ranks, options, saved)
     loader = TrainLoader(store, recipe, engine, device, ranks)
     if options.compile or device.type == "cuda":
-        allow_shapes(len(recipe.sizes))
+        settle(len(recipe.sizes))
     to_images, form, compile_note = augmentation(options, device)
     make_lean(moco, device, options)
     moco.distribute()
     made_by = checkpoints.versions() | {
-        "device": device.type, "augment": form, "compile": str(options.compile),
+        "device": same_bits(device), "augment": form, "compile": str(options.compile),
         "engine": engine_name, "ranks": str(ranks.size), "pieces": str(options.accumulate),
     }
     run = Run(

@@ -265,6 +265,17 @@ def test_auto_takes_threads_on_the_cpu_and_says_why(prepared):
     assert name == "threads" and line == "threads (2 threads; the fastest on CPUs)"
 
 
+def test_a_trial_of_dali_that_fails_is_told_and_ends_nothing(prepared, monkeypatch):
+    def broken(*args):
+        raise TypeError("nvJPEG has no such argument\nand more")
+
+    monkeypatch.setattr("fastmoco.engines.DaliEngine", broken)
+    store = open_store(prepared["beton"])
+    engine, name, line = open_engine("auto", store, 2, torch.device("cuda"))
+    engine.close()
+    assert name == "threads" and "does not work here: nvJPEG has no such argument)" in line
+
+
 def test_auto_tries_dali_for_a_cuda_device_and_tells_what_it_found(prepared):
     """Where there is no such device, DALI says so; where there is one, the faster is taken."""
     pytest.importorskip("nvidia.dali")

@@ -68,8 +68,10 @@ def open_engine(
         engines["dali"] = _open("dali", store, threads, device)
         rates["dali"] = rate(engines["dali"], store)
         why = "tried here: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items())
-    except UserError as error:
-        why = str(error)
+    except Exception as error:  # of nvJPEG, DALI, its driver: a trial ends no run
+        why = str(error) if isinstance(error, UserError) else (
+            f"DALI does not work here: {(str(error).splitlines() or [repr(error)])[0][:200]}"
+        )
     best = max(rates, key=lambda k: rates[k])
     for other in engines.keys() - {best}:
         engines[other].close()

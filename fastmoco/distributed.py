@@ -59,9 +59,13 @@ class Ranks:
     """How many of them share this machine."""
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, ...] of every rank, in their order: [n * size, ...]; no gradient."""
+        """[n, ...] of every rank, in their order: [n * size, ...]; no gradient. Images keep
+        channels last."""
         if self.size == 1:
             return x
+        if x.dim() == 4 and not x.is_contiguous():
+            nhwc = x.permute(0, 2, 3, 1).contiguous()
+            return self.gather(nhwc).permute(0, 3, 1, 2)
         x = x.contiguous()
         out = x.new_empty(x.shape[0] * self.size, *x.shape[1:])
         _all_gather(out, x)
@@ -80,8 +84,8 @@ class Ranks:
         dist.all_reduce(flat)
         flat /= self.size
         parts = flat.split([t.numel() for t in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        views = [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+        torch._foreach_copy_(tensors, views)
 
     def any_(self, flag: torch.Tensor) -> torch.Tensor:
         """A flag (0 or 1, []) that is 1 where it is on any rank; in place, on the device."""

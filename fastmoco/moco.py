@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,19 @@ class Out:
     """Scalars for the log, each []."""
 
 
+@dataclass(frozen=True)
+class _Lists:
+    """Tensors of a model by what a step does to them."""
+
+    trained: list[nn.Parameter]
+    followers: list[torch.Tensor]
+    """Of the momentum encoder, if any."""
+    leaders: list[torch.Tensor]
+    """Of the query encoder, in the same order."""
+    statistics: list[torch.Tensor]
+    """BatchNorm's running means and variances, of both."""
+
+
 class MoCo(nn.Module):
     """The query encoder f_q, the momentum encoder f_k, and the dictionary between them.
 
@@ -62,6 +75,7 @@ class MoCo(nn.Module):
             self.encoder_k = copy.deepcopy(encoder_q).requires_grad_(self.trains_keys)
         self.dictionary = dictionary
         self._wrapped: list[nn.Module] = []  # a list: none of this module's own children
+        self._lists: _Lists | None = None
 
     def distribute(self) -> None:
         """From now on the gradients of trained encoders are means over the ranks."""
@@ -150,10 +164,9 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update(self, out: Out) -> None:
         """After the optimizer's step: f_k = m f_k + (1 - m) f_q, then the dictionary."""
-        if self.encoder_k is not None and not self.trains_keys:
-            torch._foreach_lerp_(
-                list(self.encoder_k.parameters()), list(self.encoder_q.parameters()), 1 - self.m
-            )
+        lists = self._listed()
+        if lists.followers:
+            torch._foreach_lerp_(lists.followers, lists.leaders, 1 - self.m)
         self.dictionary.update(out.keys, out.index)
         # each rank saw other parts: the same mean on all, as one process has over its parts
         self.ranks.mean_(self.statistics)
@@ -161,12 +174,29 @@ class MoCo(nn.Module):
     @property
     def statistics(self) -> list[torch.Tensor]:
         """BatchNorm's running means and variances, of both encoders."""
-        encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
-        return [b for e in encoders for b in e.buffers() if b.is_floating_point()]
+        return self._listed().statistics
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer moves."""
-        return [p for p in self.parameters() if p.requires_grad]
+        return self._listed().trained
+
+    def _listed(self) -> _Lists:
+        """The tensors that every step goes through: finding them anew, several times a step, takes
+        milliseconds of a deep network."""
+        if self._lists is None:
+            encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
+            follows = self.encoder_k is not None and not self.trains_keys
+            followers: list[torch.Tensor] = [*encoders[-1].parameters()] if follows else []
+            leaders: list[torch.Tensor] = [*encoders[0].parameters()] if follows else []
+            self._lists = _Lists(
+                [p for p in self.parameters() if p.requires_grad], followers, leaders,
+                [b for e in encoders for b in e.buffers() if b.is_floating_point()],
+            )
+        return self._lists
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> MoCo:
+        self._lists = None  # .to() and .double() put other tensors in the places of these
+        return super()._apply(fn, recurse)
 
 
 def build_moco(

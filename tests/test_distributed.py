@@ -140,6 +140,18 @@ def exchange(ranks):
     )
 
 
+def gather_images(ranks):
+    both = torch.arange(240.0).view(2, 2, 3, 4, 5)
+    out = ranks.gather(both[ranks.rank].to(memory_format=torch.channels_last))
+    return torch.equal(out, both.flatten(0, 1)), out.is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_gathered_images_keep_channels_last(gloo):
+    assert gloo.run(gather_images) == [(True, True)] * 2
+
+
 def test_what_ranks_hand_each_other(gloo):
     whole = [[1, 2], [3, 4], [2, 4], [6, 8]]
     for rank, found in enumerate(gloo.run(exchange)):

@@ -118,6 +118,15 @@ def test_momentum_has_its_closed_form():
         torch.testing.assert_close(k.detach(), t + 0.75**5 * (s - t), atol=1e-12, rtol=0)
 
 
+def test_a_step_knows_the_tensors_that_another_type_puts_in_place():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    moco = MoCo(net, Queue(16, 4), 0.9, 0.2)
+    assert len(moco.statistics) == 4 and len(moco.trained()) == 4
+    moco.double()
+    now = [b for e in (moco.encoder_q, moco.encoder_k) for b in e.buffers() if b.dim()]
+    assert [id(b) for b in moco.statistics] == [id(b) for b in now]
+
+
 def test_keys_get_no_gradient_and_buffers_are_not_averaged():
     moco = MoCo(small_net(), Queue(16, 8), 0.5, 0.2).double()
     out = moco(torch.randn(4, 3, 8, 8).double(), 3 + torch.randn(4, 3, 8, 8).double(), None)

@@ -22,7 +22,7 @@ from fastmoco.augment_fast import augment_fast
 from fastmoco.augment_kornia import augment_kornia
 from fastmoco.batch import Prepared
 from fastmoco.batchnorm import SplitBatchNorm2d
-from fastmoco.device import DTYPES, grad_scaler
+from fastmoco.device import DTYPES, grad_scaler, pick_precision
 from fastmoco.draws import Colour
 from fastmoco.info_nce import info_nce_plain, info_nce_streaming
 from fastmoco.moco import MoCo, build_moco, compile_parts, make_optimizer
@@ -93,6 +93,7 @@ COMPILED = {
     "compiled": How(compiled=True),
     "compiled, activation checkpointing": How(compiled=True, recomputed=True),
     "CUDA graphs": How(compiled=True, graphs=True),
+    "CUDA graphs, symmetric": How({"symmetric": True}, compiled=True, graphs=True),
 }
 
 
@@ -105,8 +106,11 @@ def ways(device: torch.device) -> dict[str, How]:
 
 
 def narrower(device: torch.device) -> tuple[Precision, ...]:
-    """Types to multiply in, but for float32."""
-    return ("bfloat16", "float16") if device.type == "cuda" else ("bfloat16",)
+    """Types to multiply in, but for float32; bfloat16 where a GPU has it."""
+    if device.type != "cuda":
+        return ("bfloat16",)
+    has = pick_precision("auto", device) == "bfloat16"
+    return ("bfloat16", "float16") if has else ("float16",)
 
 
 def compile_it(moco: MoCo, how: How) -> None:
@@ -282,18 +286,20 @@ def never_waits(
     return Check(f"no wait, {name}, {precision}, {form}", float(bool(note)), 0, note)
 
 
-def all_checks(device: torch.device, quick: bool = False) -> Iterator[Check]:
-    """Every check, one after the other; quick leaves out most ways of taking a step."""
+def all_checks(
+    device: torch.device, quick: bool = False
+) -> Iterator[tuple[str, Callable[[], list[Check]]]]:
+    """Every check by its name, to be made; quick leaves out most ways of taking a step."""
     names = FEW if quick else tuple(ways(device))
     for form in FORMS:
-        yield augmentation_alike(form, device)
-    yield losses_alike(device)
-    yield batchnorm_alike(device)
-    for precision in narrower(device):
-        yield precision_alike(precision, device)
+        yield f"augmentation, {form}", lambda form=form: [augmentation_alike(form, device)]
+    yield "streaming loss", lambda: [losses_alike(device)]
+    yield "split BatchNorm", lambda: [batchnorm_alike(device)]
+    for p in narrower(device):
+        yield f"loss in {p}", lambda p=p: [precision_alike(p, device)]
     for name in names:
-        yield step_alike(name, device)
+        yield f"two steps, {name}", lambda name=name: [step_alike(name, device)]
     for name in names:
-        yield never_waits(name, device)
-    for precision in narrower(device):
-        yield never_waits(names[0], device, precision, "torch")
+        yield f"no wait, {name}", lambda name=name: [never_waits(name, device)]
+    for p in narrower(device):
+        yield f"no wait, {p}", lambda p=p: [never_waits(names[0], device, p, "torch")]

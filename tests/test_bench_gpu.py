@@ -17,22 +17,55 @@ from fastmoco.step import training_step
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_script_runs_and_writes(dataset, tmp_path, monkeypatch):
-    tests = tmp_path / "tests.xml"
-    tests.write_text(
-        '<testsuites><testsuite tests="9" failures="0" errors="0" skipped="2"/></testsuites>'
-    )
-    out = tmp_path / "result.json"
-    given = [str(dataset), "--device", "cpu", "--quick", "--tests", str(tests), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["bench.gpu", *given])
-    assert gpu.main() == 0
-    found = json.loads(out.read_text())
-    assert found["passed"] and found["tests"]["tests"] == 9 and found["pipeline"]["images"] == 96
+@pytest.fixture
+def script(dataset, tmp_path, monkeypatch):
+    """bench.gpu on the CPU: its exit code and what it wrote."""
+
+    def run(*more):
+        out = tmp_path / "result.json"
+        given = [str(dataset), "--device", "cpu", "--quick", "--out", str(out), *more]
+        monkeypatch.setattr(sys, "argv", ["bench.gpu", *given])
+        return gpu.main(), json.loads(out.read_text())
+
+    return run
+
+
+def test_the_script_runs_and_writes(script):
+    code, found = script()
+    assert code == 0 and found["passed"] and found["pipeline"]["images"] == 96
     assert all(c["kept"] for c in found["checks"]) and len(found["checks"]) >= 15
     for name in ("views_per_s", "step_images_per_s"):
         assert found[name] and all(rate > 0 for rate in found[name].values())
     memory = [c for c in found["checks"] if c["name"].startswith("memory")]
     assert len(memory) == 2 and all(" predicted" in c["note"] for c in memory)
+
+
+def test_tests_that_were_cut_off_and_a_check_that_breaks_do_not_pass(
+    script, tmp_path, monkeypatch
+):
+    tests = tmp_path / "tests.xml"
+    tests.write_text(
+        '<testsuites><testsuite tests="9" failures="0" errors="0" skipped="2"/></testsuites>'
+    )
+
+    def no_room(*args):
+        raise RuntimeError("\nno room\nmore")
+
+    bench = gpu.bench
+    monkeypatch.setattr(gpu, "augmentation_rates", lambda *_: {})
+    monkeypatch.setattr(gpu, "bench", lambda *args: bench(*args[:3], 1, 0.01))
+    code, found = script("--tests", str(tests))  # which hold the checks already
+    assert code == 0 and found["tests"] == {
+        "tests": 9, "failures": 0, "errors": 0, "skipped": 2, "exit": 0
+    }
+    assert [c["name"][:6] for c in found["checks"]] == ["memory"] * 2
+    code, found = script("--tests", str(tests), "--tests-exit", "124")
+    assert code == 1 and not found["passed"] and found["checks"][0]["kept"]
+    monkeypatch.setattr(gpu, "memory_checks", no_room)
+    code, found = script("--tests", str(tests))
+    assert code == 1 and found["pipeline"] and not found["passed"]
+    (check,) = found["checks"]
+    assert check["note"] == "no room" and not check["kept"]
 
 
 def test_every_way_of_taking_a_step_is_one():

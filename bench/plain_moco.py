@@ -30,6 +30,7 @@ from fastmoco.recipe import CIFAR_MEAN, CIFAR_STD
 
 WIDTHS, STRIDES = (32, 64, 128, 256), (1, 2, 2, 2)
 BATCH, K, DIM, M, T, WEIGHT_DECAY = 256, 4096, 128, 0.99, 0.1, 5e-4
+LEAST = 0.08  # of the image's area in a crop
 WORKERS = 2
 
 
@@ -66,12 +67,13 @@ def small_encoder() -> Encoder:
 
 
 class Pairs(Dataset):
-    """Two views of each image, by one transform (the demo's CIFAR10Pair)."""
+    """Two views of each image, by one transform (the demo's CIFAR10Pair); least: of a crop's share
+    of the image."""
 
-    def __init__(self, images: np.ndarray) -> None:
+    def __init__(self, images: np.ndarray, least: float) -> None:
         self.images = images  # uint8 [N, 32, 32, 3]
         self.transform = transforms.Compose([
-            transforms.RandomResizedCrop(32),
+            transforms.RandomResizedCrop(32, (least, 1.0)),
             transforms.RandomHorizontalFlip(p=0.5),
             transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
             transforms.RandomGrayscale(p=0.2),
@@ -136,13 +138,13 @@ def decoded(store: Store) -> np.ndarray:
 
 def plain_training(
     images: np.ndarray, lr: float, epochs: float, seed: int,
-    ready: Callable[[ModelMoCo], None],
+    ready: Callable[[ModelMoCo], None], least: float = LEAST,
 ) -> Iterator[int]:
     """Train; yields the steps done after each. `ready` is told the model before the first."""
     torch.manual_seed(seed)
     model = ModelMoCo()
     loader = DataLoader(
-        Pairs(images), BATCH, shuffle=True, num_workers=WORKERS, drop_last=True,
+        Pairs(images, least), BATCH, shuffle=True, num_workers=WORKERS, drop_last=True,
         persistent_workers=True,
     )
     optimizer = torch.optim.SGD(

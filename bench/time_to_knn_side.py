@@ -147,7 +147,7 @@ def plain(turns: Turns, side: dict[str, Any]) -> None:
     step = 0
     for step in plain_training(
         turns.images[0], side["lr"], side["epochs"], side["seed"],
-        lambda model: turns.ready(model.encoder_q.trunk, BATCH),
+        lambda model: turns.ready(model.encoder_q.trunk, BATCH), side["least"],
     ):
         turns.after(step)
     turns.after(step, over=True)

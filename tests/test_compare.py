@@ -110,7 +110,7 @@ def test_many_differences_stand_below_a_run_a_column(runs, tmp_path, capsys):
     lines = [line.split() for line in text.splitlines()]
     assert code == 0 and lines[1][:2] == ["run", "epochs"]
     assert lines[4:] == [
-        ["differs", "one", "other"], ["m", "0.99", "0.9"], ["T", "0.2", "0.5"],
+        ["differs", "one", "other"], ["m", str(RECIPE.m), "0.9"], ["T", "0.2", "0.5"],
         ["lr", str(RECIPE.lr), "0.5"], ["seed", "1", "0"],
     ]
 

@@ -141,7 +141,7 @@ def step_rates(recipe: Recipe, device: torch.device, seconds: float) -> dict[str
             found[name] = rate(taken.step, recipe.batch, device, seconds)
         except Exception as error:  # one form that fails must not hide the others
             say(f"{name}: {first_line(error)}")
-            found[name] = math.nan
+            found[name] = 0.0
         del taken
         gc.collect()
     return found
@@ -216,8 +216,8 @@ def write(result: dict, out: Path | None) -> None:
         out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def main() -> int:
-    """Check, measure, write; exit 1 where a check or a test was not kept."""
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="a prepared dataset")
     parser.add_argument("--device", default="cuda")
@@ -225,7 +225,12 @@ def main() -> int:
     parser.add_argument("--tests", type=Path, help="pytest's JUnit report, to be written down too")
     parser.add_argument("--tests-exit", type=int, default=0, help="what pytest ended with")
     parser.add_argument("--out", type=Path, help="the result's file")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Check, measure, write; exit 1 where a check or a test was not kept, or a form failed."""
+    args = arguments()
     device, seconds = pick_device(args.device), 0.05 if args.quick else 3.0
     recipe = dataclasses.replace(MOCO_V2, precision=pick_precision("auto", device))
     if args.quick:
@@ -261,6 +266,7 @@ def main() -> int:
     for name, rates in (("step_images_per_s", step_rates), ("views_per_s", augmentation_rates)):
         result[name] = rates(recipe, device, seconds)
         table((name.replace("_", " "), ""), [(k, f"{v:,.0f}") for k, v in result[name].items()])
+        passed &= all(v > 0 for v in result[name].values())  # a form that failed has no rate
         write(result, out)
     sizes = ((32, 256), (32, 1024)) if args.quick else ((256, 4096), (256, 65536))
     result["loss_seconds"] = {

@@ -59,6 +59,10 @@ def test_tests_that_were_cut_off_and_a_check_that_breaks_do_not_pass(
         "tests": 9, "failures": 0, "errors": 0, "skipped": 2, "exit": 0
     }
     assert [c["name"][:6] for c in found["checks"]] == ["memory"] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "rate", no_room)
+        code, found = script("--tests", str(tests))
+    assert code == 1 and not found["passed"] and found["pipeline"]
     code, found = script("--tests", str(tests), "--tests-exit", "124")
     assert code == 1 and not found["passed"] and found["checks"][0]["kept"]
     monkeypatch.setattr(gpu, "memory_checks", no_room)

@@ -21,11 +21,13 @@ import time
 from pathlib import Path
 
 from bench.command import finish
+from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco.checkpoint import versions
 from fastmoco.console import say, table
 from fastmoco.device import describe, pick_device
+from fastmoco.events import Ended, Event
 from fastmoco.knn import CIFAR_DEMO, knn
 from fastmoco.panel import print_event
 from fastmoco.recipe import RECIPES
@@ -34,6 +36,12 @@ from fastmoco.train import train
 
 MOST_SECONDS = 480
 LEAST, LEAST_GAIN = 0.56, 0.17  # of the median: kNN, and its points over step 0
+
+
+def to_the_end(event: Event) -> None:
+    """A run that was asked to stop ends the script: half a run is no figure."""
+    if isinstance(event, Ended) and not event.finished:
+        raise UserError("stopped before the end: nothing was measured")
 
 
 def main() -> int:
@@ -59,7 +67,7 @@ def main() -> int:
             options = RunOptions(
                 out=str(work / f"run{seed}"), log_every=200, budget=f"{MOST_SECONDS}s"
             )
-            last = train(work / "train", recipe, options, [print_event])
+            last = train(work / "train", recipe, options, [print_event, to_the_end])
             rows = knn(last, *stores, device)
             top1 = {r.features: r.top1 for r in rows if r.protocol == CIFAR_DEMO.name}
             images = last.step * last.recipe.batch

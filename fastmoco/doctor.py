@@ -233,11 +233,11 @@ def choices(device: torch.device) -> list[Finding]:
         "float16": "a GPU without bfloat16; gradients are scaled",
         "float32": "this CPU has no bfloat16 instructions",
     }[precision]
-    form, engine = "compiled loops (numba)", "threads (the fastest on CPUs)"
+    form, other = "compiled loops (numba)", "the fastest on CPUs"
     if device.type == "cuda":
         other = "timed against DALI" if importable("nvidia.dali") else "DALI is not installed"
         form = "plain torch" if missing_compiler(device) else "torch, compiled"
-        engine = f"resident for small images; threads for others ({other})"
+    engine = f"resident for small images; threads for others ({other})"
     return [
         Finding("would choose", f"device {device}, --precision {precision} ({why})"),
         Finding("", f"augmentation {form}; engine {engine}"),

@@ -7,6 +7,7 @@ would give is predicted from the same times with one of them made smaller.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from data_tools.store import JPEG, Store
@@ -35,20 +36,27 @@ class Change:
     predicted: float
 
 
+def without_decoding(rate: dict[str, float]) -> dict[str, float]:
+    """The rates where all images lie decoded in memory: reading and decoding take no time of a
+    step's."""
+    return rate | dict.fromkeys(("read, from disk", "decode"), math.inf)
+
+
 def bounds(rate: dict[str, float], overlap: bool) -> list[Bound]:
     """Each resource against the pipeline's own rate, the most used first."""
     whole = rate[WHOLE]
     names = {
         "disk (read)": rate["read, from disk"],
         "cores (libjpeg's decode)": rate["decode"],
-        "cores (decode and crops)": rate["two views"],
+        "cores (decode and crops)" if rate["decode"] < math.inf else "cores (crops)":
+            rate["two views"],
         "bus (copy)": rate.get("copy", 0.0),
         "augmentation": rate["augmentation alone"],
         "step": rate["step alone"],
     }
     if overlap:
         names["GPU (augmentation and step)"] = computing(rate)
-    found = [Bound(n, r, whole / r) for n, r in names.items() if r > 0]
+    found = [Bound(n, r, whole / r) for n, r in names.items() if 0 < r < math.inf]
     return sorted(found, key=lambda b: -b.share)
 
 

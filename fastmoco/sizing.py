@@ -85,13 +85,13 @@ def resident_bytes(
     store: Store, options: RunOptions, device: torch.device, room: int | None
 ) -> int:
     """Bytes of the dataset's images where the resident engine lays them on the device: it is asked
-    for, or `auto` takes it (engines.open_engine) on a GPU with so much room."""
+    for, or `auto` takes it (engines.open_engine) where there is so much room."""
+    images = needed(store, device)
     if options.engine == "resident":
-        return needed(store)
+        return images
     small = int(store.sizes.max()) <= LARGEST_SIDE
-    fits = room is None or needed(store) <= SHARE * room
-    auto = options.engine == "auto" and device.type == "cuda"
-    return needed(store) if auto and small and fits else 0
+    fits = room is None or images <= SHARE * room
+    return images if options.engine == "auto" and small and fits else 0
 
 
 def out_of_memory(recipe: Recipe, store: Store, options: RunOptions, ranks: int = 1) -> str:

@@ -100,7 +100,7 @@ def bench(
     many = Subset(store, np.tile(np.arange(len(store)), laps))
     threads = options.threads or workers.cores()
     disk, memory = read_rates(store, threads, seconds)
-    engine, _, how = open_engine(options.engine, many, options.threads, device)
+    engine, name, how = open_engine(options.engine, many, options.threads, device)
     try:
         stages = Stages(many, recipe, options, device, engine)
         found = interleaved(stages, rounds, seconds, tick)
@@ -115,7 +115,8 @@ def bench(
     rate = {row.name: row.images_per_s for row in rows}
     overlap = device.type == "cuda"
     can = pick_precision("auto", device) == "bfloat16"
-    changes = roofline.changes(rate, store, recipe, overlap, cores, can)
+    costs = roofline.without_decoding(rate) if name == "resident" else rate
+    changes = roofline.changes(costs, store, recipe, overlap, cores, can)
     return Report(
         data=str(data),
         images=len(store),
@@ -129,8 +130,8 @@ def bench(
         batch=batch,
         precision=recipe.precision,
         stages=rows,
-        bounds=roofline.bounds(rate, overlap),
-        binds=roofline.binds(rate, overlap),
+        bounds=roofline.bounds(costs, overlap),
+        binds=roofline.binds(costs, overlap),
         advice=roofline.advice(changes, rate),
         changes=changes,
         device_memory=peak_memory(device),

@@ -19,14 +19,14 @@ from fastmoco.step import training_step
 
 def test_the_arithmetic_of_a_step_is_counted():
     """ResNet-50 takes 4.1 G multiply-adds forward; twice that backward; the keys forward alone."""
-    photo = sizes(quick=False).photo
+    photo = sizes(8, quick=False).photo
     assert abs(flops_an_image(photo) / (4 * 2 * 4.09e9) - 1) < 0.05
     assert product_rate("float32", side=64, rounds=1) > 0
 
 
 def test_the_official_way_computes_what_ours_does():
     """Four steps on the same images: the same losses, keys and weights."""
-    recipe = dataclasses.replace(sizes(quick=True).photo, precision="float32", m=0.9, lr=0.1)
+    recipe = dataclasses.replace(sizes(8, quick=True).photo, precision="float32", m=0.9, lr=0.1)
     torch.manual_seed(0)
     moco, theirs = build_moco(recipe, 50, CPU), Official(recipe)
     theirs.encoder_q.load_state_dict(moco.encoder_q.state_dict())

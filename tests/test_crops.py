@@ -8,12 +8,16 @@ from fastmoco import draws
 from fastmoco.augment import centre_view
 from fastmoco.crops import CROP_AND_FLIP, CropLoader
 from fastmoco.engines import open_engine
+from fastmoco.engines.resident import ResidentEngine
 from fastmoco.features import Subset
 from tests.evaluation_parts import CPU, RECIPE
 
 
 def epoch(store, engine, batch=10, seed=3, number=0):
-    opened = open_engine(engine, store, 1, CPU).engine
+    if engine == "resident, as on a GPU":
+        opened = ResidentEngine(store, 1, CPU)
+    else:
+        opened = open_engine(engine, store, 1, CPU).engine
     try:
         loader = CropLoader(store, RECIPE, opened, CPU, batch, seed)
         found = [(images.clone(), label.clone()) for images, label in loader.epoch(number)]
@@ -48,7 +52,8 @@ def test_every_image_comes_once_with_its_window_flip_and_label(some):
 def test_batches_engines_and_epochs(some):
     images, labels = epoch(some, "threads")
     assert torch.equal(images, epoch(some, "threads", batch=7)[0])
-    resident, same = epoch(some, "resident")
+    assert torch.equal(images, epoch(some, "resident")[0])
+    resident, same = epoch(some, "resident, as on a GPU")
     assert same.tolist() == labels.tolist()
     torch.testing.assert_close(images, resident, atol=0.05, rtol=0)  # two grey levels at most
     assert not torch.equal(images, epoch(some, "threads", number=1)[0])

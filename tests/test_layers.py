@@ -28,7 +28,7 @@ FLOORS = [
     ["engines.resample"],
     ["engines.threads"],
     ["engines.faults", "engines.resident"],
-    ["engines.dali", "engines.ffcv"],
+    ["engines.dali", "engines.ffcv", "engines.decoded"],
     ["engines"],
     ["loader"],
     ["checkpoint"],

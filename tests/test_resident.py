@@ -49,7 +49,7 @@ def test_images_of_several_sizes_lie_in_frames_of_the_largest(store):
     engine.close()
     height, width = store.sizes.max(axis=0)
     assert engine.images.shape == (len(store), width, height, 3)
-    assert needed(store) == engine.images.numel()
+    assert needed(store, torch.device("cuda")) == engine.images.numel()
     for i in (0, 50, 95):
         high, wide = store.sizes[i]
         image = engine.images[i].transpose(0, 1).numpy()
@@ -63,10 +63,10 @@ def test_small_is_by_side_and_by_memory(store, tmp_path, monkeypatch):
     Image.new("RGB", (129, 20)).save(tmp_path / "in" / "wide.png")
     prepare(tmp_path / "in", tmp_path / "wide")
     assert not are_small(open_store(tmp_path / "wide"), CPU)
-    monkeypatch.setattr(resident, "free_memory", lambda device: 4 * needed(store) - 4)
+    monkeypatch.setattr(resident, "free_memory", lambda device: 4 * needed(store, CPU) - 4)
     assert not are_small(store, CPU)
     with pytest.raises(UserError, match="--engine threads"):
         open_engine("resident", store)
-    monkeypatch.setattr(resident, "free_memory", lambda device: 4 * needed(store))
+    monkeypatch.setattr(resident, "free_memory", lambda device: 4 * needed(store, CPU))
     assert are_small(store, CPU)
     open_engine("resident", store).engine.close()

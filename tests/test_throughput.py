@@ -53,6 +53,18 @@ def test_on_a_cpu_the_times_add_up(store):
     assert "encoder is what the time goes into" in roofline.advice([], RATES)
 
 
+def test_decoded_images_in_memory_are_not_decoded_again(store):
+    """Neither the disk nor the decoder bounds a step; on a CPU the crops take their own time."""
+    lying = roofline.without_decoding(RATES)
+    found = roofline.changes(lying, store, SMALL, overlap=False, cores=2)
+    assert not any("--raw-fraction" in c.what for c in found)
+    names = {b.name: b.share for b in roofline.bounds(lying, False)}
+    assert names.keys() == {"cores (crops)", "augmentation", "step"}
+    assert names["cores (crops)"] == pytest.approx(780 / 800)
+    share = (1 / 800) / (1 / 800 + 1 / 20_000 + 1 / 5_000)
+    assert roofline.binds(lying, False).startswith(f"crops ({share:.0%} of the time")
+
+
 def test_bounds_are_shares_of_what_each_resource_allows():
     found = {b.name: b.share for b in roofline.bounds(RATES | {"copy": 7_800.0}, overlap=True)}
     assert found["cores (libjpeg's decode)"] == pytest.approx(0.78)

@@ -16,6 +16,7 @@ from data_tools.store import JPEG, Store
 from fastmoco import draws
 from fastmoco.batch import Engine
 from fastmoco.engines.dali import DaliEngine
+from fastmoco.engines.decoded import DecodedEngine
 from fastmoco.engines.ffcv import FfcvEngine
 from fastmoco.engines.resident import ResidentEngine, are_small
 from fastmoco.engines.threads import ThreadsEngine
@@ -42,17 +43,17 @@ def open_engine(
 ) -> Opened:
     """The engine called `name` (auto, threads, resident, dali, ffcv) on a store.
 
-    auto takes our threads, the fastest on the CPU (bench/README.md). On a CUDA device it lays small
-    images there, all of them; for others nvJPEG may be faster: where DALI is installed both are
-    timed on this store, half a second each.
+    auto lays small images on the device, all of them, decoded. For others it takes our threads, the
+    fastest on the CPU (bench/README.md); for a CUDA device nvJPEG may be faster: where DALI is
+    installed both are timed on this store, half a second each.
     Raises UserError for an engine that is not there or does not read the store.
     """
     device = device or torch.device("cpu")
     if name != "auto":
         engine = _open(name, store, threads, device)
         return _opened(name, engine)
-    if device.type == "cuda" and are_small(store, device):
-        return _opened("resident", ResidentEngine(store, threads, device), "small images")
+    if are_small(store, device):
+        return _opened("resident", _open("resident", store, threads, device), "small images")
     ours = ThreadsEngine(store, threads)
     if device.type != "cuda":
         return _opened("threads", ours, "the fastest on CPUs")
@@ -92,6 +93,8 @@ def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine
             f"threads"
         ) from None
     if name == "resident":
+        if device.type == "cpu":
+            return DecodedEngine(store, threads)
         return ResidentEngine(store, threads, device)
     return ThreadsEngine(store, threads)
 

@@ -8,6 +8,7 @@ keep a GPU waiting.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from data_tools.errors import UserError
@@ -21,29 +22,37 @@ SHARE = 0.25  # of the device's free memory
 
 def are_small(store: Store, device: torch.device) -> bool:
     """Whether a set is of small images, and few enough to lie on the device."""
-    return int(store.sizes.max()) <= LARGEST_SIDE and needed(store) <= SHARE * free_memory(device)
+    small = int(store.sizes.max()) <= LARGEST_SIDE
+    return small and needed(store, device) <= SHARE * free_memory(device)
 
 
-def needed(store: Store) -> int:
-    """Bytes of a store's images, each in a frame of the largest."""
+def needed(store: Store, device: torch.device) -> int:
+    """Bytes of a store's images, decoded: on a GPU each in a frame of the largest."""
+    if device.type == "cpu":
+        return int(store.sizes.prod(axis=1, dtype=np.int64).sum()) * 3
     height, width = store.sizes.max(axis=0).tolist()
     return len(store) * height * width * 3
 
 
+def check_room(store: Store, device: torch.device) -> None:
+    """Raises UserError where a store's images don't fit into a device's memory."""
+    room = free_memory(device)
+    if needed(store, device) > SHARE * room:
+        raise UserError(
+            f"--engine resident: {len(store):,} images take {needed(store, device) / 1e9:,.1f} GB, "
+            f"and {SHARE:.0%} of the {room / 1e9:,.1f} GB that are free is meant for them; use "
+            "--engine threads"
+        )
+
+
 class ResidentEngine(ThreadsEngine):
-    """All images of a store on a device; the threads decode them once.
+    """All images of a store on a device, a GPU; the threads decode them once.
 
     Raises UserError where they don't fit, or one is bad.
     """
 
     def __init__(self, store: Store, threads: int, device: torch.device) -> None:
-        room = free_memory(device)
-        if needed(store) > SHARE * room:
-            raise UserError(
-                f"--engine resident: {len(store):,} images take {needed(store) / 1e9:,.1f} GB, and "
-                f"{SHARE:.0%} of the {room / 1e9:,.1f} GB that are free is meant for them; use "
-                "--engine threads"
-            )
+        check_room(store, device)
         super().__init__(store, threads)
         height, width = store.sizes.max(axis=0).tolist()
         images = torch.zeros(len(store), height, width, 3, dtype=torch.uint8)

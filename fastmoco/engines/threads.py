@@ -7,10 +7,11 @@ between processes. Float boxes (evaluation) go through Pillow, which takes them 
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -23,6 +24,8 @@ from data_tools.store import OTHER, RAW, Store
 from data_tools.workers import cores
 from fastmoco.engines.resample import crop_views, fits
 
+One = tuple[int, NDArray, NDArray[np.uint8]]  # a sample id, its windows [V, 4], its views
+Part = TypeVar("Part")
 _resize = torch.ops.aten._upsample_bilinear2d_aa
 
 
@@ -43,36 +46,42 @@ class ThreadsEngine:
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Work:
         """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
-        work = Work(self.store, ids, windows, out)
-        work.futures = [self._pool.submit(work.run) for _ in range(min(self.threads, len(ids)))]
-        return work
+        store = self.store
+        cut = cut_boxes if windows.dtype.kind == "f" else cut_windows
+        # A buffer for the largest image: fresh pages for every one cost time.
+        most = int(store.sizes[ids].prod(axis=1, dtype=np.int64).max(initial=0)) * 3
+
+        def begin() -> Callable[[One], None]:
+            buffer = np.empty(most, np.uint8)
+            return lambda one: cut(decode(store, one[0], buffer), one[1], one[2])
+
+        return Work(self._pool, self.threads, zip(ids.tolist(), windows, out, strict=True), begin)
 
     def close(self) -> None:
         """Stop all threads; what has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Work:
-    """One batch under way. Each thread takes the next image until none is left: images of any
-    sizes come out even, and a thread that is done goes on to the next batch at once."""
+class Work(Generic[Part]):
+    """One batch under way, in parts. Each thread begins with what it needs for itself, and takes
+    the next part until none is left: images of any sizes come out even, and a thread that is done
+    goes on to the next batch at once."""
 
     def __init__(
-        self, store: Store, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
+        self, pool: ThreadPoolExecutor, threads: int, parts: Iterable[Part],
+        begin: Callable[[], Callable[[Part], None]],
     ) -> None:
-        self._store = store
-        self._left = deque(zip(ids.tolist(), windows, out, strict=True))
-        self._cut = cut_boxes if windows.dtype.kind == "f" else cut_windows
-        # A buffer for the largest image: fresh pages for every one cost time.
-        self._most = int(store.sizes[ids].prod(axis=1, dtype=np.int64).max(initial=0)) * 3
-        self.futures: list[Future[None]] = []
+        self._left, self._begin = deque(parts), begin
+        self.futures = [pool.submit(self._run) for _ in range(min(threads, len(self._left)))]
 
-    def run(self) -> None:
-        """Decode and cut what is left, beside other threads that do the same."""
-        pixels = np.empty(self._most, np.uint8)
-        with contextlib.suppress(IndexError):  # none is left
-            while True:
-                i, windows, views = self._left.popleft()
-                self._cut(decode(self._store, i, pixels), windows, views)
+    def _run(self) -> None:
+        do = self._begin()
+        while True:
+            try:
+                part = self._left.popleft()
+            except IndexError:  # none is left
+                return
+            do(part)
 
     def result(self) -> None:
         """Wait for all; raise the first failure, after the rest has stopped writing."""

@@ -1,4 +1,4 @@
-"""bench.time_to_knn and bench.ablation: what is compared is the same, split and counted rightly."""
+"""bench.time_to_knn, ablation, progressive: what is compared is the same and counted rightly."""
 
 import dataclasses
 import io
@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import ablation, curves, plain_moco, time_to_knn
+from bench import ablation, curves, plain_moco, progressive, time_to_knn
 from bench import time_to_knn_side as sides
 from bench.ablation_grid import BASE, Cell, grid
 from bench.cifar_split import split
@@ -191,6 +191,24 @@ def test_cells_go_on_where_they_were_cut_off(small, tmp_path, monkeypatch):
     assert f"| queue | {100 * results[0]['knn']:.1f} |" in text
     with Image.open(tmp_path / "ablation.png") as picture:
         assert picture.size[0] == curves.WIDTH
+
+
+def test_growing_views_are_trained_as_long_as_the_others(small, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(progressive.MOCO_CIFAR_MINI, batch=16, K=64, eval_size=8)
+    monkeypatch.setattr(progressive, "MOCO_CIFAR_MINI", recipe)
+    monkeypatch.setattr(progressive, "FORMS", ((12,), (8, 12)))
+    seen, train = [], progressive.train
+    monkeypatch.setattr(progressive, "train", lambda *a: seen.append(train(*a)) or seen[-1])
+    out = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", ["x", str(small[0]), *"--epochs 2 --seeds 2".split(),
+                                      "--held-out", "40", "--out", str(out)])
+    assert progressive.main() == 0
+    assert [(c.recipe.size, c.recipe.progressive, c.recipe.seed, c.step) for c in seen] == [
+        (12, sides, seed, 10) for seed in (0, 1) for sides in ((), (8, 12))
+    ]
+    found = json.loads(out.read_text())["results"]
+    assert [r["seconds"] for r in found] == [c.clock["train_seconds"] for c in seen]
+    assert all(0 <= r["knn"] <= 1 for r in found)
 
 
 def test_curves_are_drawn_where_they_belong(tmp_path):

@@ -96,8 +96,11 @@ def print_report(report: Report) -> None:
             for s in report.stages
         ],
     )
-    share = report.rate("two views") / report.rate("decode")
-    say(f"two views run at {share:.0%} of the decode bound")
+    if any("decode" in bound.name for bound in report.bounds):
+        share = report.rate("two views") / report.rate("decode")
+        say(f"two views run at {share:.0%} of the decode bound")
+    else:
+        say("all images lie decoded in memory: no step reads or decodes")
     say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
     say(f"binds: {report.binds}")
     say(f"change: {report.advice}")

@@ -92,7 +92,10 @@ def test_resume_needs_nothing_said_again(dataset, tmp_path, capsys, monkeypatch)
 def test_bench_tells_every_stage(dataset, capsys):
     argv = ["bench", dataset, *TINY, "--rounds", 1, "--seconds", 0.05]
     code, text, _ = run(capsys, *argv)
-    assert code == 0 and "of the decode bound" in text and "change:" in text
+    assert code == 0 and "no step reads or decodes" in text and "change:" in text
+    assert "decode bound" not in text and "cores (crops)" in text
+    code, text, _ = run(capsys, *argv, "--engine", "threads")
+    assert code == 0 and "of the decode bound" in text and "cores (libjpeg's decode)" in text
     code, text, _ = run(capsys, *argv, "--json")
     report = json.loads(text)
     rate = {s["name"]: s["images_per_s"] for s in report["stages"]}

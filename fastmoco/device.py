@@ -267,14 +267,19 @@ def synchronize(device: torch.device) -> None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that nobody uses on a CUDA device; on the CPU, all that this process may use."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _own_memory()
+
+
+def _own_memory() -> int:
+    """Bytes of the machine's memory for this process: ranks on one machine share it."""
+    return memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def usable_memory(device: torch.device) -> int:
     """Bytes of a CUDA device that this process has or could get, which others (a desktop) leave; on
     the CPU, all that this process may use."""
     if device.type != "cuda":
-        return memory()
+        return _own_memory()
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from fastmoco.device import free_memory, usable_memory
 from fastmoco.engines import open_engine, resident
 from fastmoco.engines.resident import ResidentEngine, are_small, cut, needed
 from fastmoco.engines.threads import decode
@@ -70,3 +71,13 @@ def test_small_is_by_side_and_by_memory(store, tmp_path, monkeypatch):
     monkeypatch.setattr(resident, "free_memory", lambda device: 4 * needed(store, CPU))
     assert are_small(store, CPU)
     open_engine("resident", store).engine.close()
+
+
+def test_ranks_on_one_machine_share_its_memory(store, monkeypatch):
+    whole = free_memory(CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory(CPU) == usable_memory(CPU) == whole // 4
+    monkeypatch.setattr("fastmoco.device.memory", lambda: 16 * needed(store, CPU) - 16)
+    assert not are_small(store, CPU)  # each would hold all images
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert are_small(store, CPU)

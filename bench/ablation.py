@@ -42,6 +42,7 @@ from fastmoco.train import train
 
 Results = list[dict[str, Any]]
 LOG_EVERY = 100  # steps
+ROWS = sorted(STEPS_TO_V2, key=lambda row: row.startswith("v2"))  # as they are read: v2 comes last
 
 
 def main() -> int:
@@ -166,7 +167,7 @@ def write_table(cells: list[Cell], results: Results, kept: Path) -> None:
         "",
         "| v1 with | kNN |",
         "|---|---|",
-        *(f"| {row} | {shown(rows.get(row, {}).get(''))} |" for row in STEPS_TO_V2),
+        *(f"| {row} | {shown(rows.get(row, {}).get(''))} |" for row in ROWS),
         "",
     ]
     for name, text in (
@@ -204,13 +205,14 @@ def write_chart(cells: list[Cell], results: Results, out: Path) -> None:
     for part, title in (("momentum", "by the key encoder's momentum"), ("v1 to v2", "from v1 on")):
         found = by_row(cells, results, part)
         values = found.get("queue") if part == "momentum" else {
-            row: found[row][""] for row in STEPS_TO_V2 if row in found
+            row: found[row][""] for row in ROWS if row in found
         }
         if values:
             names = sorted(values, key=float) if part == "momentum" else list(values)
             points = [point(i, values[name]) for i, name in enumerate(names)]
             ticks = [(i, name) for i, name in enumerate(names)]
-            panels.append(Panel(f"kNN {title}", "", [Curve("queue", points)], ticks))
+            curve = Curve("queue", points, joined=part == "momentum")
+            panels.append(Panel(f"kNN {title}", "", [curve], ticks))
     if panels:
         date = datetime.date.today().strftime("%Y-%m")
         draw(panels, out, f"{describe(pick_device('auto'))}, {date}; lines: least to most of seeds")

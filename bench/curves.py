@@ -20,6 +20,8 @@ class Curve:
     name: str
     points: list[tuple[float, float, float, float]]
     """(x, y, least, most), by x."""
+    joined: bool = True
+    """Whether there is anything between the points: not where x is a name."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _panel(pen: ImageDraw.ImageDraw, panel: Panel, top: int) -> None:
     for i, curve in enumerate(panel.curves):
         colour = COLOURS[i % len(COLOURS)]
         places = [(across(p[0]), down(p[1])) for p in curve.points]
-        if len(places) > 1:
+        if len(places) > 1 and curve.joined:
             pen.line(places, colour, 2)
         for (x, y), (_, _, least, most) in zip(places, curve.points, strict=True):
             pen.line((x, down(least), x, down(most)), colour, 1)

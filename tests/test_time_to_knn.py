@@ -159,6 +159,8 @@ def test_the_grid_differs_in_one_field_and_begins_fairly():
     assert end.batch == 1024 and end.lr == pytest.approx(16 * BASE.lr)
     assert not any((c.row, c.column) == ("end-to-end", "4096") for c in cells)
     rows = {c.row: c.recipe for c in cells if c.part == "v1 to v2"}
+    assert set(ablation.ROWS) == set(rows)
+    assert (ablation.ROWS[0], ablation.ROWS[-1]) == ("v1", "v2: all three")
     v1 = to_dict(rows["v1"])
     for row, fields in (("head", {"head"}), ("augmentation", {"augmentation"}),
                         ("cosine", {"schedule"}), ("v2: all three",
@@ -221,5 +223,12 @@ def test_curves_are_drawn_where_they_belong(tmp_path):
     left, right = plot[plot[:, 1].argmin()], plot[plot[:, 1].argmax()]
     assert left[0] > right[0]  # up to the right
     assert left[1] < curves.LEFT + 15 and right[1] > curves.WIDTH - curves.RIGHT - 20
+    curves.draw(
+        [curves.Panel("t", "x", [dataclasses.replace(line, joined=False)])], tmp_path / "p.png", ""
+    )
+    with Image.open(tmp_path / "p.png") as image:
+        dots = (np.asarray(image) == (0xD6, 0x45, 0x41)).all(-1)
+    # 49 pixels a dot at most, and the sign beside the name
+    assert dots[:, : curves.WIDTH - curves.RIGHT].sum() < 110
     assert curves.spacing(0.3, 6) == pytest.approx(0.05) and curves.spacing(480, 5) == 100
     assert curves.round_ticks(0, 480)[-1] == (400, "400")

@@ -18,11 +18,16 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+# What compiled functions know their arguments by. Held: once it is marked, numba makes another.
+BYTES = numba.uint8[::1]
+
+
 @pytest.fixture(autouse=True)
 def numbas_types():
     # FFCV's own Loader marks numba's one uint8[::1] as read-only: undone before the next test.
     yield
-    numba.uint8[::1].mutable = True
+    BYTES.mutable = True
+    assert numba.uint8[::1] is BYTES
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def test_trunk_and_head_learn_what_they_see(store):
     assert splits == {1}  # a classifier's BatchNorm has nothing to hide
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     generator = torch.get_rng_state()
-    head = tune(encoder, untrained(), train, 2, Plan(0.05, 0.2, 12, 12), HOW, 0)
+    head = tune(encoder, untrained(), train, 2, Plan(0.05, 0.2, 24, 12), HOW, 0)
     assert torch.equal(torch.get_rng_state(), generator)
     after = encoder.state_dict()
     trunk = [k for k in before if k.startswith("trunk.")]

@@ -150,7 +150,8 @@ def test_what_one_rank_meets_is_told_once_and_ends_all(damaged, tmp_path):
     dataset, name = damaged
     run = tmp_path / "run"
     ended = Torchrun(
-        tmp_path / "ended", dataset, "--out", str(run), "--checkpoint-minutes", "0"
+        tmp_path / "ended", dataset, "--out", str(run), "--checkpoint-minutes", "0",
+        "--engine", "threads",  # which meets the image on its way, and not at the start
     )
     assert ended.end() == 1
     (line,) = ended.told()

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,14 +79,22 @@ def test_wandb_offline_holds_the_run(tmp_path, monkeypatch):
     name = (tmp_path / "wandb-id").read_text()
     files = sorted(tmp_path.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2  # one id, two pieces
-    losses = {}
+    end = time.monotonic() + 20  # its own process may still be writing
+    while len(losses := _losses(files)) < 4 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert losses == {s: pytest.approx(8 - s / 100) for s in (20, 40, 60, 80)}
+
+
+def _losses(files):
+    """The loss by step in files of wandb's."""
+    found = {}
     for path in files:
         for record in _records(path):
             if record.WhichOneof("record_type") == "history":
                 row = {".".join(i.nested_key) or i.key: json.loads(i.value_json)
                        for i in record.history.item}
-                losses[row["_step"]] = row["train/loss"]
-    assert losses == {s: pytest.approx(8 - s / 100) for s in (20, 40, 60, 80)}
+                found[row["_step"]] = row["train/loss"]
+    return found
 
 
 def _records(path):
@@ -100,6 +109,8 @@ def _records(path):
             at += left
             continue
         length, kind = struct.unpack_from("<HB", data, at + 4)
+        if at + 7 + length > len(data):
+            return  # not written to its end yet
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):

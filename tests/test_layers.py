@@ -1,6 +1,8 @@
 """The floors of the design: a file imports only from lines above its own."""
 
 import ast
+import functools
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +68,15 @@ FLOORS = [
 HEAVY = {"torch", "torchvision", "kornia", "numba", "rich"}
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    gc.disable()  # what it runs in between makes Python 3.11 raise SystemError (recursion depth)
+    try:
+        tree = ast.parse(path.read_text())
+    finally:
+        gc.enable()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -95,16 +95,49 @@ def open_foreign(path: Path, progress: Progress | None = None) -> MappedStore:
         return beton.open_beton(path)
     status = path.stat()
     identity = f"{name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    fingerprint = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-    cached = cache_dir() / "index" / f"{fingerprint}.npz"
-    rows, classes = load_cached(cached)
-    if rows is None:
-        module = next(module for module in SCANNED if module.__name__.endswith(name))
-        rows, classes = module.scan(path, progress)
-        save_cached(cached, rows, classes)
+    if name == "webdataset":
+        rows, classes, fingerprint = open_webdataset(path, identity, progress)
+    else:
+        fingerprint = digest_of(identity)
+        cached = index_cache(fingerprint)
+        found, classes = load_cached(cached)
+        if found is None:
+            module = next(module for module in SCANNED if module.__name__.endswith(name))
+            found, classes = module.scan(path, progress)
+            save_cached(cached, found, classes)
+        rows = found
     if not len(rows):
         raise UserError(f"{path}: holds no images")
     return MappedStore(path, [path], rows, classes, fingerprint)
+
+
+def open_webdataset(
+    path: Path, identity: str, progress: Progress | None
+) -> tuple[np.ndarray, list[str], str]:
+    """-> (INDEX_DTYPE rows, classes, fingerprint).
+
+    A shard keeps the fingerprint that older versions gave it, so that their runs resume, unless
+    they took other members for its images.
+    """
+    former, own = digest_of(identity), digest_of(f"{identity} {webdataset.RULE}")
+    # An index that an older version cached under the former fingerprint is not looked at.
+    places = {own: index_cache(own), former: index_cache(f"{former}-{webdataset.RULE}")}
+    for fingerprint, cached in places.items():
+        found, classes = load_cached(cached)
+        if found is not None:
+            return found, classes, fingerprint
+    shard = webdataset.read_shard(path, progress)
+    fingerprint = own if shard.regrouped else former
+    save_cached(places[fingerprint], shard.rows, shard.classes)
+    return shard.rows, shard.classes, fingerprint
+
+
+def digest_of(identity: str) -> str:
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def index_cache(name: str) -> Path:
+    return cache_dir() / "index" / f"{name}.npz"
 
 
 def cache_dir() -> Path:

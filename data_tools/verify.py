@@ -17,7 +17,7 @@ import numpy as np
 
 from data_tools import convert
 from data_tools.errors import UserError
-from data_tools.formats import beton
+from data_tools.formats import beton, webdataset
 from data_tools.image import BadImage, sniff_jpeg
 from data_tools.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
 from data_tools.open import SCANNED, datasets_in, format_of, open_foreign, open_store
@@ -129,6 +129,8 @@ def verify_file(path: Path, quick: int, workers: int, progress: Progress | None)
         report.add(str(error).removeprefix(f"{path}: "))
         return report
     report.samples = len(store)
+    if report.format == "webdataset" and not quick:
+        report.warnings += webdataset.read_shard(path).notes
     check_images(store, None, quick, workers, report, progress)
     return report
 
@@ -196,6 +198,8 @@ def structure_of(path: Path, form: str) -> np.ndarray:
     """A data file's own index rows."""
     if form == "beton":
         return beton.rows_of(path)
+    if form == "webdataset":
+        return webdataset.read_shard(path, as_written=True).rows
     module = next(module for module in SCANNED if module.__name__.endswith(form))
     return module.scan(path)[0]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_tools.formats.pictures import is_picture, ppm_header
+from data_tools.formats.pictures import HEAD, is_picture, ppm_header
 from data_tools.image import Prepared
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
@@ -99,7 +99,7 @@ def image_name(features: dict[bytes, Feature], data: bytes) -> bytes:
         return IMAGE
     for name in sorted(features):
         span = bytes_of(features[name], data)
-        if span and is_picture(data[span[0] : min(span[0] + 12, span[1])]):
+        if span and is_picture(data[span[0] : min(span[0] + HEAD, span[1])]):
             return name
     return b""
 

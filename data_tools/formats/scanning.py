@@ -17,6 +17,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import sniff
+from data_tools.regular_file import open_regular
 from data_tools.store import INDEX_DTYPE
 
 Progress = Callable[[int, int], None]
@@ -24,6 +25,7 @@ ROW = struct.Struct("<QQiiqIIB")
 # protobuf's limit for a message too; no image of a training set comes near it.
 LARGEST = 2 << 30
 REPORT = 32 << 20
+WINDOW = 1 << 16
 
 
 class Scan:
@@ -44,8 +46,9 @@ class Scan:
         self.position = 0
         self._progress = progress
         self._told = 0
+        self._window, self._window_at = b"", 0
         self._rows = bytearray()
-        self._file = open(path, "rb", buffering=1 << 20)
+        self._file = open(path, "rb", buffering=1 << 20, opener=open_regular)
         self.size = os.fstat(self._file.fileno()).st_size
 
     def __enter__(self) -> Scan:
@@ -76,6 +79,24 @@ class Scan:
         if len(data) < size:  # the file shrinks while it is read
             raise self._truncated()
         return data
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Bytes from any place, fewer at the end; `position` stays.
+
+        Small reads of neighbours come from one window: a system call for each would cost more.
+        """
+        at = offset - self._window_at
+        if 0 <= at and at + size <= len(self._window):
+            return self._window[at : at + size]
+        if size >= WINDOW:
+            return os.pread(self._file.fileno(), size, offset)
+        self._window, self._window_at = os.pread(self._file.fileno(), WINDOW, offset), offset
+        return self._window[:size]
+
+    def reach(self, position: int) -> None:
+        """For a reader that finds its records itself: begins one at this byte."""
+        self.position = position
+        self.begin()
 
     def skip(self, size: int) -> None:
         self._check(size)
@@ -114,7 +135,7 @@ class Scan:
 
 
 def beginning(path: Path, size: int) -> bytes:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         return file.read(size)
 
 

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from data_tools.location import Location
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-# What counts as an image before the work; in the end the content decides.
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
-    ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".jxl",
-)
-CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class Source(Protocol):
@@ -127,20 +121,23 @@ def module_of(name: str) -> Any:
 
 def explain(place: Location) -> str:
     """Why nobody may have recognised a file, as far as its first bytes tell."""
+    from data_tools.sources.inflate import NoReader, compression_of, zstd_reader
+
     try:
         head = place.pread(8, 0)
     except OSError as error:
         return f"can't be opened: {error.strerror or error}"
     if not head:
         return "an empty file"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+    packed = compression_of(head)
+    if packed == "zstd":
+        try:
+            zstd_reader()
+        except NoReader as error:
+            return str(error)
+    if packed:
         return "compressed, and no tar in it that can be read"
     return "a zip, unpack it to a folder first" if head.startswith(b"PK\3\4") else ""
-
-
-def is_ignored(name: str) -> bool:
-    """True for one path component that is hidden or an operating system's clutter."""
-    return name.startswith(".") or name in CLUTTER
 
 
 def common_prefix(keys: Sequence[str]) -> str:

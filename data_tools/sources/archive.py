@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
-import lzma
 import os
 import shutil
 import tempfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from data_tools.errors import UserError
+from data_tools.formats.tar import REMOTE_WINDOW, WINDOW, Walk
+from data_tools.regular_file import open_regular
+from data_tools.sources import inflate
 
 if TYPE_CHECKING:
     from data_tools.location import Location
 
-MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
-COPIED = 1 << 20
-BAD = (EOFError, zlib.error, lzma.LZMAError)
+# Of the room in TMPDIR, in percent, that an unpacked archive may take.
+SHARE = 90
+ZEROS = bytes(inflate.PIECE)
 
 
 class Archive:
     """A tar's bytes. Compressed ones are unpacked to an unnamed file in the user's TMPDIR."""
 
     def __init__(self, location: Location) -> None:
-        """Raises UserError for what can't be read, and where there is no room to unpack."""
+        """Raises UserError for what can't be read, what unpacks to far more than its size, and for
+        a TMPDIR without room."""
         self.location = location
         self._unpacked: IO[bytes] | None = None
-        self.packed = compression(location)
+        self._file = -1
         try:
+            if location.local is not None:
+                self._file = open_regular(location.local)
+            self.packed = compression(location)
             if self.packed:
                 self._unpacked = unpack(location, self.packed)
                 self.size = os.fstat(self._unpacked.fileno()).st_size
@@ -45,79 +47,121 @@ class Archive:
         """For any thread. Raises OSError."""
         if self._unpacked is not None:
             return os.pread(self._unpacked.fileno(), size, offset)
+        if self._file >= 0:
+            return os.pread(self._file, size, offset)
         return self.location.pread(size, offset)
+
+    def walk(self, start: int = 0, end: int = -1, name: str = "") -> Walk:
+        """Over the members between two bytes; name: of an inner tar, for messages."""
+        place = f"{self.location}/{name}" if name else self.location
+        quick = self._unpacked is not None or self._file >= 0
+        end = self.size if end < 0 else end
+        return Walk(self.pread, start, end, place, WINDOW if quick else REMOTE_WINDOW)
 
     def __del__(self) -> None:
         # Whoever still reads holds the archive.
-        if self._unpacked is not None:
-            self._unpacked.close()
+        self.close()
 
     def close(self) -> None:
         if self._unpacked is not None:
             self._unpacked.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
         self.location.close()
 
 
 def compression(location: Location) -> str:
-    """gzip, xz, bzip2, zstd; "" for others. Raises UserError where it can't be read."""
+    """gzip, xz, bzip2, zstd; "" for others. Raises UserError if the file can't be read."""
     try:
-        head = location.pread(6, 0)
+        if location.local is None:
+            return inflate.compression_of(location.pread(6, 0))
+        with open(location.local, "rb", opener=open_regular) as file:
+            return inflate.compression_of(file.read(6))
     except OSError as error:
         raise UserError(f"{location}: can't be opened: {error.strerror or error}") from None
-    return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
-
-
-def decompressor(location: Location, packed: str) -> Callable[[IO[bytes]], Any]:
-    """Opens a file's unpacked bytes. Raises UserError where this Python can't."""
-    if packed != "zstd":
-        openers: dict[str, Callable[[IO[bytes]], Any]] = {
-            "gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open,
-        }
-        return openers[packed]
-    for name in ("compression.zstd", "zstandard"):
-        with suppress(ImportError):
-            found: Callable[[IO[bytes]], Any] = importlib.import_module(name).open
-            return found
-    raise UserError(f"{location}: is compressed with zstd: pip install zstandard, or unpack it")
 
 
 def head_of(location: Location, size: int) -> bytes:
-    """The first bytes, unpacked; fewer where it is short or damaged. Raises OSError, UserError."""
+    """The first bytes, unpacked; fewer of a short or damaged file. Raises OSError, UserError."""
     packed = compression(location)
     if not packed:
         return location.pread(size, 0)
     head = b""
-    with location.open() as file, suppress(*BAD):
-        with decompressor(location, packed)(file) as plain:
-            while len(head) < size and (piece := plain.read(min(1 << 16, size - len(head)))):
+    with opened(location) as file:
+        try:
+            for piece in inflate.pieces(file, packed, max(inflate.LOOKED_AT, size)):
                 head += piece
-    return head
+                if len(head) >= size:
+                    break
+        except inflate.Broken:
+            pass
+        except inflate.NoReader as error:
+            raise UserError(f"{location}: {error}") from None
+    return head[:size]
+
+
+def opened(location: Location) -> IO[bytes]:
+    """Raises OSError, also for a pipe or a device."""
+    if location.local is None:
+        return location.open()
+    return open(location.local, "rb", opener=open_regular)
 
 
 def unpack(location: Location, packed: str) -> IO[bytes]:
     """An unnamed file with the unpacked bytes. Raises OSError, UserError."""
-    opener = decompressor(location, packed)
+    folder = tempfile.gettempdir()
+    room = shutil.disk_usage(folder).free * SHARE // 100
+    size = location.size()
+    if size > room:
+        raise no_room(location, "its compressed bytes alone take more")
     out = tempfile.TemporaryFile(prefix="fastmoco-")
     try:
-        with location.open() as file, opener(file) as plain:
-            while True:
-                try:
-                    piece = plain.read(COPIED)
-                except (*BAD, OSError) as error:
-                    raise UserError(f"{location}: damaged ({packed}): {error}; copy or download "
-                                    "it again") from None
-                if not piece:
-                    break
-                out.write(piece)
-        out.flush()
+        with opened(location) as file:
+            copy(inflate.pieces(file, packed), out, location, size, room)
         return out
-    except OSError as error:
-        out.close()
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        raise UserError(
-            f"{location}: can't be unpacked to {tempfile.gettempdir()} ({error.strerror or error}; "
-            f"{free:,} bytes free): set TMPDIR to a folder with room, or unpack it yourself"
-        ) from None
-    except BaseException:
-        out.close()
+    except BaseException as error:
+        with suppress(OSError):
+            out.close()
+        if isinstance(error, inflate.Broken):
+            raise UserError(f"{location}: damaged ({packed}): {error}; copy or download it "
+                            "again") from None
+        if isinstance(error, inflate.NoReader):
+            raise UserError(f"{location}: {error}") from None
         raise
+
+
+def copy(
+    pieces: Iterator[bytes], out: IO[bytes], location: Location, size: int, room: int
+) -> None:
+    """Writes the unpacked bytes of a file of `size` bytes, within the limits."""
+    most = inflate.most_unpacked(size)
+    done = 0
+    for piece in pieces:
+        done += len(piece)
+        if done > most:
+            raise UserError(
+                f"{location}: its {size:,} bytes unpack to more than {most:,}, as no set of images "
+                f"does ({inflate.GROWTH} times its size, or {inflate.SMALL >> 30} GiB, are "
+                "allowed); if you trust it, unpack it yourself and give the tar")
+        if done > room:
+            raise no_room(location, f"it takes more than {SHARE} % of that")
+        try:
+            if piece == ZEROS:
+                out.seek(done)  # a hole, which takes no room
+            else:
+                out.write(piece)
+        except OSError as error:
+            raise no_room(location, error.strerror or str(error)) from None
+    try:
+        out.truncate(done)
+        out.flush()
+    except OSError as error:
+        raise no_room(location, error.strerror or str(error)) from None
+
+
+def no_room(location: Location, reason: str) -> UserError:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    return UserError(f"{location}: can't be unpacked to {folder} ({free:,} bytes free; {reason}): "
+                     "set TMPDIR to a folder with room, or unpack it yourself")

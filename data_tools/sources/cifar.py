@@ -6,19 +6,17 @@ called: its arrays are read by stand-ins that only keep bytes, and all else is r
 
 from __future__ import annotations
 
-import gzip
 import io
 import pickle
 import posixpath
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.formats.tar import Walk
+from data_tools.sources.archive import Archive, compression, head_of
 from data_tools.sources.arrays import ArraySource
 from data_tools.sources.rows import RowKeys
 
@@ -29,7 +27,8 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 # The archives unpack to 190 MB; what goes on and on is no CIFAR.
 UNPACKED_BYTES, MEMBER_BYTES = 512 << 20, 256 << 20
-TAR_BLOCK = 512
+# Bytes that hold the first headers.
+PEEKED = 1 << 16
 
 
 class Layout(NamedTuple):
@@ -59,7 +58,7 @@ def recognises(location: Location) -> bool:
     """True for one of the four archives (.tar.gz or .tar) and for a folder one unpacks to."""
     try:
         return layout_of(location) is not None
-    except (OSError, UserError, ValueError, EOFError, zlib.error):
+    except (OSError, UserError, ValueError):
         return False
 
 
@@ -105,52 +104,35 @@ def layout_of(location: Location) -> Layout | None:
             if found and known and all(location.child(name).is_file() for name in found):
                 return layout
         return None
-    with unpacked(location) as file:
-        name, _ = next(members(file), ("", 0))
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    packed = compression(location)
+    head = head_of(location, PEEKED) if packed else b""
+    pread = (lambda size, at: head[at : at + size]) if packed else location.pread
+    end = 1 << 62 if packed else location.size()
+    member = next(iter(Walk(pread, 0, end, location)), None)
+    parts = [part for part in member.name.split("/") if part not in ("", ".")] if member else []
     return LAYOUTS.get(parts[0]) if parts else None
-
-
-@contextmanager
-def unpacked(location: Location) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    """The tar itself, of a .tar or a .tar.gz."""
-    packed = location.pread(2, 0) == b"\x1f\x8b"
-    with location.open() as file:
-        yield gzip.GzipFile(fileobj=file) if packed else file
-
-
-def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of a tar's folders and files, the file standing at its data.
-
-    The archives are plain: no name is long, so extension headers are passed over.
-    """
-    data = 0
-    while len(block := file.read(TAR_BLOCK)) == TAR_BLOCK:
-        if not block[0]:
-            return
-        size = block[124:136]
-        length = int.from_bytes(size[1:], "big") if size[0] & 0x80 else int(
-            size.strip(b" \0") or b"0", 8)
-        data += TAR_BLOCK
-        if not 0 <= length <= MEMBER_BYTES or data + length > UNPACKED_BYTES:
-            raise ValueError("it unpacks to more than a CIFAR holds")
-        if block[156:157] in b"\x0005":
-            yield block[:100].split(b"\0", 1)[0].decode("latin1"), length
-        data += -(-length // TAR_BLOCK) * TAR_BLOCK
-        file.seek(data)
-    raise ValueError("cut off")
 
 
 def read_tar(location: Location, layout: Layout, pattern: str) -> dict[str, bytes]:
     """The members wanted, by their base names."""
     files: dict[str, bytes] = {}
-    with unpacked(location) as file:
-        for path, size in members(file):
-            name = posixpath.basename(path)
-            if name == layout.names or re.fullmatch(pattern, name):
-                files[name] = file.read(size)
-                if len(files[name]) < size:
+    archive = Archive(location)
+    try:
+        if archive.size > UNPACKED_BYTES:
+            raise ValueError("it unpacks to more than a CIFAR holds")
+        walk = archive.walk()
+        for member in walk:
+            name = posixpath.basename(member.name)
+            if member.is_file and (name == layout.names or re.fullmatch(pattern, name)):
+                if member.size > MEMBER_BYTES:
+                    raise ValueError("a member larger than any file of CIFAR")
+                files[name] = archive.pread(member.size, member.offset)
+                if len(files[name]) < member.size:
                     raise ValueError("cut off")
+        if not walk.ended:
+            raise ValueError("cut off: its end mark is missing")
+    finally:
+        archive.close()
     return files
 
 

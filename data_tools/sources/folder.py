@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.sources import is_ignored
+from data_tools.file_names import is_ignored
+from data_tools.formats.pictures import HEAD
 from data_tools.sources.keys import Keys
-from data_tools.sources.labels import HEAD, label_files
+from data_tools.sources.labels import label_files
 from data_tools.sources.tar import digest_of
 
 if TYPE_CHECKING:

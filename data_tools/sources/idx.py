@@ -6,9 +6,7 @@ big-endian uint32, and the numbers, last index fastest (yann.lecun.com/exdb/mnis
 
 from __future__ import annotations
 
-import gzip
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.sources.archive import compression, head_of, opened
 from data_tools.sources.arrays import ArraySource
+from data_tools.sources.inflate import Broken, most_unpacked, pieces
 from data_tools.sources.rows import RowKeys, number_labels
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # What is unpacked to memory: EMNIST's largest file is 550 MB. A plain local file is mapped instead.
 UNPACKED_BYTES = 1 << 30
 READ_BYTES = 1 << 22
+# A gzip of a few kilobytes may unpack to this; MNIST's images take 47 MB.
+SMALL = 128 << 20
 TYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 12: np.dtype(">i4")}
 IMAGE_WORDS = ("images-idx3", "images.idx3", "images-idx4", "images.idx4")
 
@@ -149,14 +151,10 @@ def label_names(name: str) -> list[str]:
     return [stem + tail for stem in dict.fromkeys(stems) for tail in tails]
 
 
-def is_gzip(location: Location) -> bool:
-    return location.pread(2, 0) == b"\x1f\x8b"
-
-
 def header_of(location: Location) -> Header | None:
-    """The header of an IDX file; None for any other. Raises UserError for a damaged gzip."""
-    with damaged(location), location.open() as file:
-        head = (gzip.GzipFile(fileobj=file) if is_gzip(location) else file).read(4 + 4 * 4)
+    """The header of an IDX file; None for any other, also for a damaged gzip of one."""
+    with damaged(location):
+        head = head_of(location, 4 + 4 * 4)
     if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in TYPES or not 1 <= head[3] <= 4:
         return None
     if len(head) < 4 + 4 * head[3]:
@@ -168,27 +166,38 @@ def read_idx(location: Location) -> np.ndarray:
     """The array of an IDX file. Raises UserError unless it has as many numbers as it claims."""
     header = header_of(location)
     if header is None:
-        raise UserError(f"{location}: no IDX file")
+        raise UserError(f"{location}: no IDX file, or a damaged one")
     size = header.numbers * header.dtype.itemsize
-    packed = is_gzip(location)
     with damaged(location):
-        if not packed and location.size() != header.bytes + size:
-            raise ValueError(f"claims {size:,} bytes of numbers, has "
-                             f"{location.size() - header.bytes:,}")
+        packed, stored = compression(location), location.size()
+        if not packed and stored != header.bytes + size:
+            raise ValueError(f"claims {size:,} bytes of numbers, has {stored - header.bytes:,}")
         if not packed and location.local is not None:
             return np.memmap(location.local, header.dtype, "r", header.bytes, header.shape)
-        if size > UNPACKED_BYTES:
-            raise UserError(f"{location}: claims {size:,} bytes; unpack it to a local file first")
-        with location.open() as plain:
-            file = gzip.GzipFile(fileobj=plain) if packed else plain
-            file.read(header.bytes)
-            data = bytearray()
-            while block := file.read(min(READ_BYTES, size + 1 - len(data))):
-                data += block
-        if len(data) != size:
-            more = "more" if len(data) > size else "fewer"
+        most = most_unpacked(stored, SMALL) if packed else UNPACKED_BYTES
+        if size > min(most, UNPACKED_BYTES):
+            raise UserError(f"{location}: its {stored:,} bytes claim to hold {size:,}; unpack it "
+                            "to a local file first")
+        data = read_bytes(location, packed, header.bytes + size + 1)
+        if len(data) != header.bytes + size:
+            more = "more" if len(data) > header.bytes + size else "fewer"
             raise ValueError(f"holds {more} than the {size:,} bytes it claims")
-        return np.frombuffer(data, header.dtype).reshape(header.shape)
+        return np.frombuffer(data, header.dtype, offset=header.bytes).reshape(header.shape)
+
+
+def read_bytes(location: Location, packed: str, most: int) -> bytearray:
+    """The first `most` bytes, unpacked. Raises OSError, ValueError."""
+    data = bytearray()
+    with opened(location) as file:
+        found = pieces(file, packed) if packed else iter(lambda: file.read(READ_BYTES), b"")
+        try:
+            for piece in found:
+                data += piece[: most - len(data)]
+                if len(data) == most:
+                    break
+        except Broken as error:
+            raise ValueError(str(error)) from None
+    return data
 
 
 @contextmanager
@@ -196,6 +205,6 @@ def damaged(location: Location) -> Iterator[None]:
     """What reading a damaged file raises, as a UserError that names it."""
     try:
         yield
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{location}: damaged or unreadable: {error}; "
                         "copy or download it again") from None

@@ -7,8 +7,10 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
+from data_tools.formats.tar import BLOCK, Walk, is_header
+from data_tools.formats.tar_listing import Listing, read_listing
 from data_tools.sources.archive import Archive, compression, head_of
-from data_tools.sources.tar import BLOCK, Listing, TarSource, is_header, members, read_listing
+from data_tools.sources.tar import TarSource
 
 if TYPE_CHECKING:
     from data_tools.location import Location
@@ -23,9 +25,9 @@ def recognises(location: Location) -> bool:
             return False
         if compression(location):
             head = head_of(location, 2 * BLOCK)
-            first = next(members(lambda size, at: head[at : at + size], 0, 1 << 62, location))
+            first = next(iter(Walk(lambda size, at: head[at : at + size], 0, 1 << 62, location)))
             return first.is_file and first.name.endswith(".tar")
-        walk = members(location.pread, 0, location.size(), location)
+        walk = Walk(location.pread, 0, location.size(), location)
         first_files = itertools.islice((m for m in walk if m.is_file), LOOKED_AT)
         names = [member.name for member in first_files]
         return bool(names) and all(name.endswith(".tar") for name in names)
@@ -40,15 +42,16 @@ def open(location: Location, labels: Location | None = None) -> TarSource:
     """
     archive = Archive(location)
     try:
-        outer = read_listing(archive, 0, archive.size)
+        outer = read_listing(archive.walk())
         whole = Listing()
-        whole.hidden = outer.hidden
+        whole.hidden, whole.notes = outer.hidden, outer.notes
         for name, at in sorted(outer.index.items()):
             if not name.endswith(".tar"):
                 raise UserError(f"{location}: holds tars, and {name}, which is none")
             folder = name.removesuffix(".tar")
             start, size = outer.offsets[at], outer.sizes[at]
-            inner = read_listing(archive, start, start + size, name)
+            inner = read_listing(archive.walk(start, start + size, name))
+            whole.notes += inner.notes
             whole.hidden |= {posixpath.join(folder, key) for key in inner.hidden}
             for key, i in inner.index.items():
                 whole.add(f"{folder}/{key}", inner.offsets[i], inner.sizes[i], inner.mtimes[i])

@@ -8,27 +8,21 @@ decides.
 from __future__ import annotations
 
 import posixpath
-import re
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_tools.sources import IMAGE_SUFFIXES, common_prefix, refuse_splits
+from data_tools.file_names import IMAGE_SUFFIXES
+from data_tools.formats.pictures import is_picture
+from data_tools.sources import common_prefix, refuse_splits
 
 if TYPE_CHECKING:
     from data_tools.location import Location
 
-HEAD = 32
 # Files of one folder and one unknown suffix that are looked at; they decide for the others.
 LOOKS = 8
-MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{4}\0\0\0\0|II\*\0|MM\0\*"
-    rb"|P[1-7][\s#]+[\dW#]|\0\0\0\x0c(jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a"
-    rb"|....ftyp(avif|avis|heic|heix|hevc|mif1|msf1)",
-    re.DOTALL,
-)
 Head = Callable[[int], bytes]
 
 
@@ -44,8 +38,8 @@ def label_files(
 ) -> Labelled:
     """Labels of all `keys` (sorted), as the folders spell them or a list of labels does.
 
-    head(i): the first HEAD bytes of file i, or fewer; may raise OSError. place: where the source
-    lies; a list may lie beside it. given: the list the user named.
+    head(i): the first pictures.HEAD bytes of file i, or fewer; may raise OSError. place: where the
+    source lies; a list may lie beside it. given: the list the user named.
     Raises UserError for train and val side by side, and for a list that doesn't fit.
     """
     from data_tools.sources.ground_truth import apply_list, find_list
@@ -102,7 +96,7 @@ def image_positions(keys: Sequence[str], head: Head) -> list[int]:
 
 def is_image(head: Head, i: int) -> bool:
     try:
-        return MAGIC.match(head(i)) is not None
+        return is_picture(head(i))
     except OSError:
         return False
 

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import re
 import threading
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.webdataset import LONGEST_LABEL, OURS, is_image, json_label, split_name
-from data_tools.sources import is_ignored
-from data_tools.sources.archive import Archive, compression, head_of
+from data_tools.file_names import is_ignored
+from data_tools.formats.tar import Walk
+from data_tools.formats.webdataset_samples import (
+    LATER,
+    SUFFIXES,
+    Sample,
+    Tally,
+    begins_with_samples,
+    label_samples,
+    samples_of,
+    stem_of,
+)
+from data_tools.sources.archive import Archive, compression, head_of, opened
 from data_tools.sources.keys import Keys
-from data_tools.sources.rows import name_labels, number_labels
-from data_tools.sources.tar import REMOTE_WINDOW, WINDOW, Member, members
 
 if TYPE_CHECKING:
     from data_tools.location import Location
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
-LABELS = ("cls", "json")
-BESIDE = (*LABELS, "txt")
-LOOKED_AT, PEEKED = 64, 4 << 20
+PEEKED = 4 << 20
 # Unpacked shards that are kept; runs read them in order, and parts overlap at a shard's end.
 KEPT = 2
-NUMBER = re.compile(r"-?\d{1,18}")
-SYNSET = re.compile(r"n\d{8}")
+# Of the rule that makes samples, in fingerprints of sets that an older one grouped otherwise.
+RULE = b"2"
 
 
 def recognises(location: Location) -> bool:
@@ -46,7 +49,7 @@ def recognises(location: Location) -> bool:
         head = head_of(location, PEEKED) if packed else b""
         end = len(head) if packed else location.size()
         pread = (lambda size, at: head[at : at + size]) if packed else location.pread
-        return begins_with_samples(members(pread, 0, end, location))
+        return begins_with_samples(Walk(pread, 0, end, location))
     except (OSError, UserError):
         return False
 
@@ -56,24 +59,6 @@ def shards_of(folder: Location) -> list[Location]:
     if not names or not all(name.lower().endswith(SUFFIXES) for name in names):
         return []
     return [folder.child(name) for name in names]
-
-
-def begins_with_samples(walk: Iterator[Member]) -> bool:
-    """True where an image and its label lie side by side, or an image is named as ours are."""
-    key = ""
-    extensions: set[str] = set()
-    with contextlib.suppress(UserError):  # a peek ends within a member
-        for member in itertools.islice(walk, LOOKED_AT):
-            if not member.is_file:
-                continue
-            if OURS.fullmatch(member.name):
-                return True
-            this, extension = split_name(member.name)
-            extensions = extensions | {extension} if this == key else {extension}
-            key = this
-            if any(map(is_image, extensions)) and not extensions.isdisjoint(BESIDE):
-                return True
-    return False
 
 
 def open(location: Location | Sequence[Location]) -> WebDatasetSource:
@@ -96,7 +81,10 @@ class Index:
         # Labels as numbers of their texts, until all are known; -1: none.
         self.labels = array("q")
         self.texts: dict[str, int] = {}
-        self.without_image = self.second_images = self.hidden = 0
+        self.tally = Tally()
+        self.notes: list[str] = []
+        self.regrouped = False
+        """Older versions took other members for the images."""
 
 
 class WebDatasetSource:
@@ -106,11 +94,12 @@ class WebDatasetSource:
         self._shards = list(shards)
         self._unpacked: OrderedDict[int, Archive] = OrderedDict()
         self._lock = threading.Lock()
+        self._stems = stems_of([shard.name for shard in self._shards])
         index, digest = Index(), hashlib.sha256()
         self._packed: list[bool] = []
         self.keys = Keys(itertools.chain.from_iterable(
             self._read_shard(i, index, digest) for i in range(len(self._shards))))
-        self.name, self.ignored = place.name, index.hidden
+        self.name, self.ignored = place.name, index.tally.hidden
         if not len(self.keys):
             raise UserError(f"{place}: no sample of it has an image; give tars of images")
         count = len(self._shards)
@@ -118,14 +107,15 @@ class WebDatasetSource:
         self._shard, self._offset, self.sizes = (
             np.frombuffer(column, np.int64)
             for column in (index.shards, index.offsets, index.sizes))
+        texts, tally = list(index.texts), index.tally
+        self.labels, self.classes, notes = label_samples(
+            np.frombuffer(index.labels, np.int64), texts, self._shard, self._stems)
+        if index.regrouped or tally.dotted or tally.twice or tally.links or (
+            any("." in text for text in texts)):
+            # A run that an older version began must not go on with other samples.
+            digest.update(RULE)
         self.fingerprint = digest.hexdigest()
-        self.notes: list[str] = []
-        self.labels, self.classes = self._label(index)
-        if index.without_image:
-            self.notes.append(f"{index.without_image:,} samples without an image, passed over")
-        if index.second_images:
-            self.notes.append(f"{index.second_images:,} samples with several images: the first "
-                              "of each is taken")
+        self.notes = notes + tally.notes() + index.notes
         if any(self._packed):
             self.notes.append(f"{sum(self._packed):,} compressed shards are unpacked to "
                               f"temporary files, {KEPT} at a time")
@@ -137,76 +127,40 @@ class WebDatasetSource:
         try:
             self._packed.append(bool(archive.packed))
             digest.update(repr((place.name, archive.size)).encode())
-            quick = archive.packed or place.local is not None
-            walk = members(archive.pread, 0, archive.size, place,
-                           WINDOW if quick else REMOTE_WINDOW)
-            stem, seen = self._stem(i), set()
-            for key, sample in itertools.groupby(visible(walk, index),
-                                                 lambda member: split_name(member.name)[0]):
-                name, copy = f"{stem}/{key}", 1
-                if not self._add(archive, i, list(sample), index, digest):
+            walk = archive.walk()
+            stem, seen = self._stems[i], set()
+            for sample in samples_of(walk, index.tally):
+                if not self._add(archive, i, sample, index, digest):
                     continue
+                name, copy = f"{stem}/{sample.key}", 1
                 while name in seen:
                     copy += 1
-                    name = f"{stem}/{key}~{copy}"
+                    name = f"{stem}/{sample.key}~{copy}"
                 seen.add(name)
                 yield name
+            index.notes += walk.notes()
+        except OSError as error:
+            raise UserError(f"{place}: can't be read: {error.strerror or error}") from None
         finally:
             archive.close()
 
-    def _stem(self, i: int) -> str:
-        name = self._shards[i].name
-        stem = next((name[: -len(end)] for end in sorted(SUFFIXES, key=len, reverse=True)
-                     if name.lower().endswith(end)), name)
-        # Shards of several folders may share their names.
-        same = sum(shard.name == name for shard in self._shards[:i])
-        return f"{stem}~{same + 1}" if same else stem
-
     def _add(
-        self, archive: Archive, i: int, sample: list[Member], index: Index, digest: hashlib._Hash
+        self, archive: Archive, i: int, sample: Sample, index: Index, digest: hashlib._Hash
     ) -> bool:
-        image: Member | None = None
-        found: dict[str, Member] = {}
-        for member in sample:
+        for part in sample.parts:
+            member = part.member
             digest.update(repr((member.name, member.size, member.mtime)).encode())
-            extension = split_name(member.name)[1]
-            if is_image(extension):
-                index.second_images += image is not None
-                image = image or member
-            elif extension in LABELS and member.size <= LONGEST_LABEL:
-                found.setdefault(extension, member)
-        if image is None:
-            index.without_image += 1
+        if sample.image is None:
             return False
-        text = ""
-        for extension in LABELS:
-            if not text and extension in found:
-                data = archive.pread(found[extension].size, found[extension].offset)
-                text = (data.decode("utf-8", "replace").strip() if extension == "cls"
-                        else json_label(data))
-                digest.update(data)
+        text = sample.label(archive.pread, digest.update)
+        member = sample.image.member
         index.shards.append(i)
-        index.offsets.append(image.offset)
-        index.sizes.append(image.size)
+        index.offsets.append(member.offset)
+        index.sizes.append(member.size)
         index.labels.append(index.texts.setdefault(text, len(index.texts)) if text else -1)
+        index.regrouped |= (sample.image is not sample.images[0]
+                            or sample.image.extension.rpartition(".")[2] in LATER)
         return True
-
-    def _label(self, index: Index) -> tuple[np.ndarray, list[str]]:
-        codes, texts = np.frombuffer(index.labels, np.int64), list(index.texts)
-        if not texts:
-            stems = [self._stem(i) for i in range(len(self._shards))]
-            if all(map(SYNSET.fullmatch, stems)):
-                # ImageNet's training set, unpacked to the tars of its classes.
-                labels, classes = name_labels(stems)
-                return labels[self._shard], classes
-            self.notes.append("no labels: the samples have no .cls and no label in a .json")
-            return codes, []
-        if all(map(NUMBER.fullmatch, texts)):
-            values, classes, note = number_labels(np.array(texts, np.int64))
-            self.notes += [note] if note else []
-        else:
-            values, classes = name_labels(texts)
-        return np.append(values, -1)[codes], classes
 
     def read(self, i: int) -> bytes:
         shard, size, offset = int(self._shard[i]), int(self.sizes[i]), int(self._offset[i])
@@ -216,7 +170,7 @@ class WebDatasetSource:
         if place.local is None:
             return place.pread(size, offset)
         # Opened anew each time: there may be more shards than files may be open.
-        with place.open() as file:
+        with opened(place) as file:
             file.seek(offset)
             return file.read(size)
 
@@ -238,10 +192,11 @@ class WebDatasetSource:
             self._unpacked.clear()
 
 
-def visible(walk: Iterator[Member], index: Index) -> Iterator[Member]:
-    """The regular files that belong to samples."""
-    for member in walk:
-        if any(is_ignored(part) for part in member.name.split("/") if part not in ("", ".")):
-            index.hidden += 1
-        elif member.is_file and not member.sparse and split_name(member.name)[1]:
-            yield member
+def stems_of(names: Sequence[str]) -> list[str]:
+    """The shards' names without .tar; shards of several folders may share theirs: x, x~2."""
+    seen: Counter[str] = Counter()
+    stems = []
+    for name in names:
+        seen[name] += 1
+        stems.append(stem_of(name) + (f"~{seen[name]}" if seen[name] > 1 else ""))
+    return stems

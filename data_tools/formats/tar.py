@@ -19,7 +19,7 @@ BLOCK = 512
 WINDOW, REMOTE_WINDOW = 1 << 16, 1 << 23
 # Bytes of an extension header; real ones hold a path.
 LONGEST = 1 << 20
-# Bytes that may follow the end unexplained: POSIX leaves the rest of the last record undefined.
+# Tars are written in records of this size.
 RECORD = 20 * BLOCK
 # Zeros behind the end that are searched for a further tar.
 LONGEST_GAP = 1 << 30
@@ -66,7 +66,7 @@ class Walk:
         self.joined = 0
         """How many further tars followed the first; to be asked at the end."""
         self.stray = 0
-        """Bytes behind the end that are no tar; at most RECORD."""
+        """Bytes behind the end that are no tar; fewer than RECORD."""
         self.ended = False
         """Whether the mark of a tar's end was met."""
         self._pread, self._start, self._end, self._size = pread, start, end, window
@@ -119,8 +119,8 @@ class Walk:
                 position = data - (-size // BLOCK) * BLOCK
                 if data + size > end:
                     raise UserError(
-                        f"{self.place}: truncated: its last member ends {data + size - end} bytes "
-                        "behind the end of the file; copy or download it again")
+                        f"{self.place}: truncated: its member at byte {data - BLOCK - start} ends "
+                        f"{data + size - end} bytes behind the end; copy or download it again")
             if kind in EXTENSIONS:
                 pax |= self._extension(kind, data, size)
                 continue
@@ -132,7 +132,8 @@ class Walk:
             mtime = 0 if kind in LINKS else time_of(block)
             yield Member(kind, name, target, data, size, mtime)
         if position < end:
-            raise UserError(f"{self.place}: truncated in a header; copy or download it again")
+            raise UserError(f"{self.place}: truncated: the header at byte {position - start} is cut "
+                            "off; copy or download it again")
 
     def _extension(self, kind: bytes, data: int, size: int) -> dict[str, str]:
         if size > LONGEST:
@@ -166,7 +167,9 @@ class Walk:
             self.ended = False
             return position
         self.stray = self._end - position
-        if self.stray > RECORD:
+        record = -(-(begin + BLOCK - self._start) // RECORD) * RECORD
+        # POSIX leaves the rest of the last record undefined, and less than a block is no tar.
+        if self.stray >= BLOCK and self._end - self._start > record:
             raise UserError(
                 f"{self.place}: {self.stray:,} bytes that are no tar follow its end, from byte "
                 f"{position - self._start} on; cut them off (truncate -s {position - self._start}) "

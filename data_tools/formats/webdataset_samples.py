@@ -51,7 +51,7 @@ JPEGS = frozenset(("jpg", "jpeg", "jpe", "jfif"))
 PARTS = re.compile(
     r"(?:^|[._-])(?:seg|segm|segmentation|mask|label|depth|disparity|normal|alpha|edge|gt|semantic"
     r"|instance|panoptic|annotation)s?\d*(?:$|[._-])")
-NUMBER = re.compile(r"-?[0-9]{1,18}(\.0*)?")
+NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
 FIRST = operator.itemgetter(0)
 SYNSET = re.compile(r"n\d{8}")
 SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.zst", ".tar.xz", ".tar", ".tgz")
@@ -319,8 +319,9 @@ def label_samples(
             labels, classes = name_labels(stems)
             return labels[shards], classes, []
         return codes, [], ["no labels: the samples have no .cls and no label in a .json"]
-    if all(map(NUMBER.fullmatch, texts)):
-        values, classes, note = number_labels(np.array([whole(text) for text in texts], np.int64))
+    numbers = [whole(text) for text in texts]
+    if None not in numbers:
+        values, classes, note = number_labels(np.array(numbers, np.int64))
         return np.append(values, -1)[codes], classes, [note] if note else []
     values, classes = name_labels(texts)
     return np.append(values, -1)[codes], classes, []
@@ -328,9 +329,14 @@ def label_samples(
 
 def labels_as_written(codes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """The labels of a shard that prep wrote, int64 [N]: its numbers, whatever their range."""
-    values = [whole(text) if NUMBER.fullmatch(text) else -1 for text in texts]
+    numbers = [whole(text) for text in texts]
+    values = [-1 if number is None else max(number, -1) for number in numbers]
     return np.array([*values, -1], np.int64)[codes]
 
 
-def whole(text: str) -> int:
-    return int(text.partition(".")[0])
+def whole(text: str) -> int | None:
+    """A label that is a whole number of 64 bits; None for a name."""
+    if NUMBER.fullmatch(text) is None:
+        return None
+    value = int(text.partition(".")[0])
+    return value if -(1 << 63) <= value < 1 << 63 else None

@@ -194,6 +194,10 @@ def test_what_unpacks_without_an_end_is_refused(tmp_path: Path) -> None:
     member.size = 8 << 30
     path = tmp_path / "bomb.tar.gz"
     path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
+    with pytest.raises(UserError, match="truncated"):
+        cifar.open(Location(path))
+    member.size = 0
+    path.write_bytes(gzip.compress(member.tobuf() + bytes(cifar.UNPACKED_BYTES), 1))
     with pytest.raises(UserError, match="more than a CIFAR"):
         cifar.open(Location(path))
 

@@ -81,10 +81,12 @@ def test_labels_of_names_json_and_none(tmp_path: Path) -> None:
     ]
     source = open_source(shard(tmp_path / "odd.tar", rows))
     assert [key for key, _, _ in contents(source)] == [
-        "odd/1", "odd/2", "odd/4", "odd/5", "odd/4~2"]
-    assert source.labels.tolist() == [7, -1, 2, -1, -1] and source.read(2) == IMAGES[2]
+        "odd/1", "odd/2", "odd/4", "odd/4~2", "odd/5", "odd/4~3"]
+    assert source.labels.tolist() == [7, -1, 2, -1, -1, -1] and source.read(2) == IMAGES[2]
+    assert source.read(3) == IMAGES[4]
     text = "\n".join(source.notes)
     assert "1 samples without an image" in text and "several images" in text
+    assert "1 samples have the key of the one before" in text
 
 
 def test_tars_of_synsets_are_classes(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ class Walk:
             mtime = 0 if kind in LINKS else time_of(block)
             yield Member(kind, name, target, data, size, mtime)
         if position < end:
-            raise UserError(f"{self.place}: truncated: the header at byte {position - start} is cut "
-                            "off; copy or download it again")
+            raise UserError(f"{self.place}: truncated: the header at byte {position - start} is "
+                            "cut off; copy or download it again")
 
     def _extension(self, kind: bytes, data: int, size: int) -> dict[str, str]:
         if size > LONGEST:

@@ -47,10 +47,10 @@ LONGEST_SAMPLE = 256
 # Parts that decide whether a tar is a WebDataset, and members that are searched for them.
 LOOKED_AT, PEEKED = 64, 4096
 JPEGS = frozenset(("jpg", "jpeg", "jpe", "jfif"))
-# An extension like seg.png names a part of a sample, and not its picture.
+# An extension like seg.png or left_mask1.png names a part of a sample, and not its picture.
 PARTS = re.compile(
     r"(?:^|[._-])(?:seg|segm|segmentation|mask|label|depth|disparity|normal|alpha|edge|gt|semantic"
-    r"|instance|panoptic|annotation)s?\d*(?:$|[._-])")
+    r"|instance|panoptic|annotation)s?\d*\Z")
 NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
 FIRST = operator.itemgetter(0)
 SYNSET = re.compile(r"n\d{8}")
@@ -195,7 +195,7 @@ def names_hold_dots(parts: Sequence[Part]) -> bool:
     So it is if an image has a label file of its own (05.png and 05.cls of 22.05.png and 22.05.cls),
     or if there are several images that nothing ties together: no member is named by the key alone,
     or an image is, and the others count on from it (v1.jpg, v1.2.jpg, v1.3.jpg). Masks and their
-    like (b.seg.png) are parts of a sample all the same.
+    like (b.seg.png beside b.jpg) are parts of a sample all the same.
     """
     for part in parts:
         if "." in part.extension:
@@ -203,15 +203,15 @@ def names_hold_dots(parts: Sequence[Part]) -> bool:
     else:
         return False
     split = [part.extension.rpartition(".") for part in parts]
-    images = [middle for middle, _, last in split
-              if last in IMAGE_EXTENSIONS and not PARTS.search(middle)]
-    dotted = {middle for middle in images if middle}
-    if any(middle in dotted for middle, _, last in split if last in BESIDE):
-        return True
-    if len(set(images)) < 2:
-        return False
     alone = all(middle for middle, _, _ in split)
-    return alone or ("" in images and any(middle[0].isdigit() for middle in dotted))
+    images = {middle for middle, _, last in split if last in IMAGE_EXTENSIONS
+              and (alone or not PARTS.search(middle))}
+    if any(middle and middle in images for middle, _, last in split if last in BESIDE):
+        return True
+    images = {middle for middle in images if not PARTS.search(middle)}
+    if len(images) < 2:
+        return False
+    return alone or ("" in images and any(middle[:1].isdigit() for middle in images))
 
 
 def at_last_dot(part: Part) -> Part:

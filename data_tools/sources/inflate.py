@@ -39,8 +39,8 @@ def compression_of(head: bytes) -> str:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
 
 
-def most_unpacked(size: int, small: int = SMALL) -> int:
-    """The bytes that a compressed file of `size` bytes may unpack to."""
+def most_unpacked(size: int, small: int) -> int:
+    """The bytes that a compressed file of `size` bytes may unpack to; at least `small`."""
     return max(small, GROWTH * size)
 
 

@@ -243,7 +243,8 @@ def test_refusals(tmp_path: Path) -> None:
             data = header(name, size) + bytes(1024)
             check_refusal(scan, path, data, "truncated: its member at byte 0")
     for size in (b"-1", b"9", b"\xff" * 12, b"1 1"):
-        check_refusal(scan, path, header("a.jpg", size) + bytes(1024), "no number where one must be")
+        data = header("a.jpg", size) + bytes(1024)
+        check_refusal(scan, path, data, "no number where one must be")
     check_refusal(scan, path, header("x", b"77777777", b"L") + bytes(17 << 20), "attributes")
     pax = b"22 GNU.sparse.major=1\n"
     sparse = header("x", b"26", b"x") + pax.ljust(512, b"\0") + header("a.jpg", b"0")

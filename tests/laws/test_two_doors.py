@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,8 @@ CASES = {
         [("a", A, 2), ("b", B, 1), ("c", C, -1)], numbered(3)),
     "names": Case(
         tar([("a.jpg", A), ("a.cls", "über".encode()), ("b.jpg", B), ("b.cls", b"7"),
-             ("c.jpg", C), ("c.cls", b"cat\0\n"), ("d.jpg", D), ("d.json", b'{"cls": "a\\ud800"}')]),
+             ("c.jpg", C), ("c.cls", b"cat\0\n"), ("d.jpg", D),
+             ("d.json", b'{"cls": "a\\ud800"}')]),
         [("a", A, 3), ("b", B, 0), ("c", C, 2), ("d", D, 1)], ["7", "a?", "cat", "über"]),
     "hidden folders and files": Case(
         tar([("x/a.jpg", A), ("x/a.cls", b"0"), (".hid/c.jpg", C), (".hid/c.cls", b"1"),
@@ -161,6 +163,14 @@ CASES = {
         tar([(f"2022.{i:04d}.{end}", data) for i in range(400)
              for end, data in (("jpg", (A, B)[i % 2]), ("cls", b"%d" % (i % 3)))]),
         [(f"2022.{i:04d}", (A, B)[i % 2], i % 3) for i in range(400)], numbered(3)),
+    "dotted: names that end like a mask's": Case(
+        tar([("my.mask.jpg", A), ("my.mask.cls", b"1"), ("my.depth.01.jpg", B),
+             ("my.depth.01.cls", b"0"), ("my.depth.02.jpg", C)]),
+        [("my.mask", A, 1), ("my.depth.01", B, 0), ("my.depth.02", C, -1)], ["0", "1"]),
+    "masks with files of their own": Case(
+        tar([("b.jpg", A), ("b.cls", b"1"), ("b.seg.png", MASK), ("b.seg.json", b"{}"),
+             ("b.left_mask1.png", MASK), ("c.rgb.jpg", B), ("c.seg.png", MASK), ("c.cls", b"0")]),
+        [("b", A, 1), ("c", B, 0)], ["0", "1"]),
     "several views with one label": Case(
         tar([("a.left.jpg", A), ("a.right.jpg", B), ("a.cls", b"1"), ("b.left.jpg", C),
              ("b.right.jpg", D), ("b.cls", b"0")]),
@@ -267,6 +277,28 @@ def test_both_doors_refuse_alike(tmp_path: Path, data: bytes, match: str) -> Non
     for door in (open_source, open_store):
         with pytest.raises(UserError, match=match):
             door(path)
+
+
+def test_an_ordinary_shard_keeps_the_fingerprint_that_older_versions_gave_it(
+    tmp_path: Path
+) -> None:
+    """Their runs and half-prepared datasets go on; a shard that is now read otherwise is new."""
+    path = tmp_path / "x.tar"
+    for name, same in (("a", True), ("hidden folders and files", False), ("links", False),
+                       ("dotted: dates", False), ("two tars joined", False)):
+        path.write_bytes(CASES[name].data if name in CASES else tar(PLAIN))
+        status = path.stat()
+        former = f"webdataset {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        assert (open_store(path).fingerprint == sha256(former.encode()).hexdigest()) == same, name
+    image = b"\xff\xd8\xff\xe0" + bytes(100)
+    for members, digest, same in (
+        ([("a.jpg", image), ("a.cls", b"1"), ("b.jpg", image), ("b.json", b'{"label": 0}')],
+         "8e88c21c", True),
+        ([("a/1.jpg", image), ("b/2.jpg", image)], "0dd06b6b", True),
+        ([("b.seg.png", image), ("b.jpg", image), ("b.cls", b"3")], "b7a7a471", False),
+    ):
+        path.write_bytes(tar(members))
+        assert open_source(path).fingerprint.startswith(digest) == same
 
 
 def test_what_is_odd_is_said(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from data_tools.location import Location, NeedsPackage, is_url
 BACKSLASHES = "paths with \\ that name no file are taken with / instead"
 # A larger file is no image that anything here could decode.
 LARGEST_FILE = 1 << 30
+# About a remote file's size: to ask for each one's would take longer than to prepare it.
+REMOTE_BYTES = 100_000
 
 
 def place_of(folder: Location, name: str) -> Location:

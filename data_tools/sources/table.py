@@ -24,7 +24,7 @@ from data_tools.sources.list_rows import (
     read_cells,
     read_json_lines,
 )
-from data_tools.sources.listed import BACKSLASHES, read_listed, with_slashes
+from data_tools.sources.listed import BACKSLASHES, REMOTE_BYTES, read_listed, with_slashes
 from data_tools.sources.rows import LABEL_NAMES, BadLabel, text_labels
 from data_tools.sources.splits import check_splits, wanted_splits
 
@@ -36,8 +36,6 @@ SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
 PACKED_SUFFIXES = tuple(s + end for s in SUFFIXES for end in (".gz", ".bz2", ".xz", ".zst"))
 # Lists of Hugging Face's image folders.
 METADATA = ("metadata.csv", "metadata.jsonl")
-# Of files in remote places: asking for each one's size would take longer than to prepare it.
-REMOTE_BYTES = 100_000
 
 
 def recognises(location: Location) -> bool:

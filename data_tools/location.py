@@ -38,7 +38,7 @@ class NeedsPackage(UserError):
 
 def is_url(name: str) -> bool:
     """True for a URL among the names of a list: a name like a::b is a file's there."""
-    return "://" in name or LOCAL_URL.match(name) is not None
+    return ":" in name and ("://" in name or LOCAL_URL.match(name) is not None)
 
 
 def local_path(url: str) -> Path:

@@ -32,7 +32,7 @@ DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 2, 3
 BYTE_ARRAY = 6
 UNCOMPRESSED = 0
 CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
-DELTA_BYTE_ARRAY = 7
+DICTIONARY_CODES, DELTA_BYTE_ARRAY = (2, 8), 7
 
 
 class Chunk(NamedTuple):
@@ -234,7 +234,8 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
     page itself if values share their beginnings. repeated: the column holds lists. Raises
     ValueError for pages that claim to hold more than they can.
     """
-    longest, values, unpacked = 1, 0, 0
+    longest, values, unpacked, coded = 1, 0, 0, 0
+    dictionary = (0, 0, 0, 0)
     at, end = chunk.start, chunk.start + chunk.size
     while at < end and values < chunk.values:
         head, length = read_header(location, at, end)
@@ -242,13 +243,8 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
         at += length
         check_page(full, packed, end - at, chunk.codec)
         unpacked += full
-        if kind == DICTIONARY_PAGE and chunk.type == BYTE_ARRAY:
-            entries = head.get((7, 1), -1)
-            if 0 <= entries <= MOST_ENTRIES:
-                data = location.pread(packed, at)
-                longest = max(longest, longest_entry(data, chunk.codec, full))
-            else:
-                longest = max(longest, full)
+        if kind == DICTIONARY_PAGE:
+            dictionary = at, packed, full, head.get((7, 1), -1)
         elif kind in (DATA_PAGE, DATA_PAGE_V2):
             count, encoding = (8, 1), (8, 4)
             if kind == DATA_PAGE:
@@ -256,7 +252,9 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
             if head.get(count, -1) < 0:
                 raise ValueError(f"a page without values at byte {at}")
             values += head[count]
-            if head.get(encoding) == DELTA_BYTE_ARRAY:
+            if head.get(encoding) in DICTIONARY_CODES:
+                coded += head[count]
+            elif head.get(encoding) == DELTA_BYTE_ARRAY:
                 longest = max(longest, full)
             elif chunk.type == BYTE_ARRAY and head[count]:
                 longest = max(longest, full // head[count])
@@ -264,6 +262,9 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
     if repeated and (values > VALUES_A_BYTE * unpacked + (1 << 16)
                      or unpacked > max(MOST_PAGE, MOST_RATIO * chunk.size)):
         raise ValueError(f"{values} values in {chunk.size} bytes")
+    # Below this the longest entry doesn't matter; images of more than 6 KB seldom come above it.
+    if chunk.type == BYTE_ARRAY and coded * dictionary[2] > 3 * MOST_PAGE:
+        longest = max(longest, longest_entry(location, chunk.codec, *dictionary))
     return longest
 
 
@@ -291,19 +292,21 @@ def read_header(location: Location, at: int, end: int) -> tuple[dict[tuple[int, 
             size *= 64
 
 
-def longest_entry(packed: bytes, codec: int, full: int) -> int:
+def longest_entry(
+    location: Location, codec: int, at: int, packed: int, full: int, entries: int
+) -> int:
     """The longest value of a dictionary page of byte arrays: each is its length, and itself."""
     import pyarrow as pa
 
-    if codec == UNCOMPRESSED:
-        data = packed
-    elif codec in CODECS and pa.Codec.is_available(CODECS[codec]):
-        data = pa.Codec(CODECS[codec]).decompress(packed, full, asbytes=True)
-    else:
+    known = codec in CODECS and pa.Codec.is_available(CODECS[codec])
+    if not 0 <= entries <= MOST_ENTRIES or not (known or codec == UNCOMPRESSED):
         return full
-    longest = at = 0
-    while at + 4 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
+    data = location.pread(packed, at)
+    if known:
+        data = pa.Codec(CODECS[codec]).decompress(data, full, asbytes=True)
+    longest = place = 0
+    while place + 4 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "little")
         longest = max(longest, size)
-        at += 4 + size
+        place += 4 + size
     return min(longest, full)

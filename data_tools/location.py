@@ -6,7 +6,6 @@ or as a UserError where there is something to do.
 
 from __future__ import annotations
 
-import datetime
 import errno
 import io
 import os
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from data_tools.errors import UserError
+from data_tools.remote_file import RemoteFile, time_of
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
 # file:///data/1.jpg, file://localhost/data/1.jpg, and file:/data/1.jpg, which Java writes.
@@ -28,8 +28,6 @@ DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko",
 }
-# What the drivers call the time of a file.
-TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class NeedsPackage(UserError):
@@ -219,6 +217,16 @@ class Location:
             raise OSError(errno.EFBIG, f"larger than {most} bytes")
         return data
 
+    def check_package(self) -> None:
+        """Raises NeedsPackage for a URL whose driver is not installed; asks no server."""
+        try:
+            if self.local is None and self._driver is None:
+                self._driver = self._connect()
+        except NeedsPackage:
+            raise
+        except UserError:  # an unknown kind of URL, or one that its driver can't parse
+            pass
+
     def close(self) -> None:
         if self._opened >= 0:
             os.close(self._opened)
@@ -264,49 +272,3 @@ class Location:
                                f"{needs if protocol in DRIVERS else ''}".rstrip()) from None
         except Exception as error:
             raise UserError(f"{self}: can't be opened: {error}") from None
-
-
-class RemoteFile(io.RawIOBase):
-    """fsspec's file, whose errors are OSErrors."""
-
-    def __init__(self, place: Location, file: Any) -> None:
-        self._place, self._file = place, file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        with self._place.errors():
-            return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        with self._place.errors():
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-            super().close()
-
-
-def time_of(info: dict[str, Any]) -> int:
-    for name in TIMES:
-        value = info.get(name)
-        if isinstance(value, str):
-            try:
-                value = datetime.datetime.fromisoformat(value)
-            except ValueError:
-                continue
-        if isinstance(value, datetime.datetime):
-            return int(value.timestamp())
-        if isinstance(value, int | float):
-            return int(value)
-    return 0

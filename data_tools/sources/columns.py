@@ -12,7 +12,6 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.sources.cells import holds_bytes, holds_paths, is_binary, is_text, stored_type
 from data_tools.sources.rows import LABEL_NAMES, BadLabel, text_labels, whole_number, whole_numbers
-
 from data_tools.sources.splits import SPLIT_COLUMNS
 
 if TYPE_CHECKING:

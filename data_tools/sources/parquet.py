@@ -27,7 +27,13 @@ from data_tools.sources.columns import (
 )
 from data_tools.sources.image_column import find_image
 from data_tools.sources.labels import Picked
-from data_tools.sources.listed import BACKSLASHES, REMOTE_BYTES, read_listed, with_slashes
+from data_tools.sources.listed import (
+    BACKSLASHES,
+    REMOTE_BYTES,
+    place_of,
+    read_listed,
+    with_slashes,
+)
 from data_tools.sources.parquet_folder import (
     distinct_names,
     features_of_folder,
@@ -35,7 +41,6 @@ from data_tools.sources.parquet_folder import (
     refuse_splits,
 )
 from data_tools.sources.record_batches import (
-    ArrowRows,
     Group,
     ParquetRows,
     damaged,
@@ -121,8 +126,10 @@ class ParquetSource:
         by_path = self._column.path != ""
         each = [REMOTE_BYTES if by_path else g.bytes // max(g.rows, 1) for g in counts]
         self.sizes = np.repeat(each, rows)
-        if by_path and with_slashes(files[0].parent, self._column.path):
-            self.notes.append(BACKSLASHES)
+        if by_path:
+            place_of(files[0].parent, self._column.path).check_package()
+            if with_slashes(files[0].parent, self._column.path):
+                self.notes.append(BACKSLASHES)
         self.labels, self.classes = self._read_labels(features)
         self._rows = self._choose(place, split)
         form = "Parquet" if isinstance(first, ParquetRows) else "Arrow"

@@ -61,8 +61,8 @@ def check_splits(
     if split:
         missing = wanted_splits(split) - {name.lower() for name in counts}
         if missing:
-            raise UserError(f"{place}: its column {column} has no {' and no '.join(sorted(missing))}"
-                            f", but {listed[:300]}; give one of these behind the #")
+            raise UserError(f"{place}: its column {column} has no {' or '.join(sorted(missing))}, "
+                            f"but {listed[:300]}; give one of these behind the #")
     elif is_mixed(counts):
         words = [name for name in by_size if is_split_word(name)] + [n for n in by_size if n]
         raise UserError(f"{place}: its column {column} holds {listed} side by side; choose one by "

@@ -10,12 +10,11 @@ import os
 import posixpath
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.location import is_url
+from data_tools.location import Location, is_url
 from data_tools.sources.list_rows import (
     JSON_SUFFIXES,
     PATH_NAMES,
@@ -27,9 +26,6 @@ from data_tools.sources.list_rows import (
 from data_tools.sources.listed import BACKSLASHES, REMOTE_BYTES, read_listed, with_slashes
 from data_tools.sources.rows import LABEL_NAMES, BadLabel, text_labels
 from data_tools.sources.splits import check_splits, wanted_splits
-
-if TYPE_CHECKING:
-    from data_tools.location import Location
 
 SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
 # Named so that the reason can be given: a compressed list has to be unpacked first.
@@ -110,6 +106,7 @@ class TableSource:
         splits: Counter[str] = Counter()
         twice: tuple[Row, int] | None = None
         others: Counter[str] = Counter()
+        urls: dict[str, str] = {}
         for row in rows:
             code = names.setdefault(row.label, len(names) - 1)
             if rows.split:
@@ -117,7 +114,11 @@ class TableSource:
                 if wanted is not None and row.split.lower() not in wanted:
                     others[row.label] += 1
                     continue
-            key = row.path if is_url(row.path) else posixpath.normpath(row.path)
+            if is_url(row.path):
+                key = row.path
+                urls.setdefault(key.partition(":")[0], key)
+            else:
+                key = posixpath.normpath(row.path)
             line = seen.setdefault(key, row.line)
             if line != row.line:
                 twice = twice or (row, line)
@@ -134,6 +135,8 @@ class TableSource:
                             f"line {line}; list each image once")
         if not seen:
             raise UserError(f"{self._location}: lists no images")
+        for url in urls.values():
+            Location(url).check_package()
         self.keys = list(seen)
         found = np.frombuffer(codes, np.int64)
         held = np.bincount(found + 1, minlength=len(names)).tolist()

@@ -226,7 +226,7 @@ class ParquetSource:
                 value = self._cells[number](piece[row - start])
             except ValueError as error:  # names in it that are not UTF-8
                 raise OSError(f"damaged: {first_line(error)}") from None
-        if value is None or value == "":
+        if not value:
             raise OSError("the row holds no image")
         if isinstance(value, str):
             return read_listed(self._files[number].location.parent, value)

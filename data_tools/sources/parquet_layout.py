@@ -118,12 +118,12 @@ def read_place(reader: Compact, size: int) -> Chunk:
     return Chunk(column, found[1], found[4], found[5], start, found[7])
 
 
-def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
+def longest_value(location: Location, chunk: Chunk, repeated: bool, entries: bool) -> int:
     """About the most bytes that a value of a column decodes to; 1 if all are numbers.
 
     Of plain values it is the greatest mean of a page, of a dictionary its longest entry, and the
-    page itself if values share their beginnings. repeated: the column holds lists. Raises
-    ValueError for pages that claim to hold more than they can.
+    page itself if values share their beginnings. repeated: the column holds lists. entries: the
+    dictionary's entries count. Raises ValueError for pages that claim to hold more than they can.
     """
     longest, values, unpacked, coded = 1, 0, 0, 0
     dictionary = (0, 0, 0, 0)
@@ -154,7 +154,7 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool) -> int:
                      or unpacked > max(MOST_PAGE, MOST_RATIO * chunk.size)):
         raise ValueError(f"{values} values in {chunk.size} bytes")
     # Below this the longest entry doesn't matter; images of more than 6 KB seldom come above it.
-    if chunk.type == BYTE_ARRAY and coded * dictionary[2] > 3 * MOST_PAGE:
+    if entries and chunk.type == BYTE_ARRAY and coded * dictionary[2] > 3 * MOST_PAGE:
         longest = max(longest, longest_entry(location, chunk.codec, *dictionary))
     return longest
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
-from data_tools.sources.cells import has_list, width_of
+from data_tools.sources.cells import has_list, is_binary, is_text, width_of
 from data_tools.sources.ipc_layout import blocks_of, check_message
 from data_tools.sources.parquet_layout import longest_value, read_chunks
 from data_tools.sources.rows import BadLabel
@@ -117,7 +117,8 @@ class ParquetRows:
         self._groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         check_rows([group.num_rows for group in self._groups], location.size())
 
-    def _open(self) -> Any:
+    def _open(self, coded: Sequence[str] = ()) -> Any:
+        """coded: columns of text to give as dictionary arrays, each value once."""
         import pyarrow.parquet as pq
 
         place = self.location
@@ -125,7 +126,7 @@ class ParquetRows:
         # Without pre_buffer and with a buffer a row group is streamed: some are the whole file.
         return pq.ParquetFile(source, metadata=self._metadata, buffer_size=1 << 20,
                               pre_buffer=False, page_checksum_verification=True,
-                              thrift_container_size_limit=MOST_ITEMS)
+                              thrift_container_size_limit=MOST_ITEMS, read_dictionary=list(coded))
 
     def groups(self, column: str) -> list[Group]:
         # Of all columns: images outweigh the others. A column's own sizes are not asked for: where
@@ -134,9 +135,11 @@ class ParquetRows:
         return [Group(g.num_rows, max(0, min(g.total_byte_size, limit))) for g in self._groups]
 
     def column(self, name: str) -> Iterator[pa.Array]:
-        """All of a small column, in pieces."""
+        """All of a small column, in pieces; text as dictionary arrays."""
+        kind = self.schema.field(name).type
+        coded = [name] if is_text(kind) or is_binary(kind) else []
         for group in range(len(self._groups)):
-            yield from self._pieces(name, group, 1 << 16)
+            yield from self._pieces(name, group, 1 << 16, coded)
 
     def pieces(self, name: str, group: int) -> Iterator[pa.Array]:
         """A group's column, in pieces of about PIECE_BYTES."""
@@ -144,9 +147,12 @@ class ParquetRows:
         step = max(1, rows * PIECE_BYTES // max(size, 1))
         yield from self._pieces(name, group, min(step, max(rows, 1)))
 
-    def _pieces(self, name: str, group: int, step: int) -> Iterator[pa.Array]:
-        step = max(1, min(step, MOST_PIECE // self._row_bytes(name, group)))
-        file = self._open()
+    def _pieces(
+        self, name: str, group: int, step: int, coded: Sequence[str] = ()
+    ) -> Iterator[pa.Array]:
+        longest = self._row_bytes(name, group, entries=not coded)
+        step = max(1, min(step, MOST_PIECE // longest))
+        file = self._open(coded)
         try:
             # A cast text or binary column of more than 2 GB would be chunked: pieces never are.
             for batch in file.iter_batches(step, [group], [name], use_threads=False):
@@ -154,8 +160,11 @@ class ParquetRows:
         finally:
             file.close(force=True)
 
-    def _row_bytes(self, name: str, group: int) -> int:
-        """About the most that a row of a column decodes to. Raises ValueError for false claims."""
+    def _row_bytes(self, name: str, group: int, entries: bool) -> int:
+        """About the most that a row of a column decodes to. Raises ValueError for false claims.
+
+        entries: the rows get the entries of dictionaries, not their numbers.
+        """
         kind = self.schema.field(name).type
         longest = width_of(kind)
         if longest > MOST_PIECE:
@@ -164,7 +173,8 @@ class ParquetRows:
         if self.location.local is not None:
             for chunk in self._chunks[group]:
                 if chunk.column == name:
-                    longest = max(longest, longest_value(self.location, chunk, has_list(kind)))
+                    found = longest_value(self.location, chunk, has_list(kind), entries)
+                    longest = max(longest, found)
         return longest
 
 

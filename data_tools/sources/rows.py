@@ -105,13 +105,19 @@ def text_labels(
         if not is_storable(text):
             raise BadLabel(f"the label {text[:SHOWN]!r} holds a NUL or a lone surrogate; "
                            "correct it")
-    matches = [WHOLE.fullmatch(text) for text in texts]
-    numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) == len(texts) and all(map(fits, numbers)):
+    numbers = [number_in(text) for text in texts]
+    if None not in numbers:
         labels, classes, note = number_labels(np.array(numbers, np.int64))
         return labels, classes, [note] if note else []
     labels, classes = name_labels(texts)
     return labels, classes, doubts(texts, counts)
+
+
+def number_in(text: str) -> int | None:
+    """The whole number of 64 bits that a text spells, also as "1.0"; None for other texts."""
+    match = WHOLE.fullmatch(text)
+    number = int(match[1]) if match else None
+    return number if number is not None and fits(number) else None
 
 
 def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -123,7 +129,7 @@ def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
                          "a class name; leave the label empty for images without one")
         else:
             others.append(text)
-    odd = next((text for text in others if not WHOLE.fullmatch(text)), "")
+    odd = next((text for text in others if number_in(text) is None), "")
     padded = any(map(PADDED.fullmatch, others))
     if odd and not padded and all(map(NUMBER.fullmatch, others)):
         notes.append(f"the labels are numbers, but {odd[:SHOWN]} is no whole number of 64 bits: "

@@ -43,15 +43,6 @@ def is_list(kind: pa.DataType) -> bool:
             or pa.types.is_fixed_size_list(kind) or any(view(kind) for view in views))
 
 
-def has_list(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    kind = stored_type(kind)
-    if pa.types.is_struct(kind):
-        return any(has_list(kind.field(i).type) for i in range(kind.num_fields))
-    return is_list(kind) or pa.types.is_map(kind)
-
-
 def stored_type(kind: pa.DataType) -> pa.DataType:
     """The type below dictionaries and extension types."""
     import pyarrow as pa

@@ -11,7 +11,14 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.sources.cells import holds_bytes, holds_paths, is_binary, is_text, stored_type
-from data_tools.sources.rows import LABEL_NAMES, BadLabel, text_labels, whole_number, whole_numbers
+from data_tools.sources.rows import (
+    LABEL_NAMES,
+    BadLabel,
+    is_storable,
+    text_labels,
+    whole_number,
+    whole_numbers,
+)
 from data_tools.sources.splits import SPLIT_COLUMNS
 
 if TYPE_CHECKING:
@@ -39,7 +46,8 @@ def class_names(feature: Any) -> list[str]:
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(len(names))]
-    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    good = isinstance(names, list) and all(
+        isinstance(name, str) and is_storable(name) for name in names)
     return list(names) if good and names else []
 
 

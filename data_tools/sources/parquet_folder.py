@@ -18,7 +18,8 @@ def files_of(folder: Location) -> list[Location]:
     names = folder.names()
     if "state.json" in names:
         state = read_json(folder.child("state.json"))
-        listed = [str(row.get("filename")) for row in state.get("_data_files") or []
+        found = state.get("_data_files")
+        listed = [str(row.get("filename")) for row in (found if isinstance(found, list) else [])
                   if isinstance(row, dict)]
         if state.get("_indices_data_files"):
             raise UserError(f"{folder}: was saved with an order of its own; "
@@ -26,10 +27,10 @@ def files_of(folder: Location) -> list[Location]:
         if listed and set(listed) <= set(names):
             return [folder.child(name) for name in listed]
     # metadata.parquet lists the images of an image folder.
-    found = [n for n in names if n.endswith(SUFFIXES) and not n.startswith((".", "metadata."))]
-    if not found and "data" in names and folder.child("data").is_dir():
+    files = [n for n in names if n.endswith(SUFFIXES) and not n.startswith((".", "metadata."))]
+    if not files and "data" in names and folder.child("data").is_dir():
         return files_of(folder.child("data"))
-    return [folder.child(name) for name in sorted(found)]
+    return [folder.child(name) for name in sorted(files)]
 
 
 def read_json(location: Location) -> dict[str, Any]:

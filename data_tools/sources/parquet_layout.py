@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from data_tools.sources.thrift import BINARY, INTEGERS, LISTS, STRUCT, Compact
+from data_tools.sources.thrift import LISTS, STRUCT, Compact
 
 if TYPE_CHECKING:
     from data_tools.location import Location
@@ -28,7 +28,6 @@ VALUES_A_BYTE = 8
 MOST_ENTRIES = 1 << 20
 HEADER_BYTES, MOST_HEADER = 4096, 16 << 20
 DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 2, 3
-BYTE_ARRAY = 6
 UNCOMPRESSED = 0
 CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 DICTIONARY_CODES, DELTA_BYTE_ARRAY = (2, 8), 7
@@ -37,9 +36,6 @@ DICTIONARY_CODES, DELTA_BYTE_ARRAY = (2, 8), 7
 class Chunk(NamedTuple):
     """One column of one row group."""
 
-    column: str
-    """The name of the column at the top, which may have several chunks."""
-    type: int
     codec: int
     values: int
     start: int
@@ -96,34 +92,25 @@ def read_chunk(reader: Compact, size: int) -> Chunk:
 
 def read_place(reader: Compact, size: int) -> Chunk:
     """A ColumnMetaData. size: the file's bytes, in which it must be."""
-    names: list[bytes] = []
-    found: dict[int, int] = {}
-    for field, kind in reader.fields():
-        if field == 3 and kind in LISTS:
-            count, kind = reader.items()
-            if kind != BINARY:
-                raise ValueError("a column without a name")
-            names = [reader.binary() for _ in range(count)]
-        elif kind in INTEGERS:
-            found[field] = reader.integer()
-        else:
-            reader.skip(kind)
-    if not names or not {1, 4, 5, 7, 9} <= found.keys():
+    found = {field: value for (field,), value in reader.integers({}).items()}
+    if not {4, 5, 7, 9} <= found.keys():
         raise ValueError("a column without its place")
     # A dictionary, if there is one, is before the data.
     start = found[9] if found.get(11, 0) <= 0 else min(found[9], found[11])
     if (start < len(MARK) and found[5]) or found[7] < 0 or found[5] < 0 or start + found[7] > size:
         raise ValueError(f"a column at byte {start} with {found[7]} bytes, in {size}")
-    column = names[0].decode("utf-8", "replace")
-    return Chunk(column, found[1], found[4], found[5], start, found[7])
+    return Chunk(found[4], found[5], start, found[7])
 
 
-def longest_value(location: Location, chunk: Chunk, repeated: bool, entries: bool) -> int:
+def longest_value(
+    location: Location, chunk: Chunk, *, is_bytes: bool, repeated: bool, entries: bool
+) -> int:
     """About the most bytes that a value of a column decodes to; 1 if all are numbers.
 
     Of plain values it is the greatest mean of a page, of a dictionary its longest entry, and the
-    page itself if values share their beginnings. repeated: the column holds lists. entries: the
-    dictionary's entries count. Raises ValueError for pages that claim to hold more than they can.
+    page itself if values share their beginnings. is_bytes: the values are byte arrays, by the
+    schema. repeated: the column holds lists. entries: the dictionary's entries count.
+    Raises ValueError for pages that claim to hold more than they can.
     """
     longest, values, unpacked, coded = 1, 0, 0, 0
     dictionary = (0, 0, 0, 0)
@@ -147,14 +134,14 @@ def longest_value(location: Location, chunk: Chunk, repeated: bool, entries: boo
                 coded += head[count]
             elif head.get(encoding) == DELTA_BYTE_ARRAY:
                 longest = max(longest, full)
-            elif chunk.type == BYTE_ARRAY and head[count]:
+            elif is_bytes and head[count]:
                 longest = max(longest, full // head[count])
         at += packed
     if repeated and (values > VALUES_A_BYTE * unpacked + (1 << 16)
                      or unpacked > max(MOST_PAGE, MOST_RATIO * chunk.size)):
         raise ValueError(f"{values} values in {chunk.size} bytes")
     # Below this the longest entry doesn't matter; images of more than 6 KB seldom come above it.
-    if entries and chunk.type == BYTE_ARRAY and coded * dictionary[2] > 3 * MOST_PAGE:
+    if entries and is_bytes and coded * dictionary[2] > 3 * MOST_PAGE:
         longest = max(longest, longest_entry(location, chunk.codec, *dictionary))
     return longest
 

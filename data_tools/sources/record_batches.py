@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
-from data_tools.sources.cells import has_list, is_binary, is_text, width_of
+from data_tools.sources.cells import is_binary, is_text, width_of
 from data_tools.sources.ipc_layout import blocks_of, check_message
 from data_tools.sources.parquet_layout import longest_value, read_chunks
 from data_tools.sources.rows import BadLabel
@@ -116,6 +116,10 @@ class ParquetRows:
             raise ValueError("no footer")
         self._groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         check_rows([group.num_rows for group in self._groups], location.size())
+        # What the chunks say of their names and types is not what pyarrow reads them by.
+        self._leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+        if any(len(chunks) != len(self._leaves) for chunks in self._chunks):
+            raise ValueError("a row group without some of the columns")
 
     def _open(self, coded: Sequence[str] = ()) -> Any:
         """coded: columns of text to give as dictionary arrays, each value once."""
@@ -171,10 +175,11 @@ class ParquetRows:
             raise ValueError(f"each row of {name} takes {longest} bytes")
         # Behind a URL each page would be a request of its own.
         if self.location.local is not None:
-            for chunk in self._chunks[group]:
-                if chunk.column == name:
-                    found = longest_value(self.location, chunk, has_list(kind), entries)
-                    longest = max(longest, found)
+            for leaf, chunk in zip(self._leaves, self._chunks[group], strict=True):
+                if leaf.path == name or leaf.path.startswith(f"{name}."):
+                    longest = max(longest, longest_value(
+                        self.location, chunk, is_bytes=leaf.physical_type == "BYTE_ARRAY",
+                        repeated=leaf.max_repetition_level > 0, entries=entries))
         return longest
 
 

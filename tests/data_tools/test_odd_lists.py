@@ -1,4 +1,4 @@
-"""Lists that a user may well have: odd paths, URLs, damage; each is read, or refused in one line."""
+"""Lists with odd paths, URLs and damage; each is read, or refused in one line."""
 
 import gzip
 import json

@@ -93,7 +93,7 @@ def bombs(folder: Path) -> dict[str, Path]:
     tables = {
         "page": (pa.table({"image": pa.array([EMPTY])}), {"use_dictionary": False}),
         "label": (pa.table({"image": one, "label": ["x" * (66 << 20)]}), {"use_dictionary": False}),
-        "dictionary": (pa.table({"image": pa.array([EMPTY])}), {"dictionary_pagesize_limit": 1 << 30}),
+        "dictionary": (pa.table({"image": [EMPTY]}), {"dictionary_pagesize_limit": 1 << 30}),
         "rows": (pa.table({"image": pa.DictionaryArray.from_arrays(pa.array(many), one)}), {}),
         "labels": (pa.table({"image": pa.nulls(2_000_000, pa.binary()), "label": many}), {}),
         "values": (pa.table({"image": pa.array([np.zeros(2 << 20, np.uint8)],
@@ -104,6 +104,14 @@ def bombs(folder: Path) -> dict[str, Path]:
     for name, (rows, options) in tables.items():
         paths[name] = folder / f"{name}.parquet"
         pq.write_table(rows, paths[name], compression="zstd", **options)
+    # pyarrow doesn't read a column by the name that its place in the footer gives.
+    data = paths["page"].read_bytes()
+    start, foot = footer(data)
+    assert foot.count(b"\x05image") == 2
+    first = foot.index(b"\x05image") + 6
+    paths["name"] = folder / "name.parquet"
+    paths["name"].write_bytes(data[: start + first] + data[start + first :].replace(
+        b"\x05image", b"\x05imago"))
     # A list in the footer that claims 2^31 row groups.
     data = paths["lists"].read_bytes()
     start, foot = footer(data)

@@ -1,5 +1,4 @@
-"""Columns of images in every type that writers of Parquet and Arrow use, and paths in place of bytes.
-"""
+"""Columns of images in every type of Parquet and Arrow, and paths in place of bytes."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -70,12 +70,15 @@ def whole_number(value: bool | int | float | Decimal | None) -> int:
     if value is None or value != value:
         return -1
     shown = str(value)[:SHOWN]
-    if value in (float("inf"), float("-inf")) or value != int(value):
-        raise BadLabel(f"the label {shown} is no whole number; give whole numbers or names")
-    number = int(value)
-    if not fits(number):
+    infinite = value in (float("inf"), float("-inf"))
+    # The order matters: int() of a decimal like 1E+999999 takes minutes.
+    if not infinite and abs(value) > 1 << 64:
         raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
-    return number
+    if infinite or value != int(value):
+        raise BadLabel(f"the label {shown} is no whole number; give whole numbers or names")
+    if not fits(int(value)):
+        raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
+    return int(value)
 
 
 def fits(number: int) -> bool:

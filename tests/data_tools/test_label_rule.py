@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import UserError
@@ -124,6 +124,9 @@ def test_names_are_the_same_in_every_form(folder: Path, values: list) -> None:
         assert any('label "nan"' in note for note in source.notes) == ("nan" in names)
 
 
+@settings(deadline=None)
+@example(math.nan)
+@example(Decimal("1E+999999"))
 @given(st.none() | st.booleans() | INT64 | st.floats() | st.decimals(allow_nan=False))
 def test_a_typed_value_is_a_whole_number_or_refused(value: object) -> None:
     if value is None or value != value:
@@ -135,6 +138,8 @@ def test_a_typed_value_is_a_whole_number_or_refused(value: object) -> None:
             whole_number(value)
 
 
+@settings(deadline=None)
+@example([math.nan, 1.0])
 @given(st.lists(st.floats(width=32) | st.integers(-5, 5).map(float) | st.floats(), max_size=9))
 def test_many_floats_follow_the_rule_of_one(values: list[float]) -> None:
     try:

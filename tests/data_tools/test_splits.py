@@ -98,6 +98,12 @@ def test_one_split_and_other_values_are_fine(tmp_path: Path, column: str, values
         assert open_source(f"{tmp_path}/bytes.parquet#0").labels.tolist() == [1, 2]
 
 
+def test_capitals_do_not_matter(tmp_path: Path) -> None:
+    for name in ("x.csv", "bytes.parquet"):
+        path = write(tmp_path, name, "Split", ["Train", "TEST"] * 3)
+        assert len(open_source(f"{path}#train").keys) == 3
+
+
 def test_a_table_without_splits_takes_none(tmp_path: Path) -> None:
     for name in ("x.csv", "bytes.parquet"):
         path = write(tmp_path, name, "more", SPLITS)

@@ -167,7 +167,7 @@ def test_a_group_of_images_of_many_sizes_is_read_in_pieces(
     """A row group may be the whole file, and its large images may be side by side."""
     rng = np.random.default_rng(0)
     images = [IMAGE + rng.bytes(100) for _ in range(50_000)]
-    images[100:108] = [IMAGE + rng.bytes(30 << 20) for _ in range(8)]
+    images[100:112] = [IMAGE + rng.bytes(30 << 20) for _ in range(12)]
     pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet", use_dictionary=False)
     wanted = [images[i] for i in (0, 100, 107, 49_999)]
     del images

@@ -131,6 +131,9 @@ def test_backslashes_in_a_table_are_said_once(tmp_path: Path) -> None:
     manifest = prepare(write_parquet(tmp_path / "x.parquet", rows).local, tmp_path / "out",
                        say=said.append)
     assert manifest.samples == 2 and manifest.notes.count(BACKSLASHES) == 1
+    (tmp_path / "img\\0.jpg").write_bytes(IMAGES[2])
+    source = parquet.open(Location(tmp_path / "x.parquet"))
+    assert source.read(0) == IMAGES[2] and BACKSLASHES not in source.notes
 
 
 def test_a_url_without_its_package_is_refused(

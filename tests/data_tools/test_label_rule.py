@@ -131,7 +131,7 @@ def test_names_are_the_same_in_every_form(folder: Path, values: list) -> None:
 def test_a_typed_value_is_a_whole_number_or_refused(value: object) -> None:
     if value is None or value != value:
         assert whole_number(value) == -1
-    elif abs(value) < 1 << 63 and value == int(value):
+    elif -(1 << 63) <= value < 1 << 63 and value == int(value):
         assert whole_number(value) == value
     else:
         with pytest.raises(BadLabel):

@@ -72,7 +72,7 @@ def whole_number(value: bool | int | float | Decimal | None) -> int:
     shown = str(value)[:SHOWN]
     infinite = value in (float("inf"), float("-inf"))
     # The order matters: int() of a decimal like 1E+999999 takes minutes.
-    if not infinite and abs(value) > 1 << 64:
+    if not infinite and not -(1 << 64) < value < 1 << 64:
         raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
     if infinite or value != int(value):
         raise BadLabel(f"the label {shown} is no whole number; give whole numbers or names")

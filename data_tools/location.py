@@ -6,25 +6,45 @@ or as a UserError where there is something to do.
 
 from __future__ import annotations
 
-import datetime
+import errno
 import io
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from data_tools.errors import UserError
+from data_tools.remote_file import RemoteFile, time_of
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
+# file:///data/1.jpg, file://localhost/data/1.jpg, and file:/data/1.jpg, which Java writes.
+LOCAL_URL = re.compile(r"file:(?://(?:localhost)?(?=/)|//|(?=/))", re.IGNORECASE)
 DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko",
 }
-# What the drivers call the time of a file.
-TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class NeedsPackage(UserError):
+    """A URL needs a package that is not installed."""
+
+
+def is_url(name: str) -> bool:
+    """True for a URL among the names of a list: a name like a::b is a file's there."""
+    return ":" in name and ("://" in name or LOCAL_URL.match(name) is not None)
+
+
+def local_path(url: str) -> Path:
+    """The file that a file: URL names; %20 stands for a blank, unless a file is called so."""
+    plain = Path(LOCAL_URL.sub("", url, count=1))
+    if "%" in url and not os.path.lexists(plain):
+        return Path(unquote(str(plain), errors="surrogateescape"))
+    return plain
 
 
 class Location:
@@ -36,10 +56,10 @@ class Location:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._text = os.fspath(path)
         self.local = None
-        if self._text.startswith("file://"):
-            self.local = Path(self._text.removeprefix("file://"))
-        elif not URL.match(self._text):
+        if isinstance(path, Path) or not (URL.match(self._text) or LOCAL_URL.match(self._text)):
             self.local = Path(self._text)
+        elif LOCAL_URL.match(self._text):
+            self.local = local_path(self._text)
         self._opened = -1
         self._driver: Any = None
         self._found: dict[str, Any] | None = None
@@ -58,8 +78,10 @@ class Location:
     def __hash__(self) -> int:
         return hash(self._text)
 
-    def __reduce__(self) -> tuple[type[Location], tuple[str]]:
-        return Location, (self._text,)
+    def __reduce__(self) -> tuple[type[Location], tuple[str | Path]]:
+        # A path stays one, since its text could be read as a URL.
+        is_path = self.local is not None and not LOCAL_URL.match(self._text)
+        return Location, (cast(Path, self.local) if is_path else self._text,)
 
     def __del__(self) -> None:
         if hasattr(self, "_opened"):
@@ -166,6 +188,45 @@ class Location:
         # A web server may send the whole file, whatever it was asked for.
         return data if len(data) <= size else data[offset : offset + size]
 
+    def read(self, most: int) -> bytes:
+        """All of a file of up to `most` bytes. Raises OSError, also for a FIFO or a device."""
+        if self.local is None:
+            return self._read_remote(most)
+        # Opening a FIFO without O_NONBLOCK waits for a writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(self.local, flags)
+        with open(handle, "rb", buffering=0) as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if status.st_size > most:
+                raise OSError(errno.EFBIG, f"larger than {most} bytes")
+            # A file of the system that says it is empty may go on without end.
+            return file.read() if status.st_size else b""
+
+    def _read_remote(self, most: int) -> bytes:
+        size = self._info().get("size")
+        if size is not None:
+            if int(size) > most:
+                raise OSError(errno.EFBIG, f"larger than {most} bytes")
+            return self.pread(int(size), 0)
+        # Some web servers don't give the size.
+        with self.open() as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(errno.EFBIG, f"larger than {most} bytes")
+        return data
+
+    def check_package(self) -> None:
+        """Raises NeedsPackage for a URL whose driver is not installed; asks no server."""
+        try:
+            if self.local is None and self._driver is None:
+                self._driver = self._connect()
+        except NeedsPackage:
+            raise
+        except UserError:  # an unknown kind of URL, or one that its driver can't parse
+            pass
+
     def close(self) -> None:
         if self._opened >= 0:
             os.close(self._opened)
@@ -202,58 +263,12 @@ class Location:
         try:
             import fsspec
         except ImportError:
-            raise UserError(f"{self}: needs fsspec: pip install 'fastmoco[remote]'") from None
+            raise NeedsPackage(f"{self}: needs fsspec: pip install 'fastmoco[remote]'") from None
         try:
             return cast("tuple[Any, str]", fsspec.core.url_to_fs(self._text))
         except ImportError:
             needs = DRIVERS.get(protocol, f"what fsspec needs for {protocol}://")
-            raise UserError(f"{self}: needs {needs}: pip install 'fastmoco[remote]' "
-                            f"{needs if protocol in DRIVERS else ''}".rstrip()) from None
+            raise NeedsPackage(f"{self}: needs {needs}: pip install 'fastmoco[remote]' "
+                               f"{needs if protocol in DRIVERS else ''}".rstrip()) from None
         except Exception as error:
             raise UserError(f"{self}: can't be opened: {error}") from None
-
-
-class RemoteFile(io.RawIOBase):
-    """fsspec's file, whose errors are OSErrors."""
-
-    def __init__(self, place: Location, file: Any) -> None:
-        self._place, self._file = place, file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        with self._place.errors():
-            return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        with self._place.errors():
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-            super().close()
-
-
-def time_of(info: dict[str, Any]) -> int:
-    for name in TIMES:
-        value = info.get(name)
-        if isinstance(value, str):
-            try:
-                value = datetime.datetime.fromisoformat(value)
-            except ValueError:
-                continue
-        if isinstance(value, datetime.datetime):
-            return int(value.timestamp())
-        if isinstance(value, int | float):
-            return int(value)
-    return 0

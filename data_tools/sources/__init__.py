@@ -61,7 +61,7 @@ DETECTORS = (
     "stored", "cifar", "idx", "parquet", "table", "ilsvrc", "webdataset", "tar", "folder",
 )
 TAKE_LABELS = frozenset({"ilsvrc", "tar", "folder"})
-TAKE_A_SPLIT = frozenset({"cifar", "idx"})
+TAKE_A_SPLIT = frozenset({"cifar", "idx", "parquet", "table"})
 TAKE_SEVERAL = frozenset({"parquet", "webdataset", "stored"})
 ACCEPTED = (
     "a folder or a tar of images, WebDataset shards, Parquet or Arrow files, a csv, tsv or jsonl "
@@ -75,12 +75,13 @@ def open_source(
     """The source at `path`, whatever lies there; an open source is returned as it is.
 
     path: a file, a folder, a URL, or a pattern of several ({000..123}, {a,b}, *); "#test" behind
-    it takes that split of CIFAR or MNIST. labels: a file that labels a flat set (ImageNet's ground
-    truth, synset lists). Raises UserError for what nobody recognises.
+    it takes that split of CIFAR, of MNIST, or of a table with a column of splits. labels: a file
+    that labels a flat set (ImageNet's ground truth, synset lists). Raises UserError for what nobody
+    recognises.
     """
     from data_tools.location import Location
     from data_tools.patterns import expand
-    from data_tools.sources.rows import split_fragment
+    from data_tools.sources.splits import split_fragment
 
     if not isinstance(path, str | os.PathLike):
         return path

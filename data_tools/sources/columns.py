@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_tools.sources.rows import LABEL_NAMES
+from data_tools.errors import UserError
+from data_tools.sources.cells import holds_bytes, holds_paths, is_binary, is_text, stored_type
+from data_tools.sources.rows import (
+    LABEL_NAMES,
+    BadLabel,
+    is_storable,
+    text_labels,
+    whole_number,
+    whole_numbers,
+)
+from data_tools.sources.splits import SPLIT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from data_tools.sources.record_batches import ArrowRows, ParquetRows
 
 
 def feature_type(features: dict[str, Any], name: str) -> str:
@@ -32,72 +46,135 @@ def class_names(feature: Any) -> list[str]:
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(len(names))]
-    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    good = isinstance(names, list) and all(
+        isinstance(name, str) and is_storable(name) for name in names)
     return list(names) if good and names else []
 
 
-def find_label(schema: pa.Schema, features: dict[str, Any], image: str) -> str:
-    """The label column's name; empty where there is none."""
-    able = [f.name for f in schema if f.name != image and is_label(f.type)]
-    declared = [n for n in able if feature_type(features, n) == "ClassLabel"]
+def find_label(schema: pa.Schema, features: dict[str, Any], image: str) -> tuple[str, str]:
+    """The label column's name, or "" and the reason why there is none."""
+    others = [field for field in schema if field.name != image]
+    able = [field.name for field in others if is_label(field.type)]
+    declared = [name for name in able if feature_type(features, name) == "ClassLabel"]
     for names in (declared, able):
+        lower = {name.lower(): name for name in reversed(names)}
         for name in LABEL_NAMES:
-            if name in names:
-                return name
-    return declared[0] if declared else ""
+            if name in lower:
+                return lower[name], ""
+    if declared:
+        return declared[0], ""
+    for field in others:
+        if field.name.lower() in LABEL_NAMES:
+            return "", (f"the column {field.name} is {str(field.type)[:80]}, neither numbers nor "
+                        "names")
+    return "", "no column is named label"
+
+
+def find_split(schema: pa.Schema, taken: Sequence[str]) -> str:
+    """The name of the column of splits; empty if there is none."""
+    able = {field.name.lower(): field.name for field in schema
+            if field.name not in taken and is_label(field.type)}
+    return next((able[name] for name in SPLIT_COLUMNS if name in able), "")
+
+
+def check_columns(files: Sequence[ParquetRows | ArrowRows], image: str, label: str) -> None:
+    """Raises UserError for files that are not of one dataset, or with two columns of one name."""
+    for file in files:
+        for name in filter(None, (image, label)):
+            if file.schema.names.count(name) > 1:
+                raise UserError(f"{file.location}: two columns are called {name}; keep one of them")
+            first = role_of(files[0].schema.field(name).type)
+            index = file.schema.get_field_index(name)
+            role = role_of(file.schema.field(index).type) if index >= 0 else "missing"
+            # Of some files all labels may be null.
+            if role != first and (name == image or "null" not in (role, first)):
+                raise UserError(f"{file.location}: its column {name} is not as in "
+                                f"{files[0].location}; give files of one dataset")
+
+
+def role_of(kind: pa.DataType) -> str:
+    """What a column's type is good for: files of one dataset may differ in int32 and int64."""
+    import pyarrow as pa
+
+    if pa.types.is_null(stored_type(kind)):
+        return "null"
+    if is_text(stored_type(kind)):
+        return "text"
+    if holds_bytes(kind):
+        return "bytes"
+    return "paths" if holds_paths(kind) else "numbers"
 
 
 class Names:
     """Label names, numbered as they come: a million labels must not be a million strings."""
 
     def __init__(self) -> None:
-        self.found: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
+        self._number: dict[str, int] = {}
 
     def number(self, name: object) -> int:
-        return self.found.setdefault(str(name), len(self.found)) if name else -1
+        """The number of a name; -1 for None and an empty one. Raises BadLabel if it isn't UTF-8."""
+        if isinstance(name, bytes):
+            try:
+                name = name.rstrip(b"\0").decode()
+            except UnicodeDecodeError:
+                raise BadLabel(f"the label {name[:40]!r} is not UTF-8; correct it") from None
+        return self._number.setdefault(str(name), len(self._number)) if name else -1
 
-    def sorted(self, codes: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """The codes by the sorted names, and these."""
-        classes = sorted(self.found)
-        place = {name: i for i, name in enumerate(classes)}
-        table = np.array([*(place[name] for name in self.found), -1], np.int64)
-        return table[codes], classes
+    def count(self, codes: np.ndarray) -> np.ndarray:
+        """The codes, once they are counted."""
+        found = np.bincount(codes + 1, minlength=len(self._number) + 1)[1:].tolist()
+        self.counts.update(dict(zip(self._number, found, strict=True)))
+        return codes
+
+    def labels(self, codes: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
+        """Labels int64 of the codes, classes and notes, by the rule for text."""
+        names = list(self._number)
+        table, classes, notes = text_labels(names, [self.counts[name] for name in names])
+        return np.append(table, -1)[codes], classes, notes
+
+    def __len__(self) -> int:
+        return len(self._number)
 
 
 def label_values(piece: pa.Array, names: Names) -> np.ndarray:
-    """A label column's piece as int64; -1 for null. Text goes through `names`."""
+    """A label column's piece as int64; -1 for null and NaN. Text goes through `names`.
+
+    Raises BadLabel for values that are no labels.
+    """
     import pyarrow as pa
 
+    if isinstance(piece, pa.ExtensionArray):
+        piece = piece.storage
     kind = piece.type
     if pa.types.is_dictionary(kind):
-        piece, kind = piece.cast(kind.value_type), kind.value_type
-    if is_text(kind):
+        return numbered(piece, label_values(piece.dictionary, names))
+    if pa.types.is_null(kind):
+        return np.full(len(piece), -1, np.int64)
+    if pa.types.is_floating(kind):
+        return whole_numbers(piece.fill_null(float("nan")).to_numpy(zero_copy_only=False))
+    if is_text(kind) or is_binary(kind) or pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
+        if is_text(kind):
+            piece = piece.cast(pa.large_string())  # views can't be coded by old pyarrow
+        elif is_binary(kind) and not pa.types.is_fixed_size_binary(kind):
+            piece = piece.cast(pa.large_binary())
         coded = piece.dictionary_encode()
-        table = np.array([*map(names.number, coded.dictionary.to_pylist()), -1], np.int64)
-        return table[coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        number = names.number if is_text(kind) or is_binary(kind) else whole_number
+        return numbered(coded, np.array([*map(number, coded.dictionary.to_pylist())], np.int64))
     return piece.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
 
 
-def is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def numbered(coded: pa.DictionaryArray, table: np.ndarray) -> np.ndarray:
+    """The rows of a dictionary array, by the numbers of its entries; -1 for null."""
+    codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    known = coded.indices.is_valid().to_numpy(zero_copy_only=False)
+    return np.where(known, np.append(table, -1)[codes], -1).astype(np.int64)
 
 
 def is_label(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = stored_type(kind)
     numeric = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
-    return numeric or is_text(kind)
-
-
-def holds_bytes(kind: pa.DataType) -> bool:
-    """True for bytes, and for a struct with a field "bytes" of them."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and holds_bytes(kind.field(index).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return (numeric or pa.types.is_decimal(kind) or pa.types.is_null(kind) or is_text(kind)
+            or is_binary(kind))

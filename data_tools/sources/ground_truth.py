@@ -11,6 +11,7 @@ import csv
 import posixpath
 import re
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.sources import common_prefix
-from data_tools.sources.rows import name_labels, number_labels
+from data_tools.sources.rows import BadLabel, name_labels, number_labels, text_labels
 
 if TYPE_CHECKING:
     from data_tools.location import Location
@@ -74,15 +75,28 @@ def apply_list(found: Location, images: Sequence[str], place: Location) -> Label
     else:
         values, of_image = by_position(found, rows, images)
     notes = [f"labels from {found}"]
-    if not all(map(NUMBER.fullmatch, values)):
-        labels, classes = name_labels(values)
-    elif found.name == GROUND_TRUTH:
+    if not all(NUMBER.fullmatch(value) for value in values if value):
+        labels, classes, more = by_text(found, values)
+        notes += more
+    elif found.name == GROUND_TRUTH and "" not in values:
         labels, classes, note = ilsvrc_labels(found, values)
         notes += [note] if note else []
     else:
-        labels, classes, note = number_labels(np.array(values, np.int64))
+        numbers = np.array([value or -1 for value in values], np.int64)
+        labels, classes, note = number_labels(numbers)
         notes += [note] if note else []
     return labels[np.frombuffer(of_image, np.int64)], classes, notes
+
+
+def by_text(found: Location, values: list[str]) -> Labels:
+    """Labels of a list that are not all plain numbers, by the rule that holds for every list."""
+    counts = Counter(value for value in values if value)
+    try:
+        table, classes, notes = text_labels(list(counts), list(counts.values()))
+    except BadLabel as error:
+        raise UserError(f"{found}: {error}") from None
+    place = dict(zip(counts, table.tolist(), strict=True))
+    return np.array([place.get(value, -1) for value in values], np.int64), classes, notes
 
 
 def read_rows(found: Location) -> list[list[str]]:

@@ -7,8 +7,6 @@ ClassLabel's names. Files of others are read by the columns' names and types.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,17 +15,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.sources.cells import reader_of
 from data_tools.sources.columns import (
     Names,
+    check_columns,
     class_names,
-    feature_type,
     features_of,
     find_label,
-    holds_bytes,
+    find_split,
     label_values,
 )
+from data_tools.sources.image_column import find_image
+from data_tools.sources.labels import Picked
+from data_tools.sources.listed import (
+    BACKSLASHES,
+    REMOTE_BYTES,
+    place_of,
+    read_listed,
+    with_slashes,
+)
+from data_tools.sources.parquet_folder import (
+    distinct_names,
+    features_of_folder,
+    files_of,
+    refuse_splits,
+)
 from data_tools.sources.record_batches import (
-    ArrowRows,
     Group,
     ParquetRows,
     damaged,
@@ -35,17 +48,14 @@ from data_tools.sources.record_batches import (
     format_of,
     open_rows,
 )
-from data_tools.sources.rows import RowKeys, number_labels
+from data_tools.sources.rows import BadLabel, RowKeys, number_labels
+from data_tools.sources.splits import check_splits, wanted_splits
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from data_tools.location import Location
 
-SUFFIXES = (".parquet", ".arrow")
-IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes")
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P6", b"P5")
 # Decoded pieces that are kept: threads read some rows ahead of each other, over a group's end.
 HELD_BYTES = 128 << 20
 OPEN_GROUPS = 4
@@ -61,12 +71,16 @@ def recognises(location: Location) -> bool:
         return False
 
 
-def open(location: Location | Sequence[Location]) -> ParquetSource:
-    """Raises UserError for what holds no images, for splits side by side, for damaged files."""
+def open(location: Location | Sequence[Location], split: str = "") -> ParquetSource:
+    """The rows of one file, of a folder's files, or of several files that follow one another.
+
+    split: only the rows whose column of splits holds it. Raises UserError for damaged files, for
+    tables without images, and for splits side by side of which none is chosen.
+    """
     if isinstance(location, Sequence):
-        return ParquetSource(list(location), location[0].parent)
+        return ParquetSource(list(location), location[0].parent, split)
     if not location.is_dir():
-        return ParquetSource([location], location)
+        return ParquetSource([location], location, split)
     if "dataset_dict.json" in location.names():
         raise UserError(f"{location}: holds several splits; give one of its folders, "
                         f"like {location}/train")
@@ -74,45 +88,7 @@ def open(location: Location | Sequence[Location]) -> ParquetSource:
     if not files:
         raise UserError(f"{location}: holds no Parquet or Arrow files")
     refuse_splits([file.name for file in files], location)
-    return ParquetSource(files, location)
-
-
-def files_of(folder: Location) -> list[Location]:
-    """The data files of a folder, in order: of save_to_disk as state.json has them; else sorted."""
-    names = folder.names()
-    if "state.json" in names:
-        state = read_json(folder.child("state.json"))
-        listed = [str(row.get("filename")) for row in state.get("_data_files") or []
-                  if isinstance(row, dict)]
-        if state.get("_indices_data_files"):
-            raise UserError(f"{folder}: was saved with an order of its own; "
-                            "save it again after flatten_indices()")
-        if listed and set(listed) <= set(names):
-            return [folder.child(name) for name in listed]
-    # metadata.parquet lists the images of an image folder.
-    found = [n for n in names if n.endswith(SUFFIXES) and not n.startswith((".", "metadata."))]
-    if not found and "data" in names and folder.child("data").is_dir():
-        return files_of(folder.child("data"))
-    return [folder.child(name) for name in sorted(found)]
-
-
-def read_json(location: Location) -> dict[str, Any]:
-    """A small JSON file's object; empty where there is none."""
-    try:
-        found = json.loads(location.pread(1 << 24, 0))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def refuse_splits(names: list[str], folder: Location) -> None:
-    """Raises UserError where files of train and test lie side by side."""
-    words = [set(re.split(r"[-_.]", name.lower())) & SPLITS for name in names]
-    found = sorted(set().union(*words))
-    if len(found) > 1:
-        name = names[next(i for i, word in enumerate(words) if word)]
-        raise UserError(f"{folder}: holds {' and '.join(found)} side by side; give one by a "
-                        f"pattern, like '{folder}/train-*.{name.rpartition('.')[2]}'")
+    return ParquetSource(files, location, split)
 
 
 class ParquetSource:
@@ -120,22 +96,24 @@ class ParquetSource:
 
     ignored = 0
 
-    def __init__(self, files: list[Location], place: Location) -> None:
+    def __init__(self, files: list[Location], place: Location, split: str = "") -> None:
         self.name = place.name
         self.notes: list[str] = []
         self._files = [open_rows(file) for file in files]
         first = self._files[0]
         with damaged(first.location):
             features = features_of(first.schema) or features_of_folder(files[0].parent)
-            self._image = self._find_image(first, features)
-            self._label = find_label(first.schema, features, self._image)
-            self._check_columns()
+            self._column = find_image(first, features)
+            self._label, reason = find_label(first.schema, features, self._column.name)
+            check_columns(self._files, self._column.name, self._label)
+        self.notes += [self._column.note] if self._column.note else []
+        self.notes += [] if self._label else [f"no labels: {reason}"]
         self._groups: list[tuple[int, int]] = []  # (file, group in it)
         counts: list[Group] = []
         rows_of_file = []
         for number, file in enumerate(self._files):
             with damaged(file.location):
-                groups = file.groups(self._image)
+                groups = file.groups(self._column.name)
             self._groups += [(number, i) for i in range(len(groups))]
             counts += groups
             rows_of_file.append(sum(group.rows for group in groups))
@@ -144,61 +122,41 @@ class ParquetSource:
         self.keys: Sequence[str] = RowKeys(distinct_names(files), rows_of_file)
         if not len(self.keys):
             raise UserError(f"{place}: holds no rows")
-        self.sizes = np.repeat([g.bytes // max(g.rows, 1) for g in counts], rows)
+        # Paths say nothing of the size of the files.
+        by_path = self._column.path != ""
+        each = [REMOTE_BYTES if by_path else g.bytes // max(g.rows, 1) for g in counts]
+        self.sizes = np.repeat(each, rows)
+        if by_path:
+            place_of(files[0].parent, self._column.path).check_package()
+            if with_slashes(files[0].parent, self._column.path):
+                self.notes.append(BACKSLASHES)
         self.labels, self.classes = self._read_labels(features)
+        self._rows = self._choose(place, split)
         form = "Parquet" if isinstance(first, ParquetRows) else "Arrow"
         self.kind = f"{form}, {len(files):,} file{'s' * (len(files) > 1)}"
-        self.fingerprint = self._digest(files)
+        self.kind += f", split {split}" if split else ""
+        self.fingerprint = self._digest(files, split)
+        self._cells = [reader_of(file.schema.field(self._column.name).type) for file in self._files]
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()  # (group, first row)
         self._readers: OrderedDict[int, tuple[int, Iterator[pa.Array]]] = OrderedDict()
         self._broken: dict[int, tuple[int, str]] = {}  # group: from which row, why
 
-    def _find_image(self, file: ParquetRows | ArrowRows, features: dict[str, Any]) -> str:
-        """The name of the column that holds images."""
-        declared = [name for name in features if feature_type(features, name) == "Image"]
-        fields = {field.name: field.type for field in file.schema}
-        holders = [name for name, kind in fields.items() if holds_bytes(kind)]
-        declared = [name for name in declared if name in holders]
-        if len(declared) > 1:
-            self.notes.append(f"of the image columns {', '.join(declared)} the first is taken")
-        if declared:
-            return declared[0]
-        for name in IMAGE_NAMES:
-            if name in holders:
-                return name
-        for name in holders:
-            value = next((v for v in first_values(file, name) if v is not None), b"")
-            if value.startswith(MAGIC):
-                return name
-        raise UserError(f"{file.location}: no column holds images; its columns are "
-                        f"{', '.join(fields) or 'none'}")
-
-    def _check_columns(self) -> None:
-        first = self._files[0]
-        for file in self._files[1:]:
-            for name in filter(None, (self._image, self._label)):
-                index = file.schema.get_field_index(name)
-                want = first.schema.field(name).type
-                if index < 0 or file.schema.field(index).type != want:
-                    raise UserError(f"{file.location}: its column {name} is not as in "
-                                    f"{first.location}; give files of one dataset")
-
     def _read_labels(self, features: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-        samples = len(self.keys)
         if not self._label:
-            self.notes.append("no labels: no column is named label")
-            return np.full(samples, -1, np.int64), []
-        values, names = [], Names()
-        for file in self._files:
-            with damaged(file.location):
-                values += [label_values(piece, names) for piece in file.column(self._label)]
-        labels = np.concatenate(values) if values else np.empty(0, np.int64)
-        if len(labels) != samples:
-            raise UserError(f"{self._files[0].location}: damaged: {samples} images but "
-                            f"{len(labels)} labels; copy or download it again")
-        if names.found:
-            return names.sorted(labels)
+            return np.full(len(self.keys), -1, np.int64), []
+        names = Names()
+        labels = self._read_column(self._label, names)
+        if len(names):
+            try:
+                labels, classes, notes = names.labels(labels)
+            except BadLabel as error:
+                raise UserError(f"{self._files[0].location}: {error}") from None
+            self.notes += notes
+            return labels, classes
+        if not (labels != -1).any():
+            self.notes.append(f"no labels: the column {self._label} is empty")
+            return labels, []
         classes = class_names(features.get(self._label))
         if classes and -1 <= labels.min() and labels.max() < len(classes):
             return labels, classes
@@ -209,31 +167,69 @@ class ParquetSource:
         self.notes += [note] if note else []
         return labels, classes
 
-    def _digest(self, files: list[Location]) -> str:
-        digest = hashlib.sha256(repr((self._image, self.classes)).encode())
+    def _read_column(self, name: str, names: Names) -> np.ndarray:
+        """A label column's values, int64 [N]: numbers, or codes of the texts in `names`."""
+        values: list[np.ndarray] = []
+        count = 0
+        for file in self._files:
+            with damaged(file.location):
+                for piece in file.column(name):
+                    values.append(label_values(piece, names))
+                    count += len(piece)
+                    if count > len(self.keys):
+                        break
+        if count != len(self.keys):
+            raise UserError(f"{self._files[0].location}: damaged: {len(self.keys)} images but "
+                            f"{count} values of {name}; copy or download it again")
+        return names.count(np.concatenate(values)) if len(names) else np.concatenate(values)
+
+    def _choose(self, place: Location, split: str) -> np.ndarray | None:
+        """The rows of the split, to which keys, sizes and labels are cut; None: all."""
+        column = find_split(self._files[0].schema, (self._column.name, self._label))
+        if not column:
+            check_splits(place, "", {}, split)
+            return None
+        check_columns(self._files, self._column.name, column)
+        texts = Names()
+        codes = self._read_column(column, texts)
+        if not len(texts):  # numbers: -1 is a number as well, and null is met rarely
+            numbers, codes = np.unique(codes, return_inverse=True)
+            codes = texts.count(np.array([texts.number(str(n)) for n in numbers.tolist()])[codes])
+        counts = dict(texts.counts)
+        if (codes < 0).any():
+            counts[""] = int((codes < 0).sum())
+        check_splits(place, column, counts, split)
+        if not split:
+            return None
+        wanted = wanted_splits(split)
+        chosen = [i for i, text in enumerate(texts.counts) if text.lower() in wanted]
+        rows = np.flatnonzero(np.isin(codes, chosen))
+        self.keys = Picked(self.keys, rows.tolist())
+        self.sizes, self.labels = self.sizes[rows], self.labels[rows]
+        return rows
+
+    def _digest(self, files: list[Location], split: str) -> str:
+        # Where the images are files of their own, parts are cut by other sizes than once.
+        marks = (["paths"] if self._column.path else []) + ([split] if split else [])
+        digest = hashlib.sha256(repr((self._column.name, self.classes, *marks)).encode())
         for file in files:
             digest.update(repr((file.name, file.size(), file.mtime())).encode())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
     def read(self, i: int) -> bytes:
-        group, row = self._starts.locate(i)
-        location = self._files[self._groups[group][0]].location
+        group, row = self._starts.locate(i if self._rows is None else int(self._rows[i]))
+        number = self._groups[group][0]
         with self._lock:
             start, piece = self._piece(group, row)
             try:
-                value = piece[row - start].as_py()
+                value = self._cells[number](piece[row - start])
             except ValueError as error:  # names in it that are not UTF-8
                 raise OSError(f"damaged: {first_line(error)}") from None
-        if isinstance(value, dict):
-            data, path = value.get("bytes"), value.get("path")
-            if data is None and path:
-                place = type(location)(path) if str(path).startswith("/") else (
-                    location.parent.child(str(path)))
-                return place.pread(place.size(), 0)
-            value = data
-        if value is None:
+        if not value:
             raise OSError("the row holds no image")
+        if isinstance(value, str):
+            return read_listed(self._files[number].location.parent, value)
         return value
 
     def _piece(self, group: int, row: int) -> tuple[int, pa.Array]:
@@ -274,7 +270,7 @@ class ParquetSource:
 
     def _pieces(self, group: int) -> Iterator[pa.Array]:
         file, index = self._groups[group]
-        return self._files[file].pieces(self._image, index)
+        return self._files[file].pieces(self._column.name, index)
 
     def _hold(self, group: int, start: int, piece: pa.Array) -> None:
         self._held[group, start] = piece
@@ -285,26 +281,3 @@ class ParquetSource:
         with self._lock:
             self._held.clear()
             self._readers.clear()
-
-
-def first_values(file: ParquetRows | ArrowRows, column: str) -> list[bytes | None]:
-    for group in range(len(file.groups(column))):
-        for piece in file.pieces(column, group):
-            values = [value.as_py() for value in piece[:16]]
-            return [v.get("bytes") if isinstance(v, dict) else v for v in values]
-    return []
-
-
-def features_of_folder(folder: Location) -> dict[str, Any]:
-    features = read_json(folder.child("dataset_info.json")).get("features")
-    return features if isinstance(features, dict) else {}
-
-
-def distinct_names(files: list[Location]) -> list[str]:
-    """The files' names; where two are the same, with as many folders as tell them apart."""
-    paths = [str(file).split("/") for file in files]
-    for depth in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(path[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{i}/{file.name}" for i, file in enumerate(files)]

@@ -6,11 +6,15 @@ it raises on a damaged file becomes a UserError here, or an OSError once the sou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
+from data_tools.sources.cells import is_binary, is_text, width_of
+from data_tools.sources.ipc_layout import blocks_of, check_message
+from data_tools.sources.parquet_layout import longest_value, read_chunks
+from data_tools.sources.rows import BadLabel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,8 +23,12 @@ if TYPE_CHECKING:
 
 # Decoded at once: small beside the pictures' own cost, large beside a call's.
 PIECE_BYTES = 16 << 20
-# The least a row may take, in eighths of a byte: what claims more rows than this is damaged.
-ROWS_A_BYTE = 8
+# A piece may take this much if its rows differ in size.
+MOST_PIECE = 64 << 20
+# A file may have so many rows, and one more per byte: a row takes some 30 bytes of memory.
+FREE_ROWS = 100_000
+# Items of a list in Parquet's footer, as pyarrow allocates on its word: columns or row groups.
+MOST_ITEMS = 200_000
 # What a group may claim to unpack to, in files: it only guides how it is cut to pieces.
 MOST_UNPACKED = 20
 STREAM_MARK = b"\xff\xff\xff\xff"
@@ -66,6 +74,8 @@ def damaged(location: Location) -> Iterator[None]:
         yield
     except (UserError, KeyboardInterrupt):
         raise
+    except BadLabel as error:
+        raise UserError(f"{location}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{location}: no such file") from None
     except Exception as error:  # ArrowException, and whatever its bindings trip over
@@ -95,6 +105,7 @@ class ParquetRows:
 
         self.location = location
         self._metadata = None
+        self._chunks = read_chunks(location)
         file = self._open()
         try:
             self._metadata = metadata = file.metadata
@@ -103,20 +114,23 @@ class ParquetRows:
             file.close(force=True)
         if not isinstance(metadata, pq.FileMetaData):
             raise ValueError("no footer")
-        size = location.size()
         self._groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        rows = [group.num_rows for group in self._groups]
-        if min(rows, default=0) < 0 or sum(rows) > size * ROWS_A_BYTE:
-            raise ValueError(f"claims {sum(rows)} rows in {size} bytes")
+        check_rows([group.num_rows for group in self._groups], location.size())
+        # What the chunks say of their names and types is not what pyarrow reads them by.
+        self._leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+        if any(len(chunks) != len(self._leaves) for chunks in self._chunks):
+            raise ValueError("a row group without some of the columns")
 
-    def _open(self) -> Any:
+    def _open(self, coded: Sequence[str] = ()) -> Any:
+        """coded: columns of text to give as dictionary arrays, each value once."""
         import pyarrow.parquet as pq
 
         place = self.location
         source = str(place.local) if place.local is not None else place.open()
         # Without pre_buffer and with a buffer a row group is streamed: some are the whole file.
         return pq.ParquetFile(source, metadata=self._metadata, buffer_size=1 << 20,
-                              pre_buffer=False, page_checksum_verification=True)
+                              pre_buffer=False, page_checksum_verification=True,
+                              thrift_container_size_limit=MOST_ITEMS, read_dictionary=list(coded))
 
     def groups(self, column: str) -> list[Group]:
         # Of all columns: images outweigh the others. A column's own sizes are not asked for: where
@@ -125,24 +139,54 @@ class ParquetRows:
         return [Group(g.num_rows, max(0, min(g.total_byte_size, limit))) for g in self._groups]
 
     def column(self, name: str) -> Iterator[pa.Array]:
-        """All of a small column, in pieces."""
-        if self._groups:
-            yield from self._pieces(name, list(range(len(self._groups))), 1 << 16)
+        """All of a small column, in pieces; text as dictionary arrays."""
+        kind = self.schema.field(name).type
+        coded = [name] if is_text(kind) or is_binary(kind) else []
+        for group in range(len(self._groups)):
+            yield from self._pieces(name, group, 1 << 16, coded)
 
     def pieces(self, name: str, group: int) -> Iterator[pa.Array]:
         """A group's column, in pieces of about PIECE_BYTES."""
         rows, size = self.groups(name)[group]
         step = max(1, rows * PIECE_BYTES // max(size, 1))
-        yield from self._pieces(name, [group], min(step, max(rows, 1)))
+        yield from self._pieces(name, group, min(step, max(rows, 1)))
 
-    def _pieces(self, name: str, groups: list[int], step: int) -> Iterator[pa.Array]:
-        file = self._open()
+    def _pieces(
+        self, name: str, group: int, step: int, coded: Sequence[str] = ()
+    ) -> Iterator[pa.Array]:
+        longest = self._row_bytes(name, group, entries=not coded)
+        step = max(1, min(step, MOST_PIECE // longest))
+        file = self._open(coded)
         try:
             # A cast text or binary column of more than 2 GB would be chunked: pieces never are.
-            for batch in file.iter_batches(step, groups, [name], use_threads=False):
+            for batch in file.iter_batches(step, [group], [name], use_threads=False):
                 yield checked(batch.column(0))
         finally:
             file.close(force=True)
+
+    def _row_bytes(self, name: str, group: int, entries: bool) -> int:
+        """About the most that a row of a column decodes to. Raises ValueError for false claims.
+
+        entries: the rows get the entries of dictionaries, not their numbers.
+        """
+        kind = self.schema.field(name).type
+        longest = width_of(kind)
+        if longest > MOST_PIECE:
+            raise ValueError(f"each row of {name} takes {longest} bytes")
+        # Behind a URL each page would be a request of its own.
+        if self.location.local is not None:
+            for leaf, chunk in zip(self._leaves, self._chunks[group], strict=True):
+                if leaf.path == name or leaf.path.startswith(f"{name}."):
+                    longest = max(longest, longest_value(
+                        self.location, chunk, is_bytes=leaf.physical_type == "BYTE_ARRAY",
+                        repeated=leaf.max_repetition_level > 0, entries=entries))
+        return longest
+
+
+def check_rows(rows: Sequence[int], size: int) -> None:
+    """Raises ValueError if a file of `size` bytes can't hold so many rows."""
+    if min(rows, default=0) < 0 or sum(rows) > size + FREE_ROWS:
+        raise ValueError(f"claims {sum(rows)} rows in {size} bytes")
 
 
 class ArrowRows:
@@ -159,6 +203,9 @@ class ArrowRows:
         self._offsets: list[int] = []
         self._reader = pa.ipc.open_file(self._file) if form == "arrow file" else None
         if self._reader is not None:
+            for offset in blocks_of(self._file):
+                self._file.seek(offset)
+                check_message(pa.ipc.read_message(self._file))
             self.schema: pa.Schema = self._reader.schema
             self._count = self._reader.num_record_batches
         else:
@@ -182,6 +229,7 @@ class ArrowRows:
                 if self._file.tell() < size - 8:
                     raise ValueError(f"no message at byte {at}") from None
                 return
+            check_message(message)
             if message.type == "record batch":
                 self._offsets.append(at)
 
@@ -199,6 +247,7 @@ class ArrowRows:
         for group in range(self._count):
             piece = checked(self._batch(group).column(place))
             found.append(Group(len(piece), piece.nbytes))
+        check_rows([group.rows for group in found], self.location.size())
         return found
 
     def column(self, name: str) -> Iterator[pa.Array]:

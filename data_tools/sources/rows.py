@@ -1,11 +1,17 @@
-"""What sources share whose images are rows: keys made of numbers, labels that come as values."""
+"""Shared by sources whose images are rows: keys made of numbers, and the rule for labels.
+
+The rule is one for CSV, TSV, JSON lines, Parquet and Arrow. A typed value must be a whole number
+of 64 bits; null and NaN mean unlabelled. A text is a class name, unless all texts of the column
+are whole numbers ("1" or pandas' "1.0"); an empty text means unlabelled.
+"""
 
 from __future__ import annotations
 
 import bisect
 import itertools
-import os
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import overload
 
 import numpy as np
@@ -16,6 +22,19 @@ LABEL_NAMES = (
 )
 # Whole numbers up to here are taken for class numbers, and left alone.
 MOST_CLASSES = 1 << 16
+# Not 007, which is a name. The digits are bounded: Python refuses to convert thousands of them.
+WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0*)?")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf(inity)?",
+                    re.IGNORECASE)
+# 007 is a name, though it reads as a number.
+PADDED = re.compile(r"-?0[0-9]+")
+# Texts by which other programs write a missing value.
+MISSING = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat"})
+SHOWN = 40
+
+
+class BadLabel(ValueError):
+    """A label that can be no class. `str(error)` is the reason, without the file and the row."""
 
 
 class RowKeys(Sequence[str]):
@@ -46,13 +65,95 @@ class RowKeys(Sequence[str]):
         return file, i - (self._ends[file - 1] if file else 0)
 
 
-def split_fragment(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """("data.tar.gz", "test") for "data.tar.gz#test"; a path without one stays, with ""."""
-    text = os.fspath(path)
-    head, mark, split = text.rpartition("#")
-    if mark and split in ("train", "test"):
-        return head, split
-    return text, ""
+def whole_number(value: bool | int | float | Decimal | None) -> int:
+    """A typed label as an integer; -1 for null and NaN. Raises BadLabel for any other value."""
+    if value is None or value != value:
+        return -1
+    shown = str(value)[:SHOWN]
+    infinite = value in (float("inf"), float("-inf"))
+    # The order matters: int() of a decimal like 1E+999999 takes minutes.
+    if not infinite and not -(1 << 64) < value < 1 << 64:
+        raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
+    if infinite or value != int(value):
+        raise BadLabel(f"the label {shown} is no whole number; give whole numbers or names")
+    if not fits(int(value)):
+        raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
+    return int(value)
+
+
+def fits(number: int) -> bool:
+    """True for an integer of 64 bits."""
+    return -(1 << 63) <= number < 1 << 63
+
+
+def whole_numbers(values: np.ndarray) -> np.ndarray:
+    """Labels of floating point [N] -> int64 [N] by the rule of `whole_number`."""
+    values = values.astype(np.float64)
+    known = ~np.isnan(values)
+    # -2^63 is the least of int64; 2^63 is the first float beyond its greatest.
+    good = (values >= -(2.0**63)) & (values < 2.0**63) & (np.trunc(values) == values)
+    for bad in values[known & ~good][:1].tolist():
+        whole_number(bad)  # raises, with the reason
+    return np.where(known & good, values, -1).astype(np.int64)
+
+
+def text_labels(
+    texts: Sequence[str], counts: Sequence[int]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """The labels of a column's distinct, non-empty texts: int64 [N], the classes, and notes.
+
+    counts: the number of rows with each text. Raises BadLabel for text that can't be a name.
+    """
+    for text in texts:
+        if not is_storable(text):
+            raise BadLabel(f"the label {text[:SHOWN]!r} holds a NUL or a lone surrogate; "
+                           "correct it")
+    numbers = [number_in(text) for text in texts]
+    if None not in numbers:
+        labels, classes, note = number_labels(np.array(numbers, np.int64))
+        return labels, classes, [note] if note else []
+    labels, classes = name_labels(texts)
+    return labels, classes, doubts(texts, counts)
+
+
+def number_in(text: str) -> int | None:
+    """The whole number of 64 bits that a text spells, also as "1.0"; None for other texts."""
+    match = WHOLE.fullmatch(text)
+    number = int(match[1]) if match else None
+    return number if number is not None and fits(number) else None
+
+
+def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Notes for class names that the user may not have meant as such."""
+    notes, others = [], []
+    for text, count in zip(texts, counts, strict=True):
+        if text.strip().lower() in MISSING:
+            notes.append(f"{count:,} image{'s' * (count != 1)} with the label \"{text}\": taken as "
+                         "a class name; leave the label empty for images without one")
+        else:
+            others.append(text)
+    odd = next((text for text in others if number_in(text) is None), "")
+    padded = any(map(PADDED.fullmatch, others))
+    if odd and not padded and all(map(NUMBER.fullmatch, others)):
+        notes.append(f"the labels are numbers, but {odd[:SHOWN]} is no whole number of 64 bits: "
+                     "all are taken as class names")
+    return notes
+
+
+def is_storable(text: str) -> bool:
+    """False for text that no file name and no list of names can hold: NUL, lone surrogates.
+
+    Bytes that are not UTF-8 come as surrogate escapes (PEP 383), and are fine.
+    """
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number_labels(values: np.ndarray) -> tuple[np.ndarray, list[str], str]:

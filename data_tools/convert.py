@@ -8,12 +8,19 @@ Pillow gives the high bytes, which lie within 1 of 255 of that.
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from data_tools import tiff_header
 from data_tools.jpeg_header import BadImage, JpegHeader
+from data_tools.tiff_header import Page, Tiff, is_tiff
+from data_tools.unreadable import not_decoded, not_opened, read_codestream
 
 # A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
 FILTER = Image.Resampling.HAMMING
@@ -23,12 +30,20 @@ JPEG_MAX_SIDE = 65500  # libjpeg's own limit
 FULL_CHROMA_BELOW = 256
 # Formats Pillow reads by itself. Not EPS (runs Ghostscript) and the like.
 FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF")
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 # A tile of a TIFF is decoded whole, whatever the image's own size.
 TIFF_TILE_PIXELS = 1 << 26
-PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, tells the bits a sample
-# TIFF tags (TIFF 6.0): bits a sample, width and length of a tile.
-BITS, TILE_WIDTH, TILE_LENGTH = 258, 322, 323
+PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, has the bits per sample
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# Pillow refuses a PNG whose compressed text is too large; its message names this limit.
+PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+PPM_LEVELS = re.compile(rb"P[2356]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)\s")
+# Formats whose mode "I" holds 0 to 65535.
+SCALED_I = ("PNG", "PPM")
+STRIP_PIXELS = 1 << 20
+# The most that decoding holds at once, of any format here.
+MOST_BYTES_PER_PIXEL = 16
+# Keys of Image.info: a TIFF's header as it is read here, and the file's bytes.
+HEADER, BYTES = "data_tools header", "data_tools bytes"
 
 
 def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
@@ -43,7 +58,14 @@ def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
             min_height=1, min_width=1, min_factor=8, strict=True,
         )  # fmt: skip
     except ValueError as error:
-        raise BadImage(f"damaged JPEG: {error}") from None
+        raise jpeg_error(error) from None
+
+
+def jpeg_error(error: ValueError) -> Exception:
+    """libjpeg's own error for memory is no fault of the file."""
+    if "nsufficient memory" in str(error):
+        return MemoryError(str(error))
+    return BadImage(f"damaged JPEG: {error}")
 
 
 def decode_jpeg(
@@ -63,7 +85,7 @@ def decode_jpeg(
             min_width=least[0], min_height=least[1], min_factor=least[2], strict=strict,
         )  # fmt: skip
     except ValueError as error:
-        raise BadImage(f"damaged JPEG: {error}") from None
+        raise jpeg_error(error) from None
     if shrunk:
         pixels = shrink(pixels, size)
     return turn(pixels, header.orientation)
@@ -102,45 +124,50 @@ def rgb_bytes(pixels: np.ndarray) -> bytes:
 
 def open_image(data: bytes) -> Image.Image:
     """Reads a header. Raises BadImage for what is broken, or no image that can be read."""
+    tiff = checked_tiff(data) if is_tiff(data) else None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise unidentified(data) from None
-    except MemoryError:
-        raise BadImage("damaged image: it asks for more memory than an image may") from None
+    except MemoryError as error:
+        raise BadImage("damaged image: it asks for more memory than an image may") from error
     except Exception as error:
-        raise BadImage(f"damaged image: {error}") from None
+        less = without_text(data) if has_large_text(data, error) else data
+        if len(less) < len(data):
+            return open_image(less)
+        raise not_opened(data) from None
     if min(image.size) < 1:
         raise BadImage(f"damaged {image.format}: no size in its header")
     if image.format == "PNG":
         scale_transparency(image, data[PNG_DEPTH])
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        tile = number(tags.get(TILE_WIDTH)) * number(tags.get(TILE_LENGTH))
-        if tile > TIFF_TILE_PIXELS:
-            raise BadImage(f"more than {TIFF_TILE_PIXELS} pixels in a tile: {tile}")
+    if tiff is not None:
+        image.info[HEADER] = tiff
+    image.info[BYTES] = data
     return image
 
 
-def number(value: object) -> int:
-    """A TIFF tag that should be a number, or a number for each sample; 0 where it isn't."""
-    first = value[0] if isinstance(value, tuple) and value else value
-    return first if isinstance(first, int) else 0
+def checked_tiff(data: bytes) -> Tiff:
+    """Raises BadImage for a TIFF that can't be stored, by its header."""
+    tiff = tiff_header.read_tiff(data)
+    tiff_header.refuse_raw(tiff)
+    tiff_header.refuse_samples(tiff.pages[0])
+    tile = tiff.pages[0].tile_pixels
+    if tile > TIFF_TILE_PIXELS:
+        raise BadImage(f"more than {TIFF_TILE_PIXELS} pixels in a tile: {tile}")
+    return tiff
 
 
-def unidentified(data: bytes) -> BadImage:
-    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
-        return BadImage("HEIC image: not supported, convert it first")
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return BadImage("damaged AVIF: its header can't be read")
-    names = {
-        b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF",
-        b"RIFF": "WEBP", b"BM": "BMP",
-    }  # fmt: skip
-    for start, name in names.items():
-        if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
-            return BadImage(f"damaged {name}: its header can't be read")
-    return BadImage("not an image", is_image=False)
+def has_large_text(data: bytes, error: Exception) -> bool:
+    return PNG_TEXT_LIMIT in str(error) and data.startswith(PNG_START)
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG without the chunks of text and colour profile, which no pixel depends on."""
+    kept, at = [PNG_START], len(PNG_START)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in PNG_TEXT:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def describe(image: Image.Image, data: bytes) -> str:
@@ -148,16 +175,42 @@ def describe(image: Image.Image, data: bytes) -> str:
     try:
         kind = image.format or "image"
         kind += " with alpha" if image.has_transparency_data else ""
-        wide = data[PNG_DEPTH] > 8 if image.format == "PNG" else tiff_bits(image) > 8
-        kind += ", 16-bit" if wide or image.mode.startswith("I") else ""
+        kind += ", 16-bit" if is_wide(image, data) else ""
+        tiff = image.info.get(HEADER)
+        if tiff is not None:
+            kind += tiff_header.dropped_bands(tiff.pages[0])
+            return kind + (", first frame" if len(tiff.pages) > 1 else "")
         return kind + (", first frame" if getattr(image, "is_animated", False) else "")
     except Exception as error:
         raise BadImage(f"damaged {image.format}: {error}") from None
 
 
-def tiff_bits(image: Image.Image) -> int:
-    """Bits a sample of a TIFF; 0 for other formats."""
-    return number(image.tag_v2.get(BITS)) if image.format == "TIFF" else 0  # type: ignore
+def is_wide(image: Image.Image, data: bytes) -> bool:
+    """Whether the file has more than 8 bits per sample, so that some are lost."""
+    if image.mode.startswith("I"):
+        return True
+    if image.format == "PNG":
+        return data[PNG_DEPTH] > 8
+    if image.format == "TIFF":
+        return tiff_of(image).bits[0] > 8
+    if image.format == "JPEG2000":
+        codestream = read_codestream(data)
+        return codestream is not None and codestream.bits > 8
+    if image.format == "PPM":  # Pillow's raw decoder takes 8 bits, and counts levels otherwise
+        levels = PPM_LEVELS.match(data)
+        return levels is not None and int(levels[1]) > 255
+    return False
+
+
+def tiff_of(image: Image.Image) -> Page:
+    """The directory of the page that is read."""
+    return image.info[HEADER].pages[0]  # type: ignore[no-any-return]
+
+
+def pages_of(image: Image.Image) -> int:
+    """Pages of one size in a TIFF, of which the first is read; 1 for other files."""
+    tiff = image.info.get(HEADER)
+    return 1 if tiff is None else max(1, tiff.stack())
 
 
 def scale_transparency(image: Image.Image, depth: int) -> None:
@@ -169,48 +222,126 @@ def scale_transparency(image: Image.Image, depth: int) -> None:
         raise BadImage("16-bit PNG with a transparent colour: not supported, convert it first")
 
 
-def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> np.ndarray:
-    """Pixels, shrunk to size (width, height, before it is turned), upright.
+class Decoded(NamedTuple):
+    pixels: np.ndarray
+    """uint8 [H, W, 3] or [H, W], upright."""
+    highest: int = -1
+    """The greatest value of an image of 16 bits per sample, before these were scaled to 8. Of
+    colours Pillow gives the high byte; then its low byte is taken for 255. -1: no such image."""
 
-    orientation 0: ask Pillow. Raises BadImage for what is damaged or has no right conversion.
+
+def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> Decoded:
+    """Pixels, shrunk to size (width, height, before it is turned), upright. Closes the image.
+
+    orientation 0: ask Pillow. Raises BadImage for what is damaged or has no right conversion, and
+    MemoryError if a valid image of this size does not fit into memory.
     """
-    name, (width, height) = image.format, image.size
+    data, (width, height) = image.info[BYTES], image.size
     try:
         if size != image.size:
             image.draft(None, (2 * size[0], 2 * size[1]))  # JPEG alone
         image.load()
         orientation = orientation or image.getexif().get(0x0112, 1)
-        image = to_rgb_or_grey(image)
-        if image.size != size:
-            image = image.resize(size, FILTER)
-        return turn(np.asarray(image), orientation)
+        highest = highest_of(image, data)
+        flat = to_rgb_or_grey(image)
+        if flat is not image:
+            image.close()  # large: it must not wait for the caller's `with` to end
+        if flat.size != size:
+            flat = flat.resize(size, FILTER)
+        return Decoded(turn(array_of(flat), orientation), highest)
     except BadImage:
         raise
-    except MemoryError:
-        # Its own fault, or the machine's? It would take no more than this.
-        np.empty((height, width, 16), np.uint8)
-        raise BadImage(f"damaged {name}: it asks for more memory than it may") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise BadImage(f"damaged {name}: {error}") from None
+        less = without_text(data) if has_large_text(data, error) else data
+        if len(less) < len(data):  # the text was behind the pixels
+            return decode(open_image(less), size, orientation)
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            # Its own fault, or the machine's? A valid image would take no more than this.
+            np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
+            error = Exception("it asks for more memory than it may")
+        raise not_decoded(data, image.format or "image", error) from None
+
+
+def highest_of(image: Image.Image, data: bytes) -> int:
+    """See Decoded.highest."""
+    if not is_wide(image, data) or image.mode in ("I", "F") and image.format not in SCALED_I:
+        return -1
+    extrema = image.getextrema()
+    if image.mode.startswith("I"):
+        if image.format == "TIFF" and tiff_of(image).bits[0] < 16:
+            return -1  # scaled by the range that its header gives
+        return int(extrema[1])  # type: ignore[arg-type]
+    colours = {"LA": 1, "La": 1, "RGBA": 3, "RGBa": 3}.get(image.mode, len(image.getbands()))
+    bands = extrema[:colours] if len(image.getbands()) > 1 else (extrema,)
+    return max(int(high) for _, high in bands) << 8 | 255  # type: ignore[misc]
 
 
 def to_rgb_or_grey(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB or L: transparency over white, 16 bits scaled (Pillow would clip)."""
     name = image.format
     grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-    if image.mode.startswith("I;16") or (image.mode == "I" and name in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.uint32)
-        most = 4095 if tiff_bits(image) == 12 else 65535
-        scaled = ((wide * 255 + most // 2) // most).astype(np.uint8)
-        if "transparency" in image.info:
-            scaled[wide == image.info["transparency"]] = 255
-        return Image.fromarray(scaled)
+    if image.mode.startswith("I;16") or (image.mode == "I" and name in SCALED_I):
+        return scaled(image)
     if image.mode in ("I", "F"):
         raise BadImage(f"{name} of {'float' if image.mode == 'F' else 'signed or 32-bit'} numbers: "
-                       "their range is not known; convert it to 8 or 16 bits")  # fmt: skip
+                       "not supported, as their range is not known; convert it to 8 or 16 bits")  # fmt: skip
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("L" if grey else "RGB")
+        return over_white(image, "L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def scaled(image: Image.Image) -> Image.Image:
+    """16 bits to 8, rounded. Zero is white if the file says so, and so is a transparent value."""
+    most, white_is_zero = 65535, False
+    if image.format == "TIFF":
+        page = tiff_of(image)
+        most = 4095 if page.bits[0] == 12 else 65535
+        white_is_zero = page.photometric == tiff_header.WHITE_IS_ZERO
+    table = scale_table(most, white_is_zero)
+    key = image.info.get("transparency")
+    out = np.empty((image.height, image.width), np.uint8)
+    for top, part in strips(image):
+        wide = np.asarray(part)
+        values = table[np.clip(wide, 0, 65535) if image.mode == "I" else wide]
+        if isinstance(key, int):
+            values[wide == key] = 255
+        out[top : top + part.height] = values
+    return Image.fromarray(out)
+
+
+@lru_cache(4)
+def scale_table(most: int, white_is_zero: bool) -> np.ndarray:
+    """uint8 [65536]: the value of each 16-bit value of an image whose greatest is `most`."""
+    values = np.minimum(np.arange(65536), most)
+    values = most - values if white_is_zero else values
+    return ((values * 255 + most // 2) // most).astype(np.uint8)
+
+
+def over_white(image: Image.Image, mode: str) -> Image.Image:
+    """An image with transparency, laid over white, in the mode RGB or L."""
+    out = Image.new(mode, image.size)
+    for top, part in strips(image):
+        part = part.convert("LA") if part.mode == "La" else part
+        part = part.convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        out.paste(Image.alpha_composite(white, part).convert(mode), (0, top))
+    return out
+
+
+def array_of(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB or grey image. np.asarray would hold two copies of all for a moment."""
+    out = np.empty((image.height, image.width, *[3] * (image.mode == "RGB")), np.uint8)
+    for top, part in strips(image):
+        out[top : top + part.height] = np.asarray(part)
+    return out
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, these rows) of an image: what is done to a strip takes little memory."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -240,7 +240,7 @@ def pixels_of(store: Store, i: int) -> np.ndarray:
     if store.kinds[i] == JPEG and sniff_jpeg(encoded.tobytes()).components != 4:
         return simplejpeg.decode_jpeg(encoded)
     with convert.open_image(encoded.tobytes()) as image:
-        pixels = convert.decode(image, image.size)
+        pixels = convert.decode(image, image.size).pixels
     return np.repeat(pixels[..., None], 3, -1) if pixels.ndim == 2 else pixels
 
 

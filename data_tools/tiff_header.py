@@ -1,0 +1,244 @@
+"""TIFF files by their directories (TIFF 6.0, BigTIFF, DNG 1.7): what they hold, before Pillow reads.
+
+Pillow reports a valid TIFF that it can't read as no image, and takes the thumbnail at the front of
+a camera's raw file for its image. Nothing here follows a loop or reads a tag's value twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data_tools.jpeg_header import BadImage
+
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+MAKE, STRIPS, SAMPLES, TILE_WIDTH, TILE_LENGTH, TILES = 271, 273, 277, 322, 323, 324
+SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION = 330, 338, 339, 50706
+READ = frozenset((
+    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, MAKE, STRIPS, SAMPLES, TILE_WIDTH,
+    TILE_LENGTH, TILES, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION,
+))  # fmt: skip
+# Bytes per value, by the type's number.
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+              16: 8, 17: 8, 18: 8}  # fmt: skip
+INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q",
+                 18: "Q"}  # fmt: skip
+MOST_VALUES = 64  # per tag, of those read: bits of each sample, sub-directories
+WHITE_IS_ZERO, RGB_PHOTOMETRIC, CFA, LINEAR_RAW = 0, 2, 32803, 34892
+REDUCED = 1  # bit of SUBFILE: a smaller version of another image of the file
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+COMPRESSIONS = {
+    1: "no", 2: "CCITT", 3: "fax group 3", 4: "fax group 4", 5: "LZW", 6: "old-style JPEG",
+    7: "JPEG", 8: "deflate", 32766: "NeXT", 32773: "PackBits", 32809: "ThunderScan",
+    32946: "deflate", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 33007: "JPEG XR",
+    34661: "JBIG", 34676: "SGILog", 34677: "SGILog", 34712: "JPEG 2000", 34887: "LERC",
+    34892: "lossy JPEG", 34925: "LZMA", 34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard",
+    50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
+PHOTOMETRICS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr",
+                8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}  # fmt: skip
+MAKES = {"NIKON": "NEF", "SONY": "ARW", "CANON": "CR2", "PENTAX": "PEF", "SAMSUNG": "SRW",
+         "HASSELBLAD": "3FR", "PHASE": "IIQ", "KODAK": "DCR", "EPSON": "ERF"}  # fmt: skip
+
+
+class Page(NamedTuple):
+    """One image of a TIFF: a directory."""
+
+    width: int
+    height: int
+    bits: tuple[int, ...]
+    """Per sample; one value may stand for all."""
+    samples: int
+    formats: tuple[int, ...]
+    """UNSIGNED, SIGNED, FLOAT or others, per sample."""
+    photometric: int
+    """-1: not given."""
+    compression: int
+    subfile: int
+    extra: tuple[int, ...]
+    """What the samples behind the colours are: 0 unspecified, 1 and 2 alpha."""
+    tile_pixels: int
+    """Pixels of a tile; 0: strips."""
+    has_data: bool
+    make: str
+    """The camera's."""
+    dng: bool
+
+
+class Tiff(NamedTuple):
+    pages: list[Page]
+    """The chain of directories, in order."""
+    others: list[Page]
+    """Those that the pages' SubIFDs tags name."""
+
+    def stack(self) -> int:
+        """How many pages have the first one's size, and are no thumbnail of another page."""
+        size = self.pages[0].width, self.pages[0].height
+        return sum(
+            (p.width, p.height) == size and p.has_data and not p.subfile & REDUCED
+            for p in self.pages
+        )
+
+
+def is_tiff(data: bytes | memoryview) -> bool:
+    return bytes(data[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_tiff(data: bytes) -> Tiff:
+    """Raises BadImage if the first directory is broken, or the tags hold more than the file."""
+    reader = Reader(data)
+    pages, others = [], []
+    for page, below in reader.chain(reader.first):
+        pages.append(page)
+        for offset in below:
+            others += [page for page, _ in reader.chain(offset)]
+    if not pages:
+        raise BadImage("damaged TIFF: its header can't be read")
+    return Tiff(pages, others)
+
+
+class Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.order = "<" if data[:2] == b"II" else ">"
+        self.big = data[2:4] in (b"+\0", b"\0+")
+        self.seen: set[int] = set()
+        # Directories that overlap could hold far more entries and values than the file has bytes.
+        self.left = 2 * len(data) + 4096
+        try:
+            self.first = self.number(8, "Q") if self.big else self.number(4, "I")
+        except struct.error:
+            self.first = 0
+
+    def number(self, at: int, kind: str) -> int:
+        return int(struct.unpack_from(self.order + kind, self.data, at)[0])
+
+    def chain(self, offset: int) -> Iterator[tuple[Page, tuple[int, ...]]]:
+        """The directories from one on, each with the offsets of those below it."""
+        while offset and offset not in self.seen:
+            self.seen.add(offset)
+            try:
+                tags, offset = self.directory(offset)
+            except struct.error:
+                return  # cut off within a directory
+            if tags:
+                yield page_of(tags), integers(tags, SUB_DIRECTORIES)
+
+    def directory(self, at: int) -> tuple[dict[int, tuple[int, ...] | bytes], int]:
+        """The values of the tags READ in a directory, and the next directory's offset."""
+        count = self.number(at, "Q" if self.big else "H")
+        at += 8 if self.big else 2
+        entry, place = (20, 12) if self.big else (12, 8)
+        self.spend(entry * count)
+        tags: dict[int, tuple[int, ...] | bytes] = {}
+        for start in range(at, at + entry * count, entry):
+            tag, kind = self.number(start, "H"), self.number(start + 2, "H")
+            values = self.number(start + 4, "Q" if self.big else "I")
+            size = TYPE_BYTES.get(kind, 0) * values
+            where = start + place
+            if size > entry - place:
+                where = self.number(where, "Q" if self.big else "I")
+                # Pillow keeps every tag's value.
+                self.spend(min(size, max(0, len(self.data) - where)))
+            if tag in READ:
+                tags[tag] = self.values(kind, values, where)
+        at += entry * count
+        return tags, self.number(at, "Q" if self.big else "I") if tags else 0
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise BadImage("damaged TIFF: its tags claim more bytes than it has")
+
+    def values(self, kind: int, count: int, at: int) -> tuple[int, ...] | bytes:
+        if kind == 2:
+            return self.data[at : at + min(count, MOST_VALUES)].rstrip(b"\0 ")
+        if kind not in INTEGER_TYPES or not count:
+            return ()
+        form = f"{self.order}{min(count, MOST_VALUES)}{INTEGER_TYPES[kind]}"
+        try:
+            return struct.unpack_from(form, self.data, at)
+        except struct.error:
+            return ()
+
+
+def integers(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, ...]:
+    value = tags.get(tag, ())
+    return value if isinstance(value, tuple) else ()
+
+
+def page_of(tags: dict[int, tuple[int, ...] | bytes]) -> Page:
+    def one(tag: int, default: int = 0) -> int:
+        return (integers(tags, tag) or (default,))[0]
+
+    make = tags.get(MAKE, b"")
+    return Page(
+        width=one(WIDTH),
+        height=one(HEIGHT),
+        bits=integers(tags, BITS) or (1,),
+        samples=one(SAMPLES, 1),
+        formats=integers(tags, SAMPLE_FORMAT) or (UNSIGNED,),
+        photometric=one(PHOTOMETRIC, -1),
+        compression=one(COMPRESSION, 1),
+        subfile=one(SUBFILE),
+        extra=integers(tags, EXTRA_SAMPLES),
+        tile_pixels=one(TILE_WIDTH) * one(TILE_LENGTH),
+        has_data=bool({STRIPS, TILES} & tags.keys()),
+        make=make.decode("ascii", "replace") if isinstance(make, bytes) else "",
+        dng=DNG_VERSION in tags,
+    )
+
+
+def refuse_raw(tiff: Tiff) -> None:
+    """Raises BadImage for a camera's raw file, and for a file whose first page is a thumbnail."""
+    every = tiff.pages + tiff.others
+    sensor = any(page.photometric in (CFA, LINEAR_RAW) for page in every)
+    dng = any(page.dng for page in tiff.pages)
+    if sensor or dng:
+        make = next((page.make for page in every if page.make), "")
+        kind = MAKES.get(make.upper().split(" ")[0], "") if not dng else "DNG"
+        raise BadImage(f"camera RAW{kind and f' ({kind})'}: not supported, develop it first")
+    first = tiff.pages[0]
+    if first.subfile & REDUCED and any(
+        page.width * page.height > first.width * first.height and not page.subfile & REDUCED
+        for page in every
+    ):
+        raise BadImage("TIFF that begins with a thumbnail of its image: not supported, convert it "
+                       "first")  # fmt: skip
+
+
+def refuse_samples(page: Page) -> None:
+    """Raises BadImage for kinds of pixels that have no right conversion to 8 bits."""
+    for kind, name in ((FLOAT, "float"), (SIGNED, "signed or 32-bit"), (5, "complex"),
+                       (6, "complex")):  # fmt: skip
+        if kind in page.formats:
+            raise BadImage(f"TIFF of {name} numbers: not supported, as their range is not known; "
+                           "convert it to 8 or 16 bits")  # fmt: skip
+
+
+def dropped_bands(page: Page) -> str:
+    """Names the bands that are stored if the page has more, such as near infrared; else empty."""
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(page.photometric, 1)
+    alpha = page.samples == colours + 1 and not page.extra
+    used = colours + (alpha or any(kind in (1, 2, 999) for kind in page.extra[:1]))
+    if page.samples <= used:
+        return ""
+    return f", first {used} of {page.samples} bands"
+
+
+def unreadable(page: Page) -> BadImage:
+    """Why Pillow does not know the kind of a page, whose directory is whole."""
+    if page.width < 1 or page.height < 1 or not page.has_data:
+        return BadImage("damaged TIFF: its header can't be read")
+    if page.samples > len(page.extra) + 4 or page.samples > 4:
+        return BadImage(f"TIFF of {page.samples} bands: not supported, convert it first")
+    bits = "/".join(map(str, dict.fromkeys(page.bits)))
+    kind = PHOTOMETRICS.get(page.photometric, f"photometric {page.photometric}")
+    signed = "signed " if SIGNED in page.formats else ""
+    return BadImage(f"TIFF of {page.samples} x {bits} {signed}bits, {kind}: not supported, convert "
+                    "it first")  # fmt: skip
+
+
+def compression_name(page: Page) -> str:
+    return COMPRESSIONS.get(page.compression, f"unknown ({page.compression})")

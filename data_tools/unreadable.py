@@ -1,0 +1,170 @@
+"""Why Pillow could not open a file or decode it: is it damaged, valid but not supported, or no
+image?
+
+Pillow's own errors don't tell these apart, so the headers are read here: BMP by Microsoft's
+BITMAPV5HEADER and OS/2's, JPEG 2000 by ISO 15444-1 annex A.5.1, TIFF by tiff_header.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from functools import lru_cache
+from typing import NamedTuple
+
+from data_tools import tiff_header
+from data_tools.file_kinds import kind_of
+from data_tools.jpeg_header import BadImage
+from data_tools.tiff_header import Page, compression_name, is_tiff, read_tiff
+
+CONVERT = "not supported, convert it first"
+# The formats that are read, by their first bytes. RIFF and ftyp need a look further in.
+BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000", b"P1": "PPM", b"P2": "PPM", b"P3": "PPM", b"P4": "PPM",
+    b"P5": "PPM", b"P6": "PPM", b"Pf": "PPM",
+}  # fmt: skip
+BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+BMP_COMPRESSIONS = {
+    0: "uncompressed", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "a JPEG inside", 5: "a PNG inside",
+    6: "bit fields with alpha", 11: "CMYK", 12: "CMYK, RLE8", 13: "CMYK, RLE4",
+}  # fmt: skip
+OS2_HEADERS, OS2_COMPRESSIONS = (16, 64), {3: "Huffman coding", 4: "RLE24"}
+CODESTREAM = b"\xff\x4f\xff\x51"
+JPEG2000_PART_2 = 0x8000  # of Rsiz
+# Compressions of TIFF that a build of Pillow may lack, by Pillow's names.
+OPTIONAL = {50001: "webp", 50000: "zstd", 34925: "lzma"}
+ALWAYS = frozenset((1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946))
+
+
+def format_of(data: bytes) -> str:
+    """Which of the formats that are read a file begins as, by Pillow's names; empty: none."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if is_tiff(data):
+        return "TIFF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp" and is_avif(data):
+        return "AVIF"
+    return next((name for start, name in BEGINNINGS.items() if data.startswith(start)), "")
+
+
+def is_avif(data: bytes) -> bool:
+    """By the major brand, or by a compatible one where the major brand names no codec."""
+    length = min(int.from_bytes(data[:4], "big"), 256)
+    compatible = [data[at : at + 4] for at in range(16, length - 3, 4)]
+    avif = (b"avif", b"avis")
+    return data[8:12] in avif or (
+        data[8:12] in (b"mif1", b"msf1") and any(brand in avif for brand in compatible)
+    )
+
+
+def not_opened(data: bytes) -> BadImage:
+    """The reason for a file whose header Pillow could not read."""
+    name = format_of(data)
+    if name == "TIFF":
+        return tiff_header.unreadable(read_tiff(data).pages[0])
+    reason = not_supported(data, name)
+    if reason:
+        return BadImage(reason)
+    if name:
+        return BadImage(f"damaged {name}: its header can't be read")
+    kind = kind_of(data)
+    if kind is None:
+        return BadImage("not an image", is_image=False)
+    if kind.name == "git-lfs pointer":
+        return BadImage("git-lfs pointer, not an image: run `git lfs pull`", is_image=False)
+    if kind.is_image:
+        return BadImage(f"{kind.name}: {CONVERT}")
+    return BadImage(f"{kind.name}, not an image", is_image=False)
+
+
+def not_decoded(data: bytes, name: str, error: object) -> BadImage:
+    """The reason for a file whose header Pillow read, and whose pixels it could not."""
+    if name == "TIFF":
+        page = read_tiff(data).pages[0]
+        if not has_decoder(page):
+            return BadImage(f"TIFF with {compression_name(page)} compression: {CONVERT}")
+    return BadImage(not_supported(data, name) or f"damaged {name}: {error}")
+
+
+def not_supported(data: bytes, name: str) -> str:
+    """Why a valid file of a format can't be read; empty: nothing speaks against it."""
+    if name == "BMP":
+        return bmp_not_supported(data)
+    if name == "JPEG2000":
+        found = read_codestream(data)
+        if found is not None:
+            if found.extended:
+                return f"JPEG 2000 part 2: {CONVERT}"
+            if not 1 <= found.components <= 4:
+                return f"JPEG 2000 of {found.components} bands: {CONVERT}"
+            if found.bits > 16:
+                return f"JPEG 2000 of {found.bits} bits: {CONVERT}"
+    if name == "PNG" and data[12:16] == b"CgBI":
+        return f"PNG in Apple's own variant (CgBI): {CONVERT}"
+    return ""
+
+
+def bmp_not_supported(data: bytes) -> str:
+    """Names the kind of a BMP whose header is possible; empty: it is not."""
+    if len(data) < 26:
+        return ""
+    pixels, size = struct.unpack_from("<II", data, 10)
+    if size == 12:
+        width, height, planes, bits = struct.unpack_from("<HHHH", data, 18)
+        code = 0
+    elif size in BMP_HEADERS and len(data) >= 14 + size:
+        width, height, planes, bits = struct.unpack_from("<iiHH", data, 18)
+        code = struct.unpack_from("<I", data, 30)[0] if size > 16 else 0
+    else:
+        return ""
+    names = BMP_COMPRESSIONS | (OS2_COMPRESSIONS if size in OS2_HEADERS else {})
+    known = code in names and bits in (0, 1, 2, 4, 8, 16, 24, 32, 64)
+    if not known or planes != 1 or width < 1 or not height or pixels >= len(data):
+        return ""
+    if (bits == 0) != (code in (4, 5) and size not in OS2_HEADERS):
+        return ""
+    stored = ((width * bits + 31) // 32) * 4 * abs(height)
+    if code in (0, 3, 6, 11) and size not in OS2_HEADERS and len(data) < pixels + stored:
+        return ""  # cut
+    return f"BMP of {bits} bits, {names[code]}: {CONVERT}"
+
+
+class Codestream(NamedTuple):
+    """What the SIZ segment of a JPEG 2000 says."""
+
+    components: int
+    bits: int
+    """Per component: the most."""
+    extended: bool
+
+
+def read_codestream(data: bytes) -> Codestream | None:
+    at = data.find(CODESTREAM)
+    if at < 0 or at + 42 > len(data):
+        return None
+    rsiz = struct.unpack_from(">H", data, at + 6)[0]
+    components = struct.unpack_from(">H", data, at + 40)[0]
+    depths = data[at + 42 : at + 42 + 3 * components : 3]
+    bits = max(((depth & 0x7F) + 1 for depth in depths), default=0)
+    return Codestream(components, bits, bool(rsiz & JPEG2000_PART_2))
+
+
+def has_decoder(page: Page) -> bool:
+    """Whether this build of Pillow decodes a TIFF's compression."""
+    if page.compression in OPTIONAL:
+        return can_compress(OPTIONAL[page.compression])
+    return page.compression in ALWAYS
+
+
+@lru_cache
+def can_compress(name: str) -> bool:
+    from PIL import Image
+
+    try:
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), "TIFF", compression=name)
+    except Exception:
+        return False
+    return True

@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image
 
 from data_tools import tiff_header
+from data_tools.bmp_header import check_bmp
 from data_tools.jpeg_header import BadImage, JpegHeader
 from data_tools.tiff_header import Page, Tiff, is_tiff
 from data_tools.unreadable import not_decoded, not_opened, read_codestream
@@ -134,6 +135,8 @@ def open_image(data: bytes) -> Image.Image:
         if len(less) < len(data):
             return open_image(less)
         raise not_opened(data) from None
+    if image.format == "BMP":
+        check_bmp(data)
     if min(image.size) < 1:
         raise BadImage(f"damaged {image.format}: no size in its header")
     if image.format == "PNG":
@@ -243,7 +246,10 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
         image.load()
         orientation = orientation or image.getexif().get(0x0112, 1)
         highest = highest_of(image, data)
-        flat = to_rgb_or_grey(image)
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SCALED_I):
+            flat, highest = scaled(image)
+        else:
+            flat = to_rgb_or_grey(image)
         if flat is not image:
             image.close()  # large: it must not wait for the caller's `with` to end
         if flat.size != size:
@@ -263,25 +269,20 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
 
 
 def highest_of(image: Image.Image, data: bytes) -> int:
-    """See Decoded.highest."""
-    if not is_wide(image, data) or image.mode in ("I", "F") and image.format not in SCALED_I:
+    """Decoded.highest of colours, and of grey with alpha; see `scaled` for grey alone."""
+    if image.mode.startswith("I") or image.mode == "F" or not is_wide(image, data):
         return -1
     extrema = image.getextrema()
-    if image.mode.startswith("I"):
-        if image.format == "TIFF" and tiff_of(image).bits[0] < 16:
-            return -1  # scaled by the range that its header gives
-        return int(extrema[1])  # type: ignore[arg-type]
-    colours = {"LA": 1, "La": 1, "RGBA": 3, "RGBa": 3}.get(image.mode, len(image.getbands()))
-    bands = extrema[:colours] if len(image.getbands()) > 1 else (extrema,)
-    return max(int(high) for _, high in bands) << 8 | 255  # type: ignore[misc]
+    bands = len(image.getbands())
+    colours = {"LA": 1, "La": 1, "RGBA": 3, "RGBa": 3}.get(image.mode, bands)
+    each = extrema[:colours] if bands > 1 else (extrema,)
+    return max(int(high) for _, high in each) << 8 | 255  # type: ignore[misc]
 
 
 def to_rgb_or_grey(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB or L: transparency over white, 16 bits scaled (Pillow would clip)."""
+    """Any Pillow mode of 8 bits to RGB or L, transparency over white."""
     name = image.format
-    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-    if image.mode.startswith("I;16") or (image.mode == "I" and name in SCALED_I):
-        return scaled(image)
+    grey = image.mode in ("1", "L", "LA", "La")
     if image.mode in ("I", "F"):
         raise BadImage(f"{name} of {'float' if image.mode == 'F' else 'signed or 32-bit'} numbers: "
                        "not supported, as their range is not known; convert it to 8 or 16 bits")  # fmt: skip
@@ -291,8 +292,11 @@ def to_rgb_or_grey(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def scaled(image: Image.Image) -> Image.Image:
-    """16 bits to 8, rounded. Zero is white if the file says so, and so is a transparent value."""
+def scaled(image: Image.Image) -> tuple[Image.Image, int]:
+    """Grey of 16 bits to 8, rounded (Pillow would clip), and its greatest value (Decoded.highest).
+
+    Zero is white if the file says so, and so is a transparent value.
+    """
     most, white_is_zero = 65535, False
     if image.format == "TIFF":
         page = tiff_of(image)
@@ -301,13 +305,16 @@ def scaled(image: Image.Image) -> Image.Image:
     table = scale_table(most, white_is_zero)
     key = image.info.get("transparency")
     out = np.empty((image.height, image.width), np.uint8)
+    highest = 0
     for top, part in strips(image):
         wide = np.asarray(part)
+        highest = max(highest, int(wide.max()))
         values = table[np.clip(wide, 0, 65535) if image.mode == "I" else wide]
         if isinstance(key, int):
             values[wide == key] = 255
         out[top : top + part.height] = values
-    return Image.fromarray(out)
+    # 12 bits are scaled by the range that the header gives, so none of it is lost.
+    return Image.fromarray(out), highest if most == 65535 else -1
 
 
 @lru_cache(4)
@@ -340,7 +347,7 @@ def array_of(image: Image.Image) -> np.ndarray:
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """(first row, these rows) of an image: what is done to a strip takes little memory."""
     rows = max(1, STRIP_PIXELS // image.width)
-    if rows >= image.height:
+    if rows >= image.height or image.mode == "I;16B":  # Pillow can't crop those
         yield 0, image
         return
     for top in range(0, image.height, rows):

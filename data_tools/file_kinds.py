@@ -12,6 +12,9 @@ import zlib
 from typing import NamedTuple
 
 
+CONVERT = "not supported, convert it first"
+
+
 class Kind(NamedTuple):
     name: str
     is_image: bool
@@ -40,13 +43,14 @@ IMAGES = (
     (0, b"\xb1\x68\xde\x3a", "DCX"), (0, b"\xabKTX ", "KTX"), (20, b"GIMP", "GIMP brush"),
     (0, b"CDF\1", "NetCDF"), (0, b"CDF\2", "NetCDF"), (0, b"GRIB", "GRIB"), (0, b"BUFR", "BUFR"),
     (0, b"VTF\0", "VTF"), (0, b"\0\0\0\0\0\0\0\4", "McIDAS area"),
-    (512, b"\x80\xe8\0\0", "PIXAR raster"),
+    (0, b"\x80\xe8\0\0", "PIXAR raster"), (2048, b"PCD_", "PhotoCD"), (0, b"PF\n", "PFM"),
+    (4, b"\x11\xaf", "FLI animation"), (4, b"\x12\xaf", "FLC animation"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "OLE file (FlashPix or Office)"),
 )  # fmt: skip
 # (offset, bytes, name): files that are no images.
 OTHERS = (
     (0, b"%PDF-", "PDF"), (0, b"\x89HDF\r\n\x1a\n", "HDF5 file"),
     (512, b"\x89HDF\r\n\x1a\n", "HDF5 file"), (0, b"\x0e\x03\x13\x01", "HDF4 file"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "OLE file (FlashPix or Office)"),
     (0, b"PK\3\4", "zip archive"), (0, b"PK\5\6", "zip archive"),
     (0, b"Rar!\x1a\7", "RAR archive"), (0, b"7z\xbc\xaf\x27\x1c", "7z archive"),
     (257, b"ustar", "tar archive"), (0, b"\xfd7zXZ\0", "xz-compressed file"),
@@ -56,7 +60,6 @@ OTHERS = (
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM video"), (0, b"FLV\1", "FLV video"),
     (0, b"\0\0\1\xba", "MPEG video"), (0, b"\0\0\1\xb3", "MPEG video"), (0, b"OggS", "Ogg file"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV video"),
-    (4, b"\x11\xaf", "FLI animation"), (4, b"\x12\xaf", "FLC animation"),
     (0, b"ID3", "MP3 audio"), (0, b"fLaC", "FLAC audio"),
     (0, b"\x93NUMPY", "NumPy array"), (0, b"PAR1", "Parquet file"), (0, b"ARROW1", "Arrow file"),
     (0, b"\0\5\x16\7", "macOS resource file"), (0, b"\0\0\0\1Bud1", "macOS folder settings"),
@@ -71,9 +74,9 @@ TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 SVG = re.compile(rb"\A\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>|\s)*<(\w+:)?svg[\s>]", re.DOTALL)
 HTML = re.compile(rb"\A\s*(<\?xml.*?\?>|<!--.*?-->|\s)*<(!doctype\s+html|html|head|body)[\s>]",
                   re.DOTALL | re.IGNORECASE)  # fmt: skip
+IM_TOOLS = re.compile(rb"(?:[^\n\x0c]{0,99}\n){0,9}width \d+\n(?:[^\n\x0c]{0,99}\n){0,9}height \d+")
 XML = re.compile(rb"\A\s*<\?xml\s")
 LOOKS = 4096
-TEXT = bytes(range(32, 127)) + b"\t\n\r\f"
 
 
 def kind_of(data: bytes) -> Kind | None:
@@ -92,7 +95,7 @@ def fits(name: str, data: bytes) -> bool:
     if name == "SGI":
         return data[2:3] in (b"\0", b"\1") and data[3:4] in (b"\1", b"\2")
     if name in ("FLI animation", "FLC animation"):
-        return len(data) >= 128 and struct.unpack_from("<H", data, 12)[0] <= 8
+        return len(data) >= 16 and struct.unpack_from("<H", data, 14)[0] in (0, 3)
     if name == "QuickTime video":
         return int.from_bytes(data[:4], "big") >= 8 or data[:4] == b"\0\0\0\1"
     if name == "JPEG XL":
@@ -138,10 +141,10 @@ def text_kind(head: bytes) -> Kind | None:
         return Kind("XBM", True)
     if XML.match(head):
         return Kind("XML file", False)
+    if IM_TOOLS.match(head):
+        return Kind("IM Tools image", True)
     if head.startswith(b"Image type:") or re.match(rb"[^\n]{0,40}\nImage type:", head):
         return Kind("IM", True)
-    if head and not head.translate(None, TEXT):
-        return Kind("text file", False)
     return None
 
 
@@ -151,6 +154,8 @@ def headless_kind(data: bytes) -> Kind | None:
         return Kind("ICO" if data[2] == 1 else "CUR", True)
     if data[-18:] == TGA_FOOTER or is_tga(data):
         return Kind("TGA", True)
+    if is_spider(data):
+        return Kind("SPIDER", True)
     if is_pcx(data):
         return Kind("PCX", True)
     if len(data) >= 40 and data[:4] in (b"\x28\0\0\0", b"\x7c\0\0\0", b"\x6c\0\0\0"):
@@ -190,6 +195,20 @@ def is_tga(data: bytes) -> bool:
     front = 18 + id_bytes + mapped * entries * ((entry_bits + 7) // 8)
     pixels = width * height * ((bits + 7) // 8)
     return len(data) >= front + (pixels if kind < 8 else 2)
+
+
+def is_spider(data: bytes) -> bool:
+    """SPIDER: a header of whole floats, whose records and bytes fit."""
+    for order in "><" if len(data) >= 108 else "":
+        values = dict(enumerate(struct.unpack_from(order + "27f", data), 1))
+        used = [values[i] for i in (1, 2, 5, 12, 13, 22, 23)]
+        if not all(abs(value) < 1e7 and value == int(value) for value in used):
+            continue  # a NaN is not below 1e7
+        records, size, record = values[13], values[22], values[23]
+        if values[5] in (1, 3, -11, -12, -21, -22) and values[12] > 0 < record:
+            if records * record == size >= 108:
+                return True
+    return False
 
 
 def is_pcx(data: bytes) -> bool:

@@ -151,7 +151,7 @@ def unusual(header: JpegHeader) -> str:
     # Of these simplejpeg warns, and the warning is an error there.
     told = header.jfif in (1, 2) and header.adobe_transform in (-1, 0, 1)
     known = header.components == 1 or header.sampling in COPIED_SAMPLING
-    return "" if known and told else "unusual JPEG"
+    return "" if known and told and not header.has_profile_fault else "unusual JPEG"
 
 
 def reason_for(kind: str, resized: bool, raw: bool) -> str:

@@ -22,6 +22,7 @@ MAX_SCANS = 100
 # The same for large images: a pass over 134 megapixels takes a decoder a fifth of a second.
 MAX_SCANNED_PIXELS = 1 << 31
 EXIF = b"Exif\0\0"
+ICC = b"ICC_PROFILE\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # What a packet has beyond the 64 kB of a segment. A digest in 32 letters, the text's length and
 # its offset stand before the text.
@@ -57,6 +58,8 @@ class JpegHeader(NamedTuple):
     """A byte a component: its horizontal (high half) and vertical sampling factor."""
     jfif: int
     """JFIF's major version; 1 where there is no JFIF segment."""
+    has_profile_fault: bool = False
+    """Whether parts of its ICC profile are missing, empty or doubled: simplejpeg then refuses it."""
     end: int = 0
     """Where the image ends: just behind its end marker. 0 if it was not walked so far."""
 
@@ -72,6 +75,7 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     exif: bytes | None = None
     xmp: list[bytes] = []
     more_xmp: list[bytes] = []
+    profile: list[bytes] = []
     height_follows = False
     frame = ids = sampling = b""
     scanned: set[int] = set()
@@ -95,6 +99,8 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
                 xmp.append(bytes(data[body + len(XMP) : position]))
             elif data[body : body + len(XMP_MORE)] == XMP_MORE:
                 more_xmp.append(bytes(data[body + len(XMP_MORE) + XMP_MORE_HEAD : position]))
+        elif marker == 0xE2 and not scans and data[body : body + len(ICC)] == ICC:
+            profile.append(bytes(data[body + len(ICC) : position]))
         elif marker == 0xDC:
             height_follows = True
         elif marker == 0xE0 and length >= 16 and data[body : body + 5] == b"JFIF\0":
@@ -130,13 +136,23 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     orientation = orientation_of(exif or b"", [*xmp, b"".join(more_xmp)])
     return JpegHeader(
         height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif,
-        position if whole else 0,
+        not is_whole_profile(profile), position if whole else 0,
     )  # fmt: skip
 
 
 def size_of(frame: bytes) -> tuple[int, int]:
     """(height, width) by a start-of-frame marker and its segment's body."""
     return int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
+
+
+def is_whole_profile(parts: list[bytes]) -> bool:
+    """Whether ICC segments (ICC.1:2022 annex B.4) are all there, each with its number of parts."""
+    parts = [part for part in parts if len(part) >= 2]
+    numbers = sorted(part[0] for part in parts)
+    filled = any(len(part) > 2 for part in parts)
+    counts = {part[1] for part in parts}
+    whole = counts == {len(parts)} and numbers == list(range(1, len(parts) + 1))
+    return not parts or (whole and filled)
 
 
 def check_scans(scans: int, frame: bytes) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from data_tools.jpeg_header import ARITHMETIC_PROGRESSIVE, PROGRESSIVE, JpegHeader
 
 # Pillow's image, the image it is converted to, and the array: in bytes per pixel, by mode.
-GREY_MODES = {"1": 4, "L": 3, "I;16": 5, "I;16B": 5, "I;16L": 5, "LA": 7, "La": 7}
+GREY_MODES = {"1": 4, "L": 3, "I;16": 5, "I;16B": 12, "LA": 7, "La": 7}
 COLOUR = 10
 # Decoders that hold the whole image beside Pillow's own, by format, per pixel and per band.
 EXTRA = {"WEBP": 3, "AVIF": 3, "JPEG2000": 5}

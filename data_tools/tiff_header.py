@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from PIL.TiffImagePlugin import OPEN_INFO
+
 from data_tools.jpeg_header import BadImage
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -112,6 +114,8 @@ class Reader:
             self.first = 0
 
     def number(self, at: int, kind: str) -> int:
+        if at >= len(self.data):  # BigTIFF: struct itself takes no offset of 64 bits
+            raise struct.error("beyond the end of the file")
         return int(struct.unpack_from(self.order + kind, self.data, at)[0])
 
     def chain(self, offset: int) -> Iterator[tuple[Page, tuple[int, ...]]]:
@@ -157,10 +161,9 @@ class Reader:
         if kind not in INTEGER_TYPES or not count:
             return ()
         form = f"{self.order}{min(count, MOST_VALUES)}{INTEGER_TYPES[kind]}"
-        try:
-            return struct.unpack_from(form, self.data, at)
-        except struct.error:
+        if at + struct.calcsize(form) > len(self.data):
             return ()
+        return struct.unpack_from(form, self.data, at)
 
 
 def integers(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, ...]:
@@ -227,9 +230,23 @@ def dropped_bands(page: Page) -> str:
     return f", first {used} of {page.samples} bands"
 
 
-def unreadable(page: Page) -> BadImage:
-    """Why Pillow does not know the kind of a page, whose directory is whole."""
-    if page.width < 1 or page.height < 1 or not page.has_data:
+def is_possible(page: Page, size: int) -> bool:
+    """Whether a page's fields make sense together, in a file of `size` bytes, and Pillow reads no
+    page of that kind (for then it is some other field that is damaged)."""
+    if page.width < 1 or page.height < 1 or not page.has_data or page.samples < 1:
+        return False
+    if len(page.bits) not in (1, min(page.samples, MOST_VALUES)) or not all(page.bits):
+        return False
+    bits = page.width * page.height * page.samples * page.bits[0]
+    if page.compression == 1 and page.photometric != 6 and bits > 8 * size:
+        return False
+    each = page.bits * page.samples if len(page.bits) == 1 else page.bits
+    return not any(key[1] == page.photometric and key[4] == each for key in OPEN_INFO)
+
+
+def unreadable(page: Page, size: int) -> BadImage:
+    """Why Pillow does not know the kind of the first page of a file of `size` bytes."""
+    if not is_possible(page, size):
         return BadImage("damaged TIFF: its header can't be read")
     if page.samples > len(page.extra) + 4 or page.samples > 4:
         return BadImage(f"TIFF of {page.samples} bands: not supported, convert it first")

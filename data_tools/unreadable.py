@@ -1,8 +1,8 @@
 """Why Pillow could not open a file or decode it: is it damaged, valid but not supported, or no
 image?
 
-Pillow's own errors don't tell these apart, so the headers are read here: BMP by Microsoft's
-BITMAPV5HEADER and OS/2's, JPEG 2000 by ISO 15444-1 annex A.5.1, TIFF by tiff_header.
+Pillow's own errors don't tell these apart, so the headers are read here: JPEG 2000 by ISO 15444-1
+annex A.5.1, BMP by bmp_header, TIFF by tiff_header.
 """
 
 from __future__ import annotations
@@ -13,23 +13,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from data_tools import tiff_header
-from data_tools.file_kinds import kind_of
+from data_tools.bmp_header import bmp_not_supported
+from data_tools.file_kinds import CONVERT, kind_of
 from data_tools.jpeg_header import BadImage
 from data_tools.tiff_header import Page, compression_name, is_tiff, read_tiff
 
-CONVERT = "not supported, convert it first"
 # The formats that are read, by their first bytes. RIFF and ftyp need a look further in.
 BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"\0\0\0\x0cjP  ": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000", b"P1": "PPM", b"P2": "PPM", b"P3": "PPM", b"P4": "PPM",
     b"P5": "PPM", b"P6": "PPM", b"Pf": "PPM",
 }  # fmt: skip
-BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-BMP_COMPRESSIONS = {
-    0: "uncompressed", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "a JPEG inside", 5: "a PNG inside",
-    6: "bit fields with alpha", 11: "CMYK", 12: "CMYK, RLE8", 13: "CMYK, RLE4",
-}  # fmt: skip
-OS2_HEADERS, OS2_COMPRESSIONS = (16, 64), {3: "Huffman coding", 4: "RLE24"}
 CODESTREAM = b"\xff\x4f\xff\x51"
 JPEG2000_PART_2 = 0x8000  # of Rsiz
 # Compressions of TIFF that a build of Pillow may lack, by Pillow's names.
@@ -64,7 +58,7 @@ def not_opened(data: bytes) -> BadImage:
     """The reason for a file whose header Pillow could not read."""
     name = format_of(data)
     if name == "TIFF":
-        return tiff_header.unreadable(read_tiff(data).pages[0])
+        return tiff_header.unreadable(read_tiff(data).pages[0], len(data))
     reason = not_supported(data, name)
     if reason:
         return BadImage(reason)
@@ -100,36 +94,11 @@ def not_supported(data: bytes, name: str) -> str:
                 return f"JPEG 2000 part 2: {CONVERT}"
             if not 1 <= found.components <= 4:
                 return f"JPEG 2000 of {found.components} bands: {CONVERT}"
-            if found.bits > 16:
+            if found.bits > 16 and data.rstrip(b"\0").endswith(b"\xff\xd9"):
                 return f"JPEG 2000 of {found.bits} bits: {CONVERT}"
     if name == "PNG" and data[12:16] == b"CgBI":
         return f"PNG in Apple's own variant (CgBI): {CONVERT}"
     return ""
-
-
-def bmp_not_supported(data: bytes) -> str:
-    """Names the kind of a BMP whose header is possible; empty: it is not."""
-    if len(data) < 26:
-        return ""
-    pixels, size = struct.unpack_from("<II", data, 10)
-    if size == 12:
-        width, height, planes, bits = struct.unpack_from("<HHHH", data, 18)
-        code = 0
-    elif size in BMP_HEADERS and len(data) >= 14 + size:
-        width, height, planes, bits = struct.unpack_from("<iiHH", data, 18)
-        code = struct.unpack_from("<I", data, 30)[0] if size > 16 else 0
-    else:
-        return ""
-    names = BMP_COMPRESSIONS | (OS2_COMPRESSIONS if size in OS2_HEADERS else {})
-    known = code in names and bits in (0, 1, 2, 4, 8, 16, 24, 32, 64)
-    if not known or planes != 1 or width < 1 or not height or pixels >= len(data):
-        return ""
-    if (bits == 0) != (code in (4, 5) and size not in OS2_HEADERS):
-        return ""
-    stored = ((width * bits + 31) // 32) * 4 * abs(height)
-    if code in (0, 3, 6, 11) and size not in OS2_HEADERS and len(data) < pixels + stored:
-        return ""  # cut
-    return f"BMP of {bits} bits, {names[code]}: {CONVERT}"
 
 
 class Codestream(NamedTuple):

@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "manifest.json.partial"
 KIND = "data_tools dataset"
 VERSION = 2
+WARNING = "warning: "
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def summary(manifest: Manifest) -> str:
-    """What a preparation did, as a few lines of plain text."""
+def summary(manifest: Manifest, warned: bool = False) -> str:
+    """What a preparation did, as a few lines of plain text. warned: the warnings of its images
+    were printed just before."""
     def listed(reasons: dict[str, int]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
@@ -201,6 +203,6 @@ def summary(manifest: Manifest) -> str:
         lines.append(f"also in {other}: {count:,}; each is named in duplicates.jsonl")
     if manifest.ignored:
         lines.append(f"ignored: {manifest.ignored:,} hidden or system files")
-    lines += manifest.notes
+    lines += [note for note in manifest.notes if not (warned and note.startswith(WARNING))]
     lines.append(f"greatest height {height:,}, greatest width {width:,} pixels")
     return "\n".join(lines)

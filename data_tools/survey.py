@@ -82,6 +82,8 @@ class Survey:
     kept: int = -1
     """Images stored as they came; -1: not known."""
     reencoded: dict[str, int] = field(default_factory=dict)
+    trimmed: dict[str, int] = field(default_factory=dict)
+    """JPEGs copied with the same pixels but not the same bytes: see Manifest."""
     source: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -156,7 +158,7 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     return {
         "duplicates": manifest.duplicates, "leaks": manifest.leaks,
         "quarantined": manifest.quarantined, "examples": examples, "kept": manifest.kept,
-        "reencoded": manifest.reencoded, "notes": manifest.notes,
+        "reencoded": manifest.reencoded, "trimmed": manifest.trimmed, "notes": manifest.notes,
         "source": f"{manifest.source} ({manifest.source_kind})",
     }  # fmt: skip
 

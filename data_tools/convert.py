@@ -37,7 +37,8 @@ PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, has the bits per s
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # Pillow refuses a PNG whose compressed text is too large; its message names this limit.
 PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-PPM_LEVELS = re.compile(rb"P[2356]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)\s")
+PPM_COMMENT = re.compile(rb"#[^\r\n]*")
+PPM_HEADER = 1 << 10  # bytes in which a PPM's header ends
 # Formats whose mode "I" holds 0 to 65535.
 SCALED_I = ("PNG", "PPM")
 STRIP_PIXELS = 1 << 20
@@ -199,9 +200,9 @@ def is_wide(image: Image.Image, data: bytes) -> bool:
     if image.format == "JPEG2000":
         codestream = read_codestream(data)
         return codestream is not None and codestream.bits > 8
-    if image.format == "PPM":  # Pillow's raw decoder takes 8 bits, and counts levels otherwise
-        levels = PPM_LEVELS.match(data)
-        return levels is not None and int(levels[1]) > 255
+    if image.format == "PPM" and data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        fields = PPM_COMMENT.sub(b" ", data[:PPM_HEADER]).split(None, 4)
+        return len(fields) > 3 and fields[3].isdigit() and int(fields[3]) > 255
     return False
 
 

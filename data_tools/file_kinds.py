@@ -71,11 +71,11 @@ RIFF = {b"AVI ": "AVI video", b"WAVE": "WAV audio", b"ACON": "animated cursor"}
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 VIDEO_BRANDS = (b"isom", b"iso", b"mp4", b"M4V", b"avc", b"3gp", b"3g2", b"dash", b"MSNV", b"f4v")
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
-SVG = re.compile(rb"\A\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>|\s)*<(\w+:)?svg[\s>]", re.DOTALL)
-HTML = re.compile(rb"\A\s*(<\?xml.*?\?>|<!--.*?-->|\s)*<(!doctype\s+html|html|head|body)[\s>]",
-                  re.DOTALL | re.IGNORECASE)  # fmt: skip
-IM_TOOLS = re.compile(rb"(?:[^\n\x0c]{0,99}\n){0,9}width \d+\n(?:[^\n\x0c]{0,99}\n){0,9}height \d+")
-XML = re.compile(rb"\A\s*<\?xml\s")
+ELEMENT = re.compile(rb"<(?:\w{1,20}:)?(\w{1,20})[\s>/]")
+HTML_ELEMENTS = (b"html", b"head", b"body")
+IM_TOOLS = re.compile(
+    rb"(?:[^\n\x0c]{0,99}\n){0,9}width \d+\n(?:[^\n\x0c]{0,99}\n){0,9}height \d+"
+)
 LOOKS = 4096
 
 
@@ -125,27 +125,50 @@ def container_kind(data: bytes) -> Kind | None:
             inner = b""
         if inner[344:348] in (b"n+1\0", b"ni1\0") or inner[4:8] in (b"n+2\0", b"ni2\0"):
             return Kind("NIfTI", True)
-        if SVG.match(inner):
+        if first_element(inner.lstrip())[0] == b"svg":
             return Kind("SVG", True)
         return Kind("gzip-compressed file", False)
     return None
 
 
 def text_kind(head: bytes) -> Kind | None:
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    if SVG.match(head):
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    element, doctype = first_element(head)
+    if element == b"svg":
         return Kind("SVG", True)
-    if HTML.match(head):
+    if element in HTML_ELEMENTS or doctype == b"html":
         return Kind("HTML page", False)
-    if re.match(rb"\s*#define\s+\S+_width\s+\d", head):
+    if re.match(rb"#define\s+\S+_width\s+\d", head):
         return Kind("XBM", True)
-    if XML.match(head):
+    if head.startswith(b"<?xml"):
         return Kind("XML file", False)
     if IM_TOOLS.match(head):
         return Kind("IM Tools image", True)
-    if head.startswith(b"Image type:") or re.match(rb"[^\n]{0,40}\nImage type:", head):
+    if re.match(rb"(?:[^\n]{0,40}\n)?Image type:", head):
         return Kind("IM", True)
     return None
+
+
+def first_element(text: bytes) -> tuple[bytes, bytes]:
+    """The first element of an XML or HTML text and the name in its DOCTYPE, in small letters."""
+    at, doctype = 0, b""
+    while True:
+        at += len(text[at:]) - len(text[at:].lstrip())
+        if text.startswith(b"<?", at):
+            end = b"?>"
+        elif text.startswith(b"<!--", at):
+            end = b"-->"
+        elif text[at : at + 9].lower() == b"<!doctype":
+            end = b">"
+            doctype = (text[at + 9 : at + 40].split() or [b""])[0].rstrip(b">").lower()
+        else:
+            break
+        found = text.find(end, at)
+        if found < 0:
+            break
+        at = found + len(end)
+    element = ELEMENT.match(text, at)
+    return element[1].lower() if element else b"", doctype
 
 
 def headless_kind(data: bytes) -> Kind | None:

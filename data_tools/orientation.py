@@ -14,7 +14,6 @@ UPRIGHT = 1
 INTEGERS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4}
 XMP_TIFF = rb"http://ns\.adobe\.com/tiff/1\.0/"
 XMP_PREFIX = re.compile(rb"xmlns:([\w.-]{1,64})\s*=\s*[\"']" + XMP_TIFF + rb"[\"']")
-XML_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 
 
 def orientation_of(exif: bytes, xmp: Sequence[bytes]) -> int:
@@ -55,7 +54,7 @@ def xmp_orientation(packet: bytes) -> int:
         packet = packet.replace(b"\0", b"")
     if b":Orientation" not in packet:
         return 0
-    packet = XML_COMMENT.sub(b"", packet)
+    packet = without_comments(packet)
     for prefix in dict.fromkeys([*XMP_PREFIX.findall(packet), b"tiff"]):
         name = re.escape(prefix) + rb":Orientation"
         found = re.search(
@@ -65,3 +64,15 @@ def xmp_orientation(packet: bytes) -> int:
         if found:
             return int(found[1] or found[2])
     return 0
+
+
+def without_comments(xml: bytes) -> bytes:
+    """In one pass: a regular expression would look for each comment's end up to the file's."""
+    kept, at = [], 0
+    while True:
+        start = xml.find(b"<!--", at)
+        end = xml.find(b"-->", start) if start >= 0 else -1
+        if end < 0:
+            return b"".join([*kept, xml[at:]])
+        kept.append(xml[at:start])
+        at = end + 3

@@ -127,8 +127,9 @@ def rgb_bytes(pixels: np.ndarray) -> bytes:
 def open_image(data: bytes) -> Image.Image:
     """Reads a header. Raises BadImage for what is broken, or no image that can be read."""
     tiff = checked_tiff(data) if is_tiff(data) else None
+    read = data if tiff is None else tiff_header.black_is_zero(data, tiff.pages[0])
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(read), formats=FORMATS)
     except MemoryError as error:
         raise BadImage("damaged image: it asks for more memory than an image may") from error
     except Exception as error:

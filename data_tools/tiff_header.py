@@ -15,11 +15,11 @@ from PIL.TiffImagePlugin import OPEN_INFO
 from data_tools.jpeg_header import BadImage
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-MAKE, STRIPS, SAMPLES, TILE_WIDTH, TILE_LENGTH, TILES = 271, 273, 277, 322, 323, 324
+FILL_ORDER, MAKE, STRIPS, SAMPLES, PLANES, TILE_WIDTH, TILE_LENGTH, TILES = 266, 271, 273, 277, 284, 322, 323, 324
 SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION = 330, 338, 339, 50706
 READ = frozenset((
-    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, MAKE, STRIPS, SAMPLES, TILE_WIDTH,
-    TILE_LENGTH, TILES, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION,
+    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIPS, SAMPLES, PLANES,
+    TILE_WIDTH, TILE_LENGTH, TILES, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION,
 ))  # fmt: skip
 # Bytes per value, by the type's number.
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
@@ -28,6 +28,7 @@ INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q
                  18: "Q"}  # fmt: skip
 MOST_VALUES = 64  # per tag, of those read: bits of each sample, sub-directories
 WHITE_IS_ZERO, RGB_PHOTOMETRIC, CFA, LINEAR_RAW = 0, 2, 32803, 34892
+COLOURS = (2, 5, 6, 8)  # photometrics of three and more bands
 REDUCED = 1  # bit of SUBFILE: a smaller version of another image of the file
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 COMPRESSIONS = {
@@ -58,6 +59,13 @@ class Page(NamedTuple):
     """-1: not given."""
     compression: int
     subfile: int
+    separate: bool
+    """Whether each band is stored by itself."""
+    fill_order: int
+    """2: the lowest bit of a byte is its first pixel."""
+    photometric_at: int
+    """Where the file has the value of `photometric`; 0: nowhere."""
+    big_endian: bool
     extra: tuple[int, ...]
     """What the samples behind the colours are: 0 unspecified, 1 and 2 alpha."""
     tile_pixels: int
@@ -84,7 +92,8 @@ class Tiff(NamedTuple):
 
 
 def is_tiff(data: bytes | memoryview) -> bool:
-    return bytes(data[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    # Pillow takes those of a mixed byte order, too.
+    return data[:2] in (b"II", b"MM") and data[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+")
 
 
 def read_tiff(data: bytes) -> Tiff:
@@ -127,7 +136,8 @@ class Reader:
             except struct.error:
                 return  # cut off within a directory
             if tags:
-                yield page_of(tags), integers(tags, SUB_DIRECTORIES)
+                page = page_of(tags, self.order == ">", self.photometric_at)
+                yield page, integers(tags, SUB_DIRECTORIES)
 
     def directory(self, at: int) -> tuple[dict[int, tuple[int, ...] | bytes], int]:
         """The values of the tags READ in a directory, and the next directory's offset."""
@@ -136,6 +146,7 @@ class Reader:
         entry, place = (20, 12) if self.big else (12, 8)
         self.spend(entry * count)
         tags: dict[int, tuple[int, ...] | bytes] = {}
+        self.photometric_at = 0
         for start in range(at, at + entry * count, entry):
             tag, kind = self.number(start, "H"), self.number(start + 2, "H")
             values = self.number(start + 4, "Q" if self.big else "I")
@@ -145,6 +156,8 @@ class Reader:
                 where = self.number(where, "Q" if self.big else "I")
                 # Pillow keeps every tag's value.
                 self.spend(min(size, max(0, len(self.data) - where)))
+            if tag == PHOTOMETRIC and kind == 3:
+                self.photometric_at = where
             if tag in READ:
                 tags[tag] = self.values(kind, values, where)
         at += entry * count
@@ -171,7 +184,9 @@ def integers(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, .
     return value if isinstance(value, tuple) else ()
 
 
-def page_of(tags: dict[int, tuple[int, ...] | bytes]) -> Page:
+def page_of(
+    tags: dict[int, tuple[int, ...] | bytes], big_endian: bool, photometric_at: int
+) -> Page:
     def one(tag: int, default: int = 0) -> int:
         return (integers(tags, tag) or (default,))[0]
 
@@ -185,6 +200,10 @@ def page_of(tags: dict[int, tuple[int, ...] | bytes]) -> Page:
         photometric=one(PHOTOMETRIC, -1),
         compression=one(COMPRESSION, 1),
         subfile=one(SUBFILE),
+        separate=one(PLANES, 1) == 2,
+        fill_order=one(FILL_ORDER, 1),
+        photometric_at=photometric_at,
+        big_endian=big_endian,
         extra=integers(tags, EXTRA_SAMPLES),
         tile_pixels=one(TILE_WIDTH) * one(TILE_LENGTH),
         has_data=bool({STRIPS, TILES} & tags.keys()),
@@ -212,12 +231,32 @@ def refuse_raw(tiff: Tiff) -> None:
 
 
 def refuse_samples(page: Page) -> None:
-    """Raises BadImage for kinds of pixels that have no right conversion to 8 bits."""
+    """Raises BadImage for kinds of pixels that have no right conversion to 8 bits, or that Pillow
+    reads wrongly."""
     for kind, name in ((FLOAT, "float"), (SIGNED, "signed or 32-bit"), (5, "complex"),
                        (6, "complex")):  # fmt: skip
         if kind in page.formats:
             raise BadImage(f"TIFF of {name} numbers: not supported, as their range is not known; "
                            "convert it to 8 or 16 bits")  # fmt: skip
+    bands_apart = page.separate and page.samples > 1
+    colours = page.photometric in COLOURS
+    plain = page.bits[0] == 8 and (not page.extra or (page.photometric, page.extra) == (2, (2,)))
+    # Of the others Pillow takes one band's bytes for another's, or does not know them.
+    if bands_apart and not (colours and (plain or page.compression != 1)):
+        raise BadImage(f"TIFF of {page.samples} separate bands of {page.bits[0]} bits, "
+                       f"{kind_name(page)}: not supported, convert it first")  # fmt: skip
+
+
+def black_is_zero(data: bytes, page: Page) -> bytes:
+    """The file with its first page said to be no negative, if it is one of 12 or 16 bits.
+
+    Of these Pillow reads some orders of bytes and not others, and inverts none.
+    """
+    at = page.photometric_at
+    if page.photometric != WHITE_IS_ZERO or page.bits not in ((12,), (16,)) or not at:
+        return data
+    value = (1).to_bytes(2, "big" if page.big_endian else "little")
+    return data[:at] + value + data[at + 2 :]
 
 
 def dropped_bands(page: Page) -> str:
@@ -237,11 +276,13 @@ def is_possible(page: Page, size: int) -> bool:
         return False
     if len(page.bits) not in (1, min(page.samples, MOST_VALUES)) or not all(page.bits):
         return False
-    bits = page.width * page.height * page.samples * page.bits[0]
-    if page.compression == 1 and page.photometric != 6 and bits > 8 * size:
+    stored = page.width * page.height * page.samples * page.bits[0] // 8
+    if page.compression == 1 and page.photometric != 6 and stored > size:
         return False
-    each = page.bits * page.samples if len(page.bits) == 1 else page.bits
-    return not any(key[1] == page.photometric and key[4] == each for key in OPEN_INFO)
+    bits = page.bits * page.samples if len(page.bits) == 1 else page.bits
+    order, formats = b"MM" if page.big_endian else b"II", page.formats[:1]
+    kind = (order, page.photometric, formats, page.fill_order, bits, page.extra)
+    return kind not in OPEN_INFO
 
 
 def unreadable(page: Page, size: int) -> BadImage:
@@ -251,10 +292,13 @@ def unreadable(page: Page, size: int) -> BadImage:
     if page.samples > len(page.extra) + 4 or page.samples > 4:
         return BadImage(f"TIFF of {page.samples} bands: not supported, convert it first")
     bits = "/".join(map(str, dict.fromkeys(page.bits)))
-    kind = PHOTOMETRICS.get(page.photometric, f"photometric {page.photometric}")
     signed = "signed " if SIGNED in page.formats else ""
-    return BadImage(f"TIFF of {page.samples} x {bits} {signed}bits, {kind}: not supported, convert "
+    return BadImage(f"TIFF of {page.samples} x {bits} {signed}bits, {kind_name(page)}: not supported, convert "
                     "it first")  # fmt: skip
+
+
+def kind_name(page: Page) -> str:
+    return PHOTOMETRICS.get(page.photometric, f"photometric {page.photometric}")
 
 
 def compression_name(page: Page) -> str:

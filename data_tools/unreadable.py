@@ -58,7 +58,12 @@ def not_opened(data: bytes) -> BadImage:
     """The reason for a file whose header Pillow could not read."""
     name = format_of(data)
     if name == "TIFF":
-        return tiff_header.unreadable(read_tiff(data).pages[0], len(data))
+        if data[:2] == b"MM" and data[3:4] == b"+":
+            return BadImage(f"big-endian BigTIFF: {CONVERT}")
+        page = read_tiff(data).pages[0]
+        if page.has_data and not has_decoder(page):
+            return BadImage(f"TIFF with {compression_name(page)} compression: {CONVERT}")
+        return tiff_header.unreadable(page, len(data))
     reason = not_supported(data, name)
     if reason:
         return BadImage(reason)

@@ -34,6 +34,7 @@ FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF
 # A tile of a TIFF is decoded whole, whatever the image's own size.
 TIFF_TILE_PIXELS = 1 << 26
 PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, has the bits per sample
+PNG_FIRST = b"IHDR"  # in Apple's variant another chunk is the first, and red and blue swapped
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # Pillow refuses a PNG whose compressed text is too large; its message names this limit.
 PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -142,6 +143,8 @@ def open_image(data: bytes) -> Image.Image:
     if min(image.size) < 1:
         raise BadImage(f"damaged {image.format}: no size in its header")
     if image.format == "PNG":
+        if data[12:16] != PNG_FIRST:
+            raise not_opened(data)
         scale_transparency(image, data[PNG_DEPTH])
     if tiff is not None:
         image.info[HEADER] = tiff

@@ -156,8 +156,8 @@ class Reader:
                 where = self.number(where, "Q" if self.big else "I")
                 # Pillow keeps every tag's value.
                 self.spend(min(size, max(0, len(self.data) - where)))
-            if tag == PHOTOMETRIC and kind == 3:
-                self.photometric_at = where
+            if tag == PHOTOMETRIC and kind in (3, 4):  # the low half of a LONG
+                self.photometric_at = where + 2 * (kind == 4 and self.order == ">")
             if tag in READ:
                 tags[tag] = self.values(kind, values, where)
         at += entry * count

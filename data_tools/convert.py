@@ -19,9 +19,10 @@ from PIL import Image
 
 from data_tools import tiff_header
 from data_tools.bmp_header import check_bmp
+from data_tools.errors import NotEnoughMemory
 from data_tools.jpeg_header import BadImage, JpegHeader
 from data_tools.tiff_header import Page, Tiff, is_tiff
-from data_tools.unreadable import not_decoded, not_opened, read_codestream
+from data_tools.unreadable import not_decoded, not_opened, read_codestream, webp_size
 
 # A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
 FILTER = Image.Resampling.HAMMING
@@ -44,7 +45,7 @@ PPM_HEADER = 1 << 10  # bytes in which a PPM's header ends
 SCALED_I = ("PNG", "PPM")
 STRIP_PIXELS = 1 << 20
 # The most that decoding holds at once, of any format here.
-MOST_BYTES_PER_PIXEL = 16
+MOST_BYTES_PER_PIXEL = 32
 # Keys of Image.info: a TIFF's header as it is read here, and the file's bytes.
 HEADER, BYTES = "data_tools header", "data_tools bytes"
 
@@ -137,6 +138,12 @@ def open_image(data: bytes) -> Image.Image:
         less = without_text(data) if has_large_text(data, error) else data
         if len(less) < len(data):
             return open_image(less)
+        size = webp_size(data)  # its decoder takes memory for the image when it opens the file
+        if size is not None:
+            try:
+                require_memory(*size)
+            except MemoryError:
+                raise not_enough_memory(*size) from None
         raise not_opened(data) from None
     if image.format == "BMP":
         check_bmp(data)
@@ -150,6 +157,10 @@ def open_image(data: bytes) -> Image.Image:
         image.info[HEADER] = tiff
     image.info[BYTES] = data
     return image
+
+
+def not_enough_memory(width: int, height: int) -> NotEnoughMemory:
+    return NotEnoughMemory(f"not enough memory for {width} x {height} pixels")
 
 
 def checked_tiff(data: bytes) -> Tiff:
@@ -266,11 +277,18 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
         less = without_text(data) if has_large_text(data, error) else data
         if len(less) < len(data):  # the text was behind the pixels
             return decode(open_image(less), size, orientation)
-        if isinstance(error, MemoryError) or "memory" in str(error).lower():
-            # Its own fault, or the machine's? A valid image would take no more than this.
-            np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
+        require_memory(width, height)
+        if isinstance(error, MemoryError):
             error = Exception("it asks for more memory than it may")
         raise not_decoded(data, image.format or "image", error) from None
+
+
+def require_memory(width: int, height: int) -> None:
+    """Raises MemoryError if a valid image of this size might not fit into this process's memory.
+
+    Decoders report a failed allocation in as many ways as they report damage.
+    """
+    np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
 
 
 def highest_of(image: Image.Image, data: bytes) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 
 from data_tools import convert, jpeg_header
 from data_tools.convert import FORMATS, JPEG_MAX_SIDE, Decoded
-from data_tools.errors import NotEnoughMemory
 from data_tools.jpeg_end import ENDED, whole_jpeg
 from data_tools.jpeg_header import BadImage, JpegHeader, sniff_jpeg
 from data_tools.memory_budget import DECODING
@@ -77,7 +76,7 @@ def prepare_image(
             with DECODING.take(image_bytes(image, size)):
                 prepared = encoded(convert.decode(image, size), policy, max_bytes, raw, reason)
         except MemoryError:
-            raise not_enough_memory(*source_size) from None
+            raise convert.not_enough_memory(*source_size) from None
         return prepared._replace(pages=pages)
 
 
@@ -107,7 +106,7 @@ def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prep
             pixels = decoded_jpeg(data, header, size, strict)
             return encoded(Decoded(pixels), policy, max_bytes, raw, reason)
     except MemoryError:
-        raise not_enough_memory(*source_size) from None
+        raise convert.not_enough_memory(*source_size) from None
 
 
 def decoded_jpeg(
@@ -136,10 +135,6 @@ def prepare_pixels(pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool
         if resized:
             pixels = convert.shrink(pixels, size)
         return encoded(Decoded(pixels), policy, max_bytes, raw, reason)
-
-
-def not_enough_memory(width: int, height: int) -> NotEnoughMemory:
-    return NotEnoughMemory(f"not enough memory for {width} x {height} pixels")
 
 
 def unusual(header: JpegHeader) -> str:

@@ -16,6 +16,7 @@ GREY_MODES = {"1": 4, "L": 3, "I;16": 5, "I;16B": 12, "LA": 7, "La": 7}
 COLOUR = 10
 # Decoders that hold the whole image beside Pillow's own, by format, per pixel and per band.
 EXTRA = {"WEBP": 3, "AVIF": 3, "JPEG2000": 5}
+ENCODED = 2  # what is turned, and the bytes to store
 # simplejpeg's array, the one that is turned upright, and the image to resize.
 JPEG_BYTES = 8
 COEFFICIENT_BYTES = 2  # of each sample, while the scans of a progressive JPEG are gathered
@@ -27,7 +28,7 @@ def image_bytes(image: Image.Image, size: tuple[int, int]) -> int:
     per_pixel = GREY_MODES.get(image.mode, COLOUR)
     per_pixel += EXTRA.get(image.format or "", 0) * max(1, len(image.getbands()))
     frames = 2 if getattr(image, "is_animated", False) else 1  # the frame before is kept
-    return frames * per_pixel * pixels + 8 * size[0] * size[1]
+    return frames * per_pixel * pixels + ENCODED * size[0] * size[1]
 
 
 def jpeg_bytes(header: JpegHeader, size: tuple[int, int]) -> int:

@@ -106,6 +106,21 @@ def not_supported(data: bytes, name: str) -> str:
     return ""
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a WebP by its first chunk (RFC 9649); None: no WebP, or cut off."""
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    if data[12:16] == b"VP8X":
+        sides = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        width, height = sides
+    elif data[12:16] == b"VP8L":
+        packed = int.from_bytes(data[21:25], "little")
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (n & 0x3FFF for n in struct.unpack_from("<HH", data, 26))
+    return width, height
+
+
 class Codestream(NamedTuple):
     """What the SIZ segment of a JPEG 2000 says."""
 

@@ -43,14 +43,15 @@ def read_bmp(data: bytes) -> Bmp | None:
         return None
     pixels, size = struct.unpack_from("<II", data, 10)
     if size == 12:
-        return Bmp(size, *struct.unpack_from("<HHHH", data, 18), 0, 0, pixels)
+        fields = struct.unpack_from("<HHHH", data, 18)
+        return Bmp._make((size, *fields, 0, 0, pixels))
     if size not in HEADERS or len(data) < 14 + size:
         return None
     fields = struct.unpack_from("<iiHH", data, 18)
     if size == 16:
-        return Bmp(size, *fields, 0, 0, pixels)
+        return Bmp._make((size, *fields, 0, 0, pixels))
     compression, colours = (struct.unpack_from("<I", data, at)[0] for at in (30, 46))
-    return Bmp(size, *fields, compression, colours, pixels)
+    return Bmp._make((size, *fields, compression, colours, pixels))
 
 
 def bmp_not_supported(data: bytes) -> str:

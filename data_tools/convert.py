@@ -1,28 +1,25 @@
 """Image files of any kind -> upright uint8 pixels [H, W, 3] (RGB) or [H, W] (grey) -> bytes.
 
-JPEGs are decoded by simplejpeg (exact, and without the interpreter lock), all else by Pillow.
-Transparency is laid over white. 16-bit grey is scaled to 8 bits and rounded. Of 16-bit colours
-Pillow gives the high bytes, which lie within 1 of 255 of that.
+JPEGs are decoded by simplejpeg (exact, and without the interpreter lock), all else by Pillow; see
+flatten for how its images become RGB or grey.
 """
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_tools import tiff_header
+from data_tools import tiff_header, tiff_kinds
 from data_tools.bmp_header import check_bmp
 from data_tools.errors import NotEnoughMemory
+from data_tools.flatten import BYTES, HEADER, PNG_DEPTH, array_of, flatten, is_wide
 from data_tools.jpeg_header import BadImage, JpegHeader
-from data_tools.tiff_header import Page, Tiff, is_tiff
-from data_tools.unreadable import not_decoded, not_opened, read_codestream, webp_size
+from data_tools.tiff_header import Tiff, is_tiff
+from data_tools.unreadable import not_decoded, not_opened, webp_size
 
 # A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
 FILTER = Image.Resampling.HAMMING
@@ -34,20 +31,12 @@ FULL_CHROMA_BELOW = 256
 FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF")
 # A tile of a TIFF is decoded whole, whatever the image's own size.
 TIFF_TILE_PIXELS = 1 << 26
-PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, has the bits per sample
 PNG_FIRST = b"IHDR"  # in Apple's variant another chunk is the first, and red and blue swapped
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # Pillow refuses a PNG whose compressed text is too large; its message names this limit.
 PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-PPM_COMMENT = re.compile(rb"#[^\r\n]*")
-PPM_HEADER = 1 << 10  # bytes in which a PPM's header ends
-# Formats whose mode "I" holds 0 to 65535.
-SCALED_I = ("PNG", "PPM")
-STRIP_PIXELS = 1 << 20
 # The most that decoding holds at once, of any format here.
 MOST_BYTES_PER_PIXEL = 32
-# Keys of Image.info: a TIFF's header as it is read here, and the file's bytes.
-HEADER, BYTES = "data_tools header", "data_tools bytes"
 
 
 def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
@@ -129,7 +118,7 @@ def rgb_bytes(pixels: np.ndarray) -> bytes:
 def open_image(data: bytes) -> Image.Image:
     """Reads a header. Raises BadImage for what is broken, or no image that can be read."""
     tiff = checked_tiff(data) if is_tiff(data) else None
-    read = data if tiff is None else tiff_header.black_is_zero(data, tiff.pages[0])
+    read = data if tiff is None else tiff_kinds.black_is_zero(data, tiff.pages[0])
     try:
         image = Image.open(io.BytesIO(read), formats=FORMATS)
     except MemoryError as error:
@@ -166,8 +155,8 @@ def not_enough_memory(width: int, height: int) -> NotEnoughMemory:
 def checked_tiff(data: bytes) -> Tiff:
     """Raises BadImage for a TIFF that can't be stored, by its header."""
     tiff = tiff_header.read_tiff(data)
-    tiff_header.refuse_raw(tiff)
-    tiff_header.refuse_samples(tiff.pages[0])
+    tiff_kinds.refuse_raw(tiff)
+    tiff_kinds.refuse_samples(tiff.pages[0])
     tile = tiff.pages[0].tile_pixels
     if tile > TIFF_TILE_PIXELS:
         raise BadImage(f"more than {TIFF_TILE_PIXELS} pixels in a tile: {tile}")
@@ -197,33 +186,11 @@ def describe(image: Image.Image, data: bytes) -> str:
         kind += ", 16-bit" if is_wide(image, data) else ""
         tiff = image.info.get(HEADER)
         if tiff is not None:
-            kind += tiff_header.dropped_bands(tiff.pages[0])
+            kind += tiff_kinds.dropped_bands(tiff.pages[0])
             return kind + (", first frame" if len(tiff.pages) > 1 else "")
         return kind + (", first frame" if getattr(image, "is_animated", False) else "")
     except Exception as error:
         raise BadImage(f"damaged {image.format}: {error}") from None
-
-
-def is_wide(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has more than 8 bits per sample, so that some are lost."""
-    if image.mode.startswith("I"):
-        return True
-    if image.format == "PNG":
-        return data[PNG_DEPTH] > 8
-    if image.format == "TIFF":
-        return tiff_of(image).bits[0] > 8
-    if image.format == "JPEG2000":
-        codestream = read_codestream(data)
-        return codestream is not None and codestream.bits > 8
-    if image.format == "PPM" and data[:2] in (b"P2", b"P3", b"P5", b"P6"):
-        fields = PPM_COMMENT.sub(b" ", data[:PPM_HEADER]).split(None, 4)
-        return len(fields) > 3 and fields[3].isdigit() and int(fields[3]) > 255
-    return False
-
-
-def tiff_of(image: Image.Image) -> Page:
-    """The directory of the page that is read."""
-    return image.info[HEADER].pages[0]  # type: ignore[no-any-return]
 
 
 def pages_of(image: Image.Image) -> int:
@@ -261,11 +228,7 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
             image.draft(None, (2 * size[0], 2 * size[1]))  # JPEG alone
         image.load()
         orientation = orientation or image.getexif().get(0x0112, 1)
-        highest = highest_of(image, data)
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SCALED_I):
-            flat, highest = scaled(image)
-        else:
-            flat = to_rgb_or_grey(image)
+        flat, highest = flatten(image, data)
         if flat is not image:
             image.close()  # large: it must not wait for the caller's `with` to end
         if flat.size != size:
@@ -289,89 +252,3 @@ def require_memory(width: int, height: int) -> None:
     Decoders report a failed allocation in as many ways as they report damage.
     """
     np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
-
-
-def highest_of(image: Image.Image, data: bytes) -> int:
-    """Decoded.highest of colours, and of grey with alpha; see `scaled` for grey alone."""
-    if image.mode.startswith("I") or image.mode == "F" or not is_wide(image, data):
-        return -1
-    extrema = image.getextrema()
-    bands = len(image.getbands())
-    colours = {"LA": 1, "La": 1, "RGBA": 3, "RGBa": 3}.get(image.mode, bands)
-    each = extrema[:colours] if bands > 1 else (extrema,)
-    return max(int(high) for _, high in each) << 8 | 255  # type: ignore[misc]
-
-
-def to_rgb_or_grey(image: Image.Image) -> Image.Image:
-    """Any Pillow mode of 8 bits to RGB or L, transparency over white."""
-    name = image.format
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.mode in ("I", "F"):
-        raise BadImage(f"{name} of {'float' if image.mode == 'F' else 'signed or 32-bit'} numbers: "
-                       "not supported, as their range is not known; convert it to 8 or 16 bits")  # fmt: skip
-    if image.has_transparency_data:
-        return over_white(image, "L" if grey else "RGB")
-    mode = "L" if grey else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def scaled(image: Image.Image) -> tuple[Image.Image, int]:
-    """Grey of 16 bits to 8, rounded (Pillow would clip), and its greatest value (Decoded.highest).
-
-    Zero is white if the file says so, and so is a transparent value.
-    """
-    most, white_is_zero = 65535, False
-    if image.format == "TIFF":
-        page = tiff_of(image)
-        most = 4095 if page.bits[0] == 12 else 65535
-        white_is_zero = page.photometric == tiff_header.WHITE_IS_ZERO
-    table = scale_table(most, white_is_zero)
-    key = image.info.get("transparency")
-    out = np.empty((image.height, image.width), np.uint8)
-    highest = 0
-    for top, part in strips(image):
-        wide = np.asarray(part)
-        highest = max(highest, int(wide.max()))
-        values = table[np.clip(wide, 0, 65535) if image.mode == "I" else wide]
-        if isinstance(key, int):
-            values[wide == key] = 255
-        out[top : top + part.height] = values
-    # 12 bits are scaled by the range that the header gives, so none of it is lost.
-    return Image.fromarray(out), highest if most == 65535 else -1
-
-
-@lru_cache(4)
-def scale_table(most: int, white_is_zero: bool) -> np.ndarray:
-    """uint8 [65536]: the value of each 16-bit value of an image whose greatest is `most`."""
-    values = np.minimum(np.arange(65536), most)
-    values = most - values if white_is_zero else values
-    return ((values * 255 + most // 2) // most).astype(np.uint8)
-
-
-def over_white(image: Image.Image, mode: str) -> Image.Image:
-    """An image with transparency, laid over white, in the mode RGB or L."""
-    out = Image.new(mode, image.size)
-    for top, part in strips(image):
-        part = part.convert("LA") if part.mode == "La" else part
-        part = part.convert("RGBA")
-        white = Image.new("RGBA", part.size, "white")
-        out.paste(Image.alpha_composite(white, part).convert(mode), (0, top))
-    return out
-
-
-def array_of(image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB or grey image. np.asarray would hold two copies of all for a moment."""
-    out = np.empty((image.height, image.width, *[3] * (image.mode == "RGB")), np.uint8)
-    for top, part in strips(image):
-        out[top : top + part.height] = np.asarray(part)
-    return out
-
-
-def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """(first row, these rows) of an image: what is done to a strip takes little memory."""
-    rows = max(1, STRIP_PIXELS // image.width)
-    if rows >= image.height or image.mode == "I;16B":  # Pillow can't crop those
-        yield 0, image
-        return
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -11,7 +11,6 @@ import struct
 import zlib
 from typing import NamedTuple
 
-
 CONVERT = "not supported, convert it first"
 
 

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from data_tools import convert
 from data_tools.jpeg_header import (
-    BASELINE, EXTENDED, PROGRESSIVE, SCAN_END, BadImage, JpegHeader, TruncatedJpeg, next_segment,
+    BASELINE,
+    EXTENDED,
+    PROGRESSIVE,
+    SCAN_END,
+    BadImage,
+    JpegHeader,
+    TruncatedJpeg,
+    next_segment,
     sniff_jpeg,
 )  # fmt: skip
 

@@ -59,7 +59,7 @@ class JpegHeader(NamedTuple):
     jfif: int
     """JFIF's major version; 1 where there is no JFIF segment."""
     has_profile_fault: bool = False
-    """Whether parts of its ICC profile are missing, empty or doubled: simplejpeg then refuses it."""
+    """Whether parts of its ICC profile are missing, empty or doubled: simplejpeg refuses those."""
     end: int = 0
     """Where the image ends: just behind its end marker. 0 if it was not walked so far."""
 

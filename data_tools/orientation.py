@@ -68,7 +68,8 @@ def xmp_orientation(packet: bytes) -> int:
 
 def without_comments(xml: bytes) -> bytes:
     """In one pass: a regular expression would look for each comment's end up to the file's."""
-    kept, at = [], 0
+    kept: list[bytes] = []
+    at = 0
     while True:
         start = xml.find(b"<!--", at)
         end = xml.find(b"-->", start) if start >= 0 else -1

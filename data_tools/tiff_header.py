@@ -1,7 +1,6 @@
-"""TIFF files by their directories (TIFF 6.0, BigTIFF, DNG 1.7): what they hold, before Pillow reads.
+"""TIFF files by their directories (TIFF 6.0, BigTIFF): which pages they hold, of which kind.
 
-Pillow reports a valid TIFF that it can't read as no image, and takes the thumbnail at the front of
-a camera's raw file for its image. Nothing here follows a loop or reads a tag's value twice.
+Nothing here follows a loop, and a file whose tags claim more bytes than it has is refused.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from PIL.TiffImagePlugin import OPEN_INFO
-
 from data_tools.jpeg_header import BadImage
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-FILL_ORDER, MAKE, STRIPS, SAMPLES, PLANES, TILE_WIDTH, TILE_LENGTH, TILES = 266, 271, 273, 277, 284, 322, 323, 324
+FILL_ORDER = 266
+MAKE, STRIPS, SAMPLES, PLANES, TILE_WIDTH, TILE_LENGTH, TILES = 271, 273, 277, 284, 322, 323, 324
 SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION = 330, 338, 339, 50706
 READ = frozenset((
-    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIPS, SAMPLES, PLANES,
-    TILE_WIDTH, TILE_LENGTH, TILES, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, DNG_VERSION,
+    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, MAKE, STRIPS, SAMPLES,
+    PLANES, TILE_WIDTH, TILE_LENGTH, TILES, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT,
+    DNG_VERSION,
 ))  # fmt: skip
 # Bytes per value, by the type's number.
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
@@ -27,22 +26,8 @@ TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q",
                  18: "Q"}  # fmt: skip
 MOST_VALUES = 64  # per tag, of those read: bits of each sample, sub-directories
-WHITE_IS_ZERO, RGB_PHOTOMETRIC, CFA, LINEAR_RAW = 0, 2, 32803, 34892
-COLOURS = (2, 5, 6, 8)  # photometrics of three and more bands
 REDUCED = 1  # bit of SUBFILE: a smaller version of another image of the file
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-COMPRESSIONS = {
-    1: "no", 2: "CCITT", 3: "fax group 3", 4: "fax group 4", 5: "LZW", 6: "old-style JPEG",
-    7: "JPEG", 8: "deflate", 32766: "NeXT", 32773: "PackBits", 32809: "ThunderScan",
-    32946: "deflate", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 33007: "JPEG XR",
-    34661: "JBIG", 34676: "SGILog", 34677: "SGILog", 34712: "JPEG 2000", 34887: "LERC",
-    34892: "lossy JPEG", 34925: "LZMA", 34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard",
-    50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
-}  # fmt: skip
-PHOTOMETRICS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr",
-                8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}  # fmt: skip
-MAKES = {"NIKON": "NEF", "SONY": "ARW", "CANON": "CR2", "PENTAX": "PEF", "SAMSUNG": "SRW",
-         "HASSELBLAD": "3FR", "PHASE": "IIQ", "KODAK": "DCR", "EPSON": "ERF"}  # fmt: skip
 
 
 class Page(NamedTuple):
@@ -210,96 +195,3 @@ def page_of(
         make=make.decode("ascii", "replace") if isinstance(make, bytes) else "",
         dng=DNG_VERSION in tags,
     )
-
-
-def refuse_raw(tiff: Tiff) -> None:
-    """Raises BadImage for a camera's raw file, and for a file whose first page is a thumbnail."""
-    every = tiff.pages + tiff.others
-    sensor = any(page.photometric in (CFA, LINEAR_RAW) for page in every)
-    dng = any(page.dng for page in tiff.pages)
-    if sensor or dng:
-        make = next((page.make for page in every if page.make), "")
-        kind = MAKES.get(make.upper().split(" ")[0], "") if not dng else "DNG"
-        raise BadImage(f"camera RAW{kind and f' ({kind})'}: not supported, develop it first")
-    first = tiff.pages[0]
-    if first.subfile & REDUCED and any(
-        page.width * page.height > first.width * first.height and not page.subfile & REDUCED
-        for page in every
-    ):
-        raise BadImage("TIFF that begins with a thumbnail of its image: not supported, convert it "
-                       "first")  # fmt: skip
-
-
-def refuse_samples(page: Page) -> None:
-    """Raises BadImage for kinds of pixels that have no right conversion to 8 bits, or that Pillow
-    reads wrongly."""
-    for kind, name in ((FLOAT, "float"), (SIGNED, "signed or 32-bit"), (5, "complex"),
-                       (6, "complex")):  # fmt: skip
-        if kind in page.formats:
-            raise BadImage(f"TIFF of {name} numbers: not supported, as their range is not known; "
-                           "convert it to 8 or 16 bits")  # fmt: skip
-    bands_apart = page.separate and page.samples > 1
-    colours = page.photometric in COLOURS
-    plain = page.bits[0] == 8 and (not page.extra or (page.photometric, page.extra) == (2, (2,)))
-    # Of the others Pillow takes one band's bytes for another's, or does not know them.
-    if bands_apart and not (colours and (plain or page.compression != 1)):
-        raise BadImage(f"TIFF of {page.samples} separate bands of {page.bits[0]} bits, "
-                       f"{kind_name(page)}: not supported, convert it first")  # fmt: skip
-
-
-def black_is_zero(data: bytes, page: Page) -> bytes:
-    """The file with its first page said to be no negative, if it is one of 12 or 16 bits.
-
-    Of these Pillow reads some orders of bytes and not others, and inverts none.
-    """
-    at = page.photometric_at
-    if page.photometric != WHITE_IS_ZERO or page.bits not in ((12,), (16,)) or not at:
-        return data
-    value = (1).to_bytes(2, "big" if page.big_endian else "little")
-    return data[:at] + value + data[at + 2 :]
-
-
-def dropped_bands(page: Page) -> str:
-    """Names the bands that are stored if the page has more, such as near infrared; else empty."""
-    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(page.photometric, 1)
-    alpha = page.samples == colours + 1 and not page.extra
-    used = colours + (alpha or any(kind in (1, 2, 999) for kind in page.extra[:1]))
-    if page.samples <= used:
-        return ""
-    return f", first {used} of {page.samples} bands"
-
-
-def is_possible(page: Page, size: int) -> bool:
-    """Whether a page's fields make sense together, in a file of `size` bytes, and Pillow reads no
-    page of that kind (for then it is some other field that is damaged)."""
-    if page.width < 1 or page.height < 1 or not page.has_data or page.samples < 1:
-        return False
-    if len(page.bits) not in (1, min(page.samples, MOST_VALUES)) or not all(page.bits):
-        return False
-    stored = page.width * page.height * page.samples * page.bits[0] // 8
-    if page.compression == 1 and page.photometric != 6 and stored > size:
-        return False
-    bits = page.bits * page.samples if len(page.bits) == 1 else page.bits
-    order, formats = b"MM" if page.big_endian else b"II", page.formats[:1]
-    kind = (order, page.photometric, formats, page.fill_order, bits, page.extra)
-    return kind not in OPEN_INFO
-
-
-def unreadable(page: Page, size: int) -> BadImage:
-    """Why Pillow does not know the kind of the first page of a file of `size` bytes."""
-    if not is_possible(page, size):
-        return BadImage("damaged TIFF: its header can't be read")
-    if page.samples > len(page.extra) + 4 or page.samples > 4:
-        return BadImage(f"TIFF of {page.samples} bands: not supported, convert it first")
-    bits = "/".join(map(str, dict.fromkeys(page.bits)))
-    signed = "signed " if SIGNED in page.formats else ""
-    return BadImage(f"TIFF of {page.samples} x {bits} {signed}bits, {kind_name(page)}: not supported, convert "
-                    "it first")  # fmt: skip
-
-
-def kind_name(page: Page) -> str:
-    return PHOTOMETRICS.get(page.photometric, f"photometric {page.photometric}")
-
-
-def compression_name(page: Page) -> str:
-    return COMPRESSIONS.get(page.compression, f"unknown ({page.compression})")

@@ -2,7 +2,7 @@
 image?
 
 Pillow's own errors don't tell these apart, so the headers are read here: JPEG 2000 by ISO 15444-1
-annex A.5.1, BMP by bmp_header, TIFF by tiff_header.
+annex A.5.1, BMP by bmp_header, TIFF by tiff_kinds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from data_tools import tiff_header
+from data_tools import tiff_kinds
 from data_tools.bmp_header import bmp_not_supported
 from data_tools.file_kinds import CONVERT, kind_of
 from data_tools.jpeg_header import BadImage
-from data_tools.tiff_header import Page, compression_name, is_tiff, read_tiff
+from data_tools.tiff_header import Page, is_tiff, read_tiff
+from data_tools.tiff_kinds import compression_name
 
 # The formats that are read, by their first bytes. RIFF and ftyp need a look further in.
 BEGINNINGS = {
@@ -63,7 +64,7 @@ def not_opened(data: bytes) -> BadImage:
         page = read_tiff(data).pages[0]
         if page.has_data and not has_decoder(page):
             return BadImage(f"TIFF with {compression_name(page)} compression: {CONVERT}")
-        return tiff_header.unreadable(page, len(data))
+        return tiff_kinds.unreadable(page, len(data))
     reason = not_supported(data, name)
     if reason:
         return BadImage(reason)
@@ -111,8 +112,7 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
     if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
     if data[12:16] == b"VP8X":
-        sides = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        width, height = sides
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
     elif data[12:16] == b"VP8L":
         packed = int.from_bytes(data[21:25], "little")
         width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1

@@ -3,7 +3,6 @@
 import base64
 import io
 import struct
-import zlib
 from functools import cache
 
 import numpy as np

@@ -12,8 +12,8 @@ from PIL import Image
 from sample_images import encode, jpeg, smooth
 
 from data_tools.image import BadImage, prepare_image, sniff_jpeg
-from data_tools.jpeg_end import CUT, ENDED
 from data_tools.journal import Journal
+from data_tools.jpeg_end import CUT, ENDED
 from data_tools.manifest import read_manifest, summary
 from data_tools.open import open_store
 from data_tools.policy import Policy

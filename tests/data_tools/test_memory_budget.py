@@ -139,7 +139,7 @@ PREDICTED = [
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux's own figures")
 def test_the_prediction_holds(tmp_path: Path) -> None:
-    height, width = 1536, 2048
+    height, width = 1024, 1536
     rgba = smooth(height, width, channels=4)
     paths = []
     for i, (form, mode, options) in enumerate(PREDICTED):
@@ -169,7 +169,7 @@ from data_tools.prepare import prepare
 
 PIL.Image.init()
 for i, source in enumerate(sys.argv[2:]):
-    for megabytes in (40, 2000):
+    for megabytes in (30, 2000):
         used = int(open("/proc/self/status").read().split("VmSize:")[1].split()[0]) << 10
         resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), -1))
         try:
@@ -186,7 +186,7 @@ def test_a_valid_image_that_does_not_fit_is_not_called_damaged(
     write_tree: Write, tmp_path: Path
 ) -> None:
     """Under `ulimit -v`: prep stops, names image and size, and goes on when there is memory."""
-    image = Image.new("RGB", (6000, 4000))
+    image = Image.new("RGB", (4000, 3000))
     files = {
         "png": encode(image, "PNG", compress_level=1),
         "webp": encode(image, "WEBP", method=0),
@@ -201,7 +201,7 @@ def test_a_valid_image_that_does_not_fit_is_not_called_damaged(
     output = subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
     lines = output.splitlines()
     for name, poor, rich in zip(files, lines[::2], lines[1::2], strict=True):
-        assert poor.startswith(f"a/big.{name}: not enough memory for 6000 x 4000 pixels: give")
+        assert poor.startswith(f"a/big.{name}: not enough memory for 4000 x 3000 pixels: give")
         assert rich == "done 2 {}", name
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from data_tools.duplicates import Other, Seen
 from data_tools.errors import UserError
 from data_tools.formats import beton, recordio, tfrecord, webdataset
+from data_tools.image_notes import ImageNotes
 from data_tools.journal import PARTIAL, Journal, Record
 from data_tools.manifest import FileRecord, Manifest, Sealed, commit
 from data_tools.shards import SHARDED, Job, Part, PartWriter, format_module
@@ -174,8 +175,10 @@ class Assembly:
             files |= self._dali_indexes(name, folder, data)
         found = self._lists(folder, files, leaks)
         kinds: Counter[str] = Counter()
+        notes = ImageNotes()
         for record in self.records():
             kinds.update(record.reencoded)
+            notes.merge(record.notes)
         return Manifest(
             format=name,
             format_version=beton.VERSION if name == "beton" else 1,
@@ -184,13 +187,14 @@ class Assembly:
             samples=len(self),
             labelled=labelled,
             classes=self.source.classes,
-            kept=len(self) - kinds.total(),
+            kept=len(self) - kinds.total() - notes.trimmed.total(),
+            trimmed=dict(sorted(notes.trimmed.items())),
             reencoded=dict(sorted(kinds.items())),
             quarantined=dict(sorted(found["quarantined"].items())),
             duplicates=found["duplicates"].total(),
             leaks=dict(found["leaks"]),
             ignored=self.source.ignored,
-            notes=self.source.notes,
+            notes=self.source.notes + notes.lines(),
             largest=[int(height), int(width)],
             policy=self.job.policy.decisive(),
             part_bytes=self.job.part_bytes,

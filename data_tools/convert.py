@@ -1,19 +1,25 @@
 """Image files of any kind -> upright uint8 pixels [H, W, 3] (RGB) or [H, W] (grey) -> bytes.
 
-JPEGs are decoded by simplejpeg (exact, and without the interpreter lock), all else by Pillow.
-Transparency is laid over white. 16-bit grey is scaled to 8 bits and rounded. Of 16-bit colours
-Pillow gives the high bytes, which lie within 1 of 255 of that.
+JPEGs are decoded by simplejpeg (exact, and without the interpreter lock), all else by Pillow; see
+flatten for how its images become RGB or grey.
 """
 
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from data_tools import tiff_header, tiff_kinds
+from data_tools.bmp_header import check_bmp
+from data_tools.errors import NotEnoughMemory
+from data_tools.flatten import BYTES, HEADER, PNG_DEPTH, array_of, flatten, is_wide
 from data_tools.jpeg_header import BadImage, JpegHeader
+from data_tools.tiff_header import Tiff, is_tiff
+from data_tools.unreadable import not_decoded, not_opened, webp_size
 
 # A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
 FILTER = Image.Resampling.HAMMING
@@ -23,12 +29,14 @@ JPEG_MAX_SIDE = 65500  # libjpeg's own limit
 FULL_CHROMA_BELOW = 256
 # Formats Pillow reads by itself. Not EPS (runs Ghostscript) and the like.
 FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF")
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 # A tile of a TIFF is decoded whole, whatever the image's own size.
 TIFF_TILE_PIXELS = 1 << 26
-PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, tells the bits a sample
-# TIFF tags (TIFF 6.0): bits a sample, width and length of a tile.
-BITS, TILE_WIDTH, TILE_LENGTH = 258, 322, 323
+PNG_FIRST = b"IHDR"  # in Apple's variant another chunk is the first, and red and blue swapped
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# Pillow refuses a PNG whose compressed text is too large; its message names this limit.
+PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# The most that decoding holds at once, of any format here.
+MOST_BYTES_PER_PIXEL = 32
 
 
 def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
@@ -43,7 +51,14 @@ def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
             min_height=1, min_width=1, min_factor=8, strict=True,
         )  # fmt: skip
     except ValueError as error:
-        raise BadImage(f"damaged JPEG: {error}") from None
+        raise jpeg_error(error) from None
+
+
+def jpeg_error(error: ValueError) -> Exception:
+    """libjpeg's own error for memory is no fault of the file."""
+    if "nsufficient memory" in str(error):
+        return MemoryError(str(error))
+    return BadImage(f"damaged JPEG: {error}")
 
 
 def decode_jpeg(
@@ -63,7 +78,7 @@ def decode_jpeg(
             min_width=least[0], min_height=least[1], min_factor=least[2], strict=strict,
         )  # fmt: skip
     except ValueError as error:
-        raise BadImage(f"damaged JPEG: {error}") from None
+        raise jpeg_error(error) from None
     if shrunk:
         pixels = shrink(pixels, size)
     return turn(pixels, header.orientation)
@@ -102,45 +117,65 @@ def rgb_bytes(pixels: np.ndarray) -> bytes:
 
 def open_image(data: bytes) -> Image.Image:
     """Reads a header. Raises BadImage for what is broken, or no image that can be read."""
+    tiff = checked_tiff(data) if is_tiff(data) else None
+    read = data if tiff is None else tiff_kinds.black_is_zero(data, tiff.pages[0])
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise unidentified(data) from None
-    except MemoryError:
-        raise BadImage("damaged image: it asks for more memory than an image may") from None
+        image = Image.open(io.BytesIO(read), formats=FORMATS)
+    except MemoryError as error:
+        raise BadImage("damaged image: it asks for more memory than an image may") from error
     except Exception as error:
-        raise BadImage(f"damaged image: {error}") from None
+        less = without_text(data) if has_large_text(data, error) else data
+        if len(less) < len(data):
+            return open_image(less)
+        size = webp_size(data)  # its decoder takes memory for the image when it opens the file
+        if size is not None:
+            try:
+                require_memory(*size)
+            except MemoryError:
+                raise not_enough_memory(*size) from None
+        raise not_opened(data) from None
+    if image.format == "BMP":
+        check_bmp(data)
     if min(image.size) < 1:
         raise BadImage(f"damaged {image.format}: no size in its header")
     if image.format == "PNG":
+        if data[12:16] != PNG_FIRST:
+            raise not_opened(data)
         scale_transparency(image, data[PNG_DEPTH])
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        tile = number(tags.get(TILE_WIDTH)) * number(tags.get(TILE_LENGTH))
-        if tile > TIFF_TILE_PIXELS:
-            raise BadImage(f"more than {TIFF_TILE_PIXELS} pixels in a tile: {tile}")
+    if tiff is not None:
+        image.info[HEADER] = tiff
+    image.info[BYTES] = data
     return image
 
 
-def number(value: object) -> int:
-    """A TIFF tag that should be a number, or a number for each sample; 0 where it isn't."""
-    first = value[0] if isinstance(value, tuple) and value else value
-    return first if isinstance(first, int) else 0
+def not_enough_memory(width: int, height: int) -> NotEnoughMemory:
+    return NotEnoughMemory(f"not enough memory for {width} x {height} pixels")
 
 
-def unidentified(data: bytes) -> BadImage:
-    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
-        return BadImage("HEIC image: not supported, convert it first")
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return BadImage("damaged AVIF: its header can't be read")
-    names = {
-        b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF",
-        b"RIFF": "WEBP", b"BM": "BMP",
-    }  # fmt: skip
-    for start, name in names.items():
-        if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
-            return BadImage(f"damaged {name}: its header can't be read")
-    return BadImage("not an image", is_image=False)
+def checked_tiff(data: bytes) -> Tiff:
+    """Raises BadImage for a TIFF that can't be stored, by its header."""
+    tiff = tiff_header.read_tiff(data)
+    tiff_kinds.refuse_raw(tiff)
+    tiff_kinds.refuse_samples(tiff.pages[0])
+    tile = tiff.pages[0].tile_pixels
+    if tile > TIFF_TILE_PIXELS:
+        raise BadImage(f"more than {TIFF_TILE_PIXELS} pixels in a tile: {tile}")
+    return tiff
+
+
+def has_large_text(data: bytes, error: Exception) -> bool:
+    return PNG_TEXT_LIMIT in str(error) and data.startswith(PNG_START)
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG without the chunks of text and colour profile, which no pixel depends on."""
+    kept, at = [PNG_START], len(PNG_START)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in PNG_TEXT:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def describe(image: Image.Image, data: bytes) -> str:
@@ -148,16 +183,20 @@ def describe(image: Image.Image, data: bytes) -> str:
     try:
         kind = image.format or "image"
         kind += " with alpha" if image.has_transparency_data else ""
-        wide = data[PNG_DEPTH] > 8 if image.format == "PNG" else tiff_bits(image) > 8
-        kind += ", 16-bit" if wide or image.mode.startswith("I") else ""
+        kind += ", 16-bit" if is_wide(image, data) else ""
+        tiff = image.info.get(HEADER)
+        if tiff is not None:
+            kind += tiff_kinds.dropped_bands(tiff.pages[0])
+            return kind + (", first frame" if len(tiff.pages) > 1 else "")
         return kind + (", first frame" if getattr(image, "is_animated", False) else "")
     except Exception as error:
         raise BadImage(f"damaged {image.format}: {error}") from None
 
 
-def tiff_bits(image: Image.Image) -> int:
-    """Bits a sample of a TIFF; 0 for other formats."""
-    return number(image.tag_v2.get(BITS)) if image.format == "TIFF" else 0  # type: ignore
+def pages_of(image: Image.Image) -> int:
+    """Pages of one size in a TIFF, of which the first is read; 1 for other files."""
+    tiff = image.info.get(HEADER)
+    return 1 if tiff is None else max(1, tiff.stack())
 
 
 def scale_transparency(image: Image.Image, depth: int) -> None:
@@ -169,48 +208,47 @@ def scale_transparency(image: Image.Image, depth: int) -> None:
         raise BadImage("16-bit PNG with a transparent colour: not supported, convert it first")
 
 
-def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> np.ndarray:
-    """Pixels, shrunk to size (width, height, before it is turned), upright.
+class Decoded(NamedTuple):
+    pixels: np.ndarray
+    """uint8 [H, W, 3] or [H, W], upright."""
+    highest: int = -1
+    """The greatest value of an image of 16 bits per sample, before these were scaled to 8. Of
+    colours Pillow gives the high byte; then its low byte is taken for 255. -1: no such image."""
 
-    orientation 0: ask Pillow. Raises BadImage for what is damaged or has no right conversion.
+
+def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> Decoded:
+    """Pixels, shrunk to size (width, height, before it is turned), upright. Closes the image.
+
+    orientation 0: ask Pillow. Raises BadImage for what is damaged or has no right conversion, and
+    MemoryError if a valid image of this size does not fit into memory.
     """
-    name, (width, height) = image.format, image.size
+    data, (width, height) = image.info[BYTES], image.size
     try:
         if size != image.size:
             image.draft(None, (2 * size[0], 2 * size[1]))  # JPEG alone
         image.load()
         orientation = orientation or image.getexif().get(0x0112, 1)
-        image = to_rgb_or_grey(image)
-        if image.size != size:
-            image = image.resize(size, FILTER)
-        return turn(np.asarray(image), orientation)
+        flat, highest = flatten(image, data)
+        if flat is not image:
+            image.close()  # large: it must not wait for the caller's `with` to end
+        if flat.size != size:
+            flat = flat.resize(size, FILTER)
+        return Decoded(turn(array_of(flat), orientation), highest)
     except BadImage:
         raise
-    except MemoryError:
-        # Its own fault, or the machine's? It would take no more than this.
-        np.empty((height, width, 16), np.uint8)
-        raise BadImage(f"damaged {name}: it asks for more memory than it may") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise BadImage(f"damaged {name}: {error}") from None
+        less = without_text(data) if has_large_text(data, error) else data
+        if len(less) < len(data):  # the text was behind the pixels
+            return decode(open_image(less), size, orientation)
+        require_memory(width, height)
+        if isinstance(error, MemoryError):
+            error = Exception("it asks for more memory than it may")
+        raise not_decoded(data, image.format or "image", error) from None
 
 
-def to_rgb_or_grey(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB or L: transparency over white, 16 bits scaled (Pillow would clip)."""
-    name = image.format
-    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-    if image.mode.startswith("I;16") or (image.mode == "I" and name in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.uint32)
-        most = 4095 if tiff_bits(image) == 12 else 65535
-        scaled = ((wide * 255 + most // 2) // most).astype(np.uint8)
-        if "transparency" in image.info:
-            scaled[wide == image.info["transparency"]] = 255
-        return Image.fromarray(scaled)
-    if image.mode in ("I", "F"):
-        raise BadImage(f"{name} of {'float' if image.mode == 'F' else 'signed or 32-bit'} numbers: "
-                       "their range is not known; convert it to 8 or 16 bits")  # fmt: skip
-    if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("L" if grey else "RGB")
+def require_memory(width: int, height: int) -> None:
+    """Raises MemoryError if a valid image of this size might not fit into this process's memory.
+
+    Decoders report a failed allocation in as many ways as they report damage.
+    """
+    np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)

@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class Interrupted(UserError):
     """Something outside failed (a full disk, a vanished source): what is done stays, for resume."""
+
+
+class NotEnoughMemory(MemoryError):
+    """A valid image does not fit into the memory of this machine. `str(error)` gives its size."""

@@ -1,9 +1,10 @@
 """The bytes of one image file, or its pixels -> the bytes to store, by the policy.
 
-A clean JPEG is copied without being decoded. Everything else is decoded, becomes upright RGB or
-grey, and is written as a JPEG, or as plain RGB. Colour profiles (ICC) are not applied, as no
-training loader applies them: they stay in a JPEG that is copied, and are dropped from what is
-re-encoded. Of an image of several frames or pages the first is kept, and that is said.
+A clean JPEG is copied from its start marker to its end marker, without being decoded. Everything
+else is decoded, becomes upright RGB or grey, and is written as a JPEG, or as plain RGB. Colour
+profiles (ICC) are not applied, as no training loader applies them: they stay in a JPEG that is
+copied, and are dropped from what is re-encoded. Of an image of several frames or pages the first is
+kept, and that is said. Large images are decoded in turns, within memory_budget.DECODING.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from data_tools import convert, jpeg_header
-from data_tools.convert import FORMATS, JPEG_MAX_SIDE
+from data_tools.convert import FORMATS, JPEG_MAX_SIDE, Decoded
+from data_tools.jpeg_end import ENDED, whole_jpeg
 from data_tools.jpeg_header import BadImage, JpegHeader, sniff_jpeg
+from data_tools.memory_budget import DECODING
 from data_tools.policy import Policy
+from data_tools.predicted_memory import array_bytes, image_bytes, jpeg_bytes
 
 __all__ = ["FORMATS", "BadImage", "JpegHeader", "Prepared", "prepare_image", "sniff_jpeg"]
 
 COPIED_FRAMES = (jpeg_header.BASELINE, jpeg_header.EXTENDED, jpeg_header.PROGRESSIVE)
+ROTATED = "EXIF-rotated JPEG"
 ARITHMETIC_FRAMES = (jpeg_header.ARITHMETIC, jpeg_header.ARITHMETIC_PROGRESSIVE)
 # Chroma at full, half and quarter resolution as TurboJPEG knows it: FFCV's reader takes no other.
 COPIED_SAMPLING = {
@@ -37,7 +42,13 @@ class Prepared(NamedTuple):
     width: int
     raw: bool
     reason: str
-    """Why it is not the source's bytes or pixels; empty: it is."""
+    """Why it was re-encoded; empty: it was not."""
+    trimmed: str = ""
+    """How the bytes of a JPEG that was copied differ from the source's (see jpeg_end)."""
+    highest: int = -1
+    """convert.Decoded.highest: the greatest 16-bit value; -1: not an image of 16 bits."""
+    pages: int = 1
+    """Pages of one size in the file, of which the first is stored."""
 
 
 def prepare_image(
@@ -55,16 +66,22 @@ def prepare_image(
     if data[:3] == b"\xff\xd8\xff":
         return prepare_jpeg(data, policy, max_bytes, raw)
     with convert.open_image(data) as image:
-        kind = convert.describe(image, data)
+        kind, pages = convert.describe(image, data), convert.pages_of(image)
         size = planned_size(*image.size, policy, kind)
         resized = size != image.size
         reason = reason_for(kind, resized, raw)
         refuse_change(reason, policy, resized or not raw)
-        return encoded(convert.decode(image, size), policy, max_bytes, raw, reason)
+        source_size = image.size
+        try:
+            with DECODING.take(image_bytes(image, size)):
+                prepared = encoded(convert.decode(image, size), policy, max_bytes, raw, reason)
+        except MemoryError:
+            raise convert.not_enough_memory(*source_size) from None
+        return prepared._replace(pages=pages)
 
 
 def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prepared:
-    header = sniff_jpeg(data, whole=True)
+    data, header, trimmed = whole_jpeg(data, policy.max_pixels)
     if header.precision != 8:
         raise BadImage(f"{header.precision}-bit JPEG: not supported, convert it to 8 bits first")
     if header.frame not in COPIED_FRAMES + ARITHMETIC_FRAMES:
@@ -73,24 +90,34 @@ def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prep
     source_size = header.width, header.height
     size = planned_size(*source_size, policy, "JPEG")
     resized = size != source_size
-    kind = unusual(header) or ("EXIF-rotated JPEG" if header.orientation != 1 else "")
+    kind = unusual(header) or (ROTATED if header.orientation != 1 else "")
     copied = not (kind or raw or resized or policy.reencode == "always" or len(data) > max_bytes)
     strict = policy.check == "decode"
     if copied:
-        if strict:
-            convert.check_jpeg(data)
-        return Prepared(data, header.height, header.width, False, "")
+        if strict and trimmed != ENDED:  # then it was checked already
+            with DECODING.take(jpeg_bytes(header, (1, 1))):
+                convert.check_jpeg(data)
+        return Prepared(data, header.height, header.width, False, "", trimmed)
     larger = " larger than a page" if not (kind or raw or resized) and len(data) > max_bytes else ""
     reason = reason_for(kind or "JPEG" + larger, resized, raw)
     refuse_change(reason, policy, resized or not raw)
-    if unusual(header):
-        if strict and header.frame in COPIED_FRAMES:
-            convert.check_jpeg(data, "CMYK" if header.components == 4 else "RGB")
-        with convert.open_image(data) as image:
-            pixels = convert.decode(image, size, header.orientation)
-    else:
-        pixels = convert.decode_jpeg(data, size, header, strict)
-    return encoded(pixels, policy, max_bytes, raw, reason)
+    try:
+        with DECODING.take(jpeg_bytes(header, size)):
+            pixels = decoded_jpeg(data, header, size, strict)
+            return encoded(Decoded(pixels), policy, max_bytes, raw, reason)
+    except MemoryError:
+        raise convert.not_enough_memory(*source_size) from None
+
+
+def decoded_jpeg(
+    data: bytes, header: JpegHeader, size: tuple[int, int], strict: bool
+) -> np.ndarray:
+    if not unusual(header):
+        return convert.decode_jpeg(data, size, header, strict)
+    if strict and header.frame in COPIED_FRAMES:
+        convert.check_jpeg(data, "CMYK" if header.components == 4 else "RGB")
+    with convert.open_image(data) as image:
+        return convert.decode(image, size, header.orientation).pixels
 
 
 def prepare_pixels(pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool) -> Prepared:
@@ -104,9 +131,10 @@ def prepare_pixels(pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool
     resized = size != (width, height)
     reason = reason_for("raw pixels", resized, False) if resized or not raw else ""
     refuse_change(reason, policy, bool(reason))
-    if resized:
-        pixels = convert.shrink(pixels, size)
-    return encoded(pixels, policy, max_bytes, raw, reason)
+    with DECODING.take(array_bytes(pixels)):
+        if resized:
+            pixels = convert.shrink(pixels, size)
+        return encoded(Decoded(pixels), policy, max_bytes, raw, reason)
 
 
 def unusual(header: JpegHeader) -> str:
@@ -118,7 +146,7 @@ def unusual(header: JpegHeader) -> str:
     # Of these simplejpeg warns, and the warning is an error there.
     told = header.jfif in (1, 2) and header.adobe_transform in (-1, 0, 1)
     known = header.components == 1 or header.sampling in COPIED_SAMPLING
-    return "" if known and told else "unusual JPEG"
+    return "" if known and told and not header.has_profile_fault else "unusual JPEG"
 
 
 def reason_for(kind: str, resized: bool, raw: bool) -> str:
@@ -151,10 +179,11 @@ def planned_size(width: int, height: int, policy: Policy, kind: str) -> tuple[in
 
 
 def encoded(
-    pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool, reason: str
+    decoded: Decoded, policy: Policy, max_bytes: int, raw: bool, reason: str
 ) -> Prepared:
+    pixels = decoded.pixels
     height, width = pixels.shape[:2]
     data = convert.rgb_bytes(pixels) if raw else convert.encode_jpeg(pixels, policy.quality)
     if len(data) > max_bytes:
         raise BadImage(f"larger than a page of {max_bytes} bytes: give a smaller --max-side")
-    return Prepared(data, height, width, raw, reason)
+    return Prepared(data, height, width, raw, reason, highest=decoded.highest)

@@ -12,13 +12,14 @@ import os
 import secrets
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.errors import Interrupted
+from data_tools.image_notes import ImageNotes
 from data_tools.workers import DIGEST_BYTES
 
 JOURNAL = "journal"
@@ -52,6 +53,8 @@ class Record:
     """Numbers in the source of what was left out, and why."""
     reencoded: dict[str, int]
     """Images by the reason they were re-encoded."""
+    notes: ImageNotes = field(default_factory=ImageNotes)
+    """What is to be said of the part's images."""
     beton_end: int = -1
     """Where the beton ended after this part; -1: the part's images wait in the spool."""
 
@@ -95,6 +98,7 @@ class Journal:
         text = {
             "quarantine": record.quarantine,
             "reencoded": record.reencoded,
+            "notes": record.notes.to_json(),
             "beton_end": record.beton_end,
         }
         buffer = io.BytesIO()
@@ -115,8 +119,9 @@ class Journal:
         samples = arrays.pop("samples")
         places = {name.removeprefix("places_"): array for name, array in arrays.items()}
         quarantine = [(int(i), str(reason)) for i, reason in text["quarantine"]]
+        notes = ImageNotes.from_json(text.get("notes", {}))
         return Record(
-            number, samples, places, quarantine, text["reencoded"], text["beton_end"]
+            number, samples, places, quarantine, text["reencoded"], notes, text["beton_end"]
         )
 
     def read_whole(self, number: int) -> Record:

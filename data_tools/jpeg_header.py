@@ -1,7 +1,7 @@
 """JPEG files by their markers: what they hold, and whether they are whole. Nothing is decoded.
 
-After ITU-T T.81 annex B; Exif 2.3 section 4.6 for the orientation; Adobe's TN 5116 for the
-transform byte of its APP14 segment.
+After ITU-T T.81 annex B; Adobe's TN 5116 for the transform byte of its APP14 segment; XMP part 3
+for where a JPEG holds its XMP packets.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from data_tools.orientation import orientation_of
+
 # Start of frame markers: all but DHT, JPG and DAC, which lie among them.
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 BASELINE, EXTENDED, PROGRESSIVE, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC2, 0xC9, 0xCA
@@ -17,6 +19,14 @@ BASELINE, EXTENDED, PROGRESSIVE, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # Encoders write some ten. Each costs a pass over the whole image, and may be a few bytes: a bomb.
 MAX_SCANS = 100
+# The same for large images: a pass over 134 megapixels takes a decoder a fifth of a second.
+MAX_SCANNED_PIXELS = 1 << 31
+EXIF = b"Exif\0\0"
+ICC = b"ICC_PROFILE\0"
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+# What a packet has beyond the 64 kB of a segment. A digest in 32 letters, the text's length and
+# its offset stand before the text.
+XMP_MORE, XMP_MORE_HEAD = b"http://ns.adobe.com/xmp/extension/\0", 32 + 4 + 4
 
 
 class BadImage(Exception):
@@ -28,6 +38,10 @@ class BadImage(Exception):
         """False where the file is no image at all, rather than a broken one."""
 
 
+class TruncatedJpeg(BadImage):
+    """A JPEG whose bytes end before its end marker."""
+
+
 class JpegHeader(NamedTuple):
     height: int
     width: int
@@ -37,23 +51,32 @@ class JpegHeader(NamedTuple):
     frame: int
     """The start-of-frame marker's second byte, 0xC0 to 0xCF."""
     orientation: int
-    """Exif's, 1 (upright) to 8."""
+    """1 (upright) to 8: that of the first Exif segment, or else of XMP."""
     adobe_transform: int
     """-1: no Adobe segment; 0: RGB or CMYK, 1: YCbCr, 2: YCCK."""
     sampling: bytes
     """A byte a component: its horizontal (high half) and vertical sampling factor."""
     jfif: int
     """JFIF's major version; 1 where there is no JFIF segment."""
+    has_profile_fault: bool = False
+    """Whether parts of its ICC profile are missing, empty or doubled: simplejpeg refuses those."""
+    end: int = 0
+    """Where the image ends: just behind its end marker. 0 if it was not walked so far."""
 
 
 def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     """Walks the segments of a JPEG up to its first scan; `whole`: through all scans to its end.
 
-    What follows the image's end (padding, a second picture) is not looked at. Raises BadImage for
-    a file that is broken or, as far as it is walked, cut off.
+    What follows the image's end (padding, a film, a second picture) is not looked at. Raises
+    BadImage for a file that is broken or, as far as it is walked, cut off (TruncatedJpeg).
     """
     position, scans = 2, 0
-    orientation, transform, jfif = 1, -1, 1
+    transform, jfif = -1, 1
+    exif: bytes | None = None
+    xmp: list[bytes] = []
+    more_xmp: list[bytes] = []
+    profile: list[bytes] = []
+    height_follows = False
     frame = ids = sampling = b""
     scanned: set[int] = set()
     quantised: set[int] = set()
@@ -61,6 +84,7 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
     while True:
         marker, body, position = next_segment(data, position)
         if marker == 0xD9:
+            position += 2
             break
         length = position - body + 2
         if marker in FRAMES:
@@ -68,8 +92,17 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
                 raise BadImage("damaged JPEG: two frame headers")
             frame = frame_header(marker, bytes(data[body:position]))
             ids, sampling = frame[7::3], frame[8::3]
-        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = exif_orientation(bytes(data[body + 6 : position]))
+        elif marker == 0xE1:
+            if data[body : body + 6] == EXIF:
+                exif = bytes(data[body + 6 : position]) if exif is None else exif
+            elif data[body : body + len(XMP)] == XMP:
+                xmp.append(bytes(data[body + len(XMP) : position]))
+            elif data[body : body + len(XMP_MORE)] == XMP_MORE:
+                more_xmp.append(bytes(data[body + len(XMP_MORE) + XMP_MORE_HEAD : position]))
+        elif marker == 0xE2 and not scans and data[body : body + len(ICC)] == ICC:
+            profile.append(bytes(data[body + len(ICC) : position]))
+        elif marker == 0xDC:
+            height_follows = True
         elif marker == 0xE0 and length >= 16 and data[body : body + 5] == b"JFIF\0":
             jfif = data[body + 5]
         elif marker == 0xEE and length >= 14 and data[body : body + 5] == b"Adobe":
@@ -85,22 +118,50 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
                 break
             scanned |= scan_components(bytes(data[body:position]), ids, frame[0], coded)
             scans += 1
-            if scans > MAX_SCANS:
-                raise BadImage(f"JPEG of more than {MAX_SCANS} scans")
+            check_scans(scans, frame)
             found = SCAN_END.search(data, position)
             if found is None:
-                raise BadImage("truncated JPEG")
+                raise TruncatedJpeg("truncated JPEG")
             position = found.start()
     if not frame or (whole and len(scanned) < len(ids)):
         raise BadImage("damaged JPEG: it ends before its image")
     if whole and not quantised.issuperset(frame[9::3]):
         raise BadImage("damaged JPEG: a quantisation table is missing")
-    height, width = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
-    if not height or not width:  # height 0: it comes behind the first scan, which nobody decodes
+    height, width = size_of(frame)
+    if width and not height and height_follows:  # libjpeg does not read DNL segments
+        raise BadImage("JPEG with its height behind its first scan (DNL): not supported, convert "
+                       "it first")  # fmt: skip
+    if not height or not width:
         raise BadImage("damaged JPEG: no size in its header")
+    orientation = orientation_of(exif or b"", [*xmp, b"".join(more_xmp)])
     return JpegHeader(
-        height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif
-    )
+        height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif,
+        not is_whole_profile(profile), position if whole else 0,
+    )  # fmt: skip
+
+
+def size_of(frame: bytes) -> tuple[int, int]:
+    """(height, width) by a start-of-frame marker and its segment's body."""
+    return int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
+
+
+def is_whole_profile(parts: list[bytes]) -> bool:
+    """Whether ICC segments (ICC.1:2022 annex B.4) are all there, each with its number of parts."""
+    parts = [part for part in parts if len(part) >= 2]
+    numbers = sorted(part[0] for part in parts)
+    filled = any(len(part) > 2 for part in parts)
+    counts = {part[1] for part in parts}
+    whole = counts == {len(parts)} and numbers == list(range(1, len(parts) + 1))
+    return not parts or (whole and filled)
+
+
+def check_scans(scans: int, frame: bytes) -> None:
+    """Raises BadImage for so many scans that decoding is out of proportion to the image."""
+    height, width = size_of(frame)
+    most = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // max(1, height * width)))
+    if scans > most:
+        size = f" at {width} x {height} pixels" if most < MAX_SCANS else ""
+        raise BadImage(f"JPEG of more than {most} scans{size}")
 
 
 def next_segment(data: bytes | memoryview, position: int) -> tuple[int, int, int]:
@@ -114,7 +175,7 @@ def next_segment(data: bytes | memoryview, position: int) -> tuple[int, int, int
         while data[position : position + 2] == b"\xff\xff":  # fill bytes
             position += 1
         if position + 2 > end:
-            raise BadImage("truncated JPEG")
+            raise TruncatedJpeg("truncated JPEG")
         if data[position] != 0xFF:
             raise BadImage("damaged JPEG: no marker where one must be")
         marker = data[position + 1]
@@ -125,6 +186,8 @@ def next_segment(data: bytes | memoryview, position: int) -> tuple[int, int, int
         position += 2
     if marker == 0xD8:
         raise BadImage("truncated JPEG: another image begins before its end")
+    if marker == 0xF7:  # its frame header (ITU-T T.87)
+        raise BadImage("JPEG-LS: not supported, convert it first")
     if marker < 0xC0 or 0xF0 <= marker <= 0xFD:
         raise BadImage("damaged JPEG: an unknown marker")
     body = position + 4
@@ -132,7 +195,7 @@ def next_segment(data: bytes | memoryview, position: int) -> tuple[int, int, int
     if body <= end and length < 2:
         raise BadImage("damaged JPEG: a segment of impossible length")
     if body > end or body + length - 2 > end:
-        raise BadImage("truncated JPEG")
+        raise TruncatedJpeg("truncated JPEG")
     return marker, body, body + length - 2
 
 
@@ -199,23 +262,3 @@ def quantisation_tables(tables: bytes) -> set[int]:
         numbers.add(tables[0] & 3)
         tables = tables[size:]
     return numbers
-
-
-def exif_orientation(tiff: bytes) -> int:
-    """The orientation, 1 to 8, in an Exif block (a TIFF header and its first directory); else 1."""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
-    if order is None:
-        return 1
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)  # type: ignore[arg-type]
-
-    directory = number(4, 4)
-    for entry in range(number(directory, 2)):
-        at = directory + 2 + 12 * entry
-        if at + 12 > len(tiff):
-            break
-        if number(at, 2) == 0x0112:
-            value = number(at + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1

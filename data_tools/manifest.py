@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "manifest.json.partial"
 KIND = "data_tools dataset"
 VERSION = 2
+WARNING = "warning: "
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Manifest:
     """Samples with a label; maybe a number without a name."""
     classes: list[str]
     kept: int
-    """Images stored as they came, byte for byte or pixel for pixel."""
+    """Images stored as they came, byte for byte or as the same array of pixels."""
     reencoded: dict[str, int]
     """Images by the reason they were re-encoded."""
     quarantined: dict[str, int]
@@ -55,7 +56,8 @@ class Manifest:
     ignored: int
     """Hidden and system files."""
     notes: list[str]
-    """What the source had to say, why there are no labels for one."""
+    """What the source had to say (for example why there are no labels), then warnings of its
+    images (see image_notes)."""
     largest: list[int]
     """The greatest height and the greatest width, in pixels, maybe of two images."""
     policy: dict[str, Any]
@@ -69,6 +71,9 @@ class Manifest:
     """Hex digest of the images and labels: the same in every format."""
     versions: dict[str, str]
     """Of the libraries that decode and encode."""
+    trimmed: dict[str, int] = field(default_factory=dict)
+    """JPEGs copied without bytes that no decoder reads, or with the missing end marker, by which
+    it was. Their pixels are the source's. Manifests of before have none."""
     reused: bool = field(default=False, compare=False)
     """True where `prepare` found the dataset already there. Not stored."""
 
@@ -165,8 +170,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def summary(manifest: Manifest) -> str:
-    """What a preparation did, as a few lines of plain text."""
+def summary(manifest: Manifest, warned: bool = False) -> str:
+    """What a preparation did, as a few lines of plain text. warned: the warnings of its images
+    were printed just before."""
     def listed(reasons: dict[str, int]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
@@ -180,6 +186,9 @@ def summary(manifest: Manifest) -> str:
     if manifest.reused:
         lines[0] = "already prepared: " + lines[0]
     lines.append(f"stored as they came: {manifest.kept:,}")
+    if manifest.trimmed:
+        total = sum(manifest.trimmed.values())
+        lines.append(f"copied, pixel for pixel: {total:,} ({listed(manifest.trimmed)})")
     if manifest.reencoded:
         total = sum(manifest.reencoded.values())
         lines.append(f"re-encoded: {total:,} ({listed(manifest.reencoded)})")
@@ -194,6 +203,6 @@ def summary(manifest: Manifest) -> str:
         lines.append(f"also in {other}: {count:,}; each is named in duplicates.jsonl")
     if manifest.ignored:
         lines.append(f"ignored: {manifest.ignored:,} hidden or system files")
-    lines += manifest.notes
+    lines += [note for note in manifest.notes if not (warned and note.startswith(WARNING))]
     lines.append(f"greatest height {height:,}, greatest width {width:,} pixels")
     return "\n".join(lines)

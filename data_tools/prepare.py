@@ -19,7 +19,7 @@ from data_tools.errors import UserError
 from data_tools.formats import beton
 from data_tools.image import Prepared
 from data_tools.journal import Journal
-from data_tools.manifest import MANIFEST, Manifest, check_files, read_manifest
+from data_tools.manifest import MANIFEST, WARNING, Manifest, check_files, read_manifest
 from data_tools.output import output_folder, tidy
 from data_tools.policy import Policy
 from data_tools.run import Progress, Run
@@ -76,7 +76,11 @@ def prepare(
                 from data_tools.ray_engine import run_on_ray
 
                 run_on_ray(run, labels, ray)
-            return run.assemble(others)[0]
+            manifest = run.assemble(others)[0]
+        for note in manifest.notes:
+            if say is not None and note.startswith(WARNING):
+                say(note)
+        return manifest
     finally:
         files.close()
 

@@ -18,7 +18,7 @@ from data_tools.errors import Interrupted, UserError
 from data_tools.journal import Journal
 from data_tools.shards import Job, Part, write_part
 from data_tools.sources import Source, open_source
-from data_tools.workers import work_through
+from data_tools.workers import cores, work_through
 
 if TYPE_CHECKING:
     from data_tools.run import Run
@@ -111,7 +111,8 @@ def do_part(source: str, labels: str | None, job: Job, out: str, part: Part) -> 
     if not journal.matches():
         raise Interrupted(f"{out}: is not the same folder on every node")
     ranges = [range(part.start, part.stop)]
-    results = work_through(files, ranges, job.policy, job.page_size)
+    # Ray starts a process per core.
+    results = work_through(files, ranges, job.policy, job.page_size, processes=cores())
     write_part(files, job, Path(out), journal, part, results)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_tools.assemble import GROWING, Assembly
 from data_tools.duplicates import Other
-from data_tools.errors import Interrupted
+from data_tools.errors import Interrupted, NotEnoughMemory
 from data_tools.formats import beton
 from data_tools.image import BadImage
 from data_tools.journal import Journal
@@ -135,8 +135,9 @@ class Run:
                 self.check(done)
                 self.tell(1)
                 yield done
-        except MemoryError:
-            raise Interrupted("out of memory: give fewer --workers or a smaller --max-pixels; what "
+        except MemoryError as error:
+            reason = str(error) if isinstance(error, NotEnoughMemory) else "out of memory"
+            raise Interrupted(f"{reason}: give fewer --workers or a smaller --max-pixels; what "
                               "is done stays: run prep again") from None
 
     def check(self, done: Done) -> None:

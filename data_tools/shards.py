@@ -18,6 +18,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.image import BadImage, Prepared
+from data_tools.image_notes import ImageNotes
 from data_tools.journal import SAMPLE, Journal, Record, partial_name
 from data_tools.policy import Policy
 from data_tools.sources import Source
@@ -106,6 +107,7 @@ class PartWriter:
         self._places: dict[str, list[tuple[int, int]]] = {}
         self._quarantine: list[tuple[int, str]] = []
         self._reencoded: Counter[str] = Counter()
+        self._notes = ImageNotes()
         self._spool: BinaryIO | None = None
         for name in job.formats:
             if name in SHARDED:
@@ -135,6 +137,7 @@ class PartWriter:
             self._spool.write(result.data)
         if result.reason:
             self._reencoded[result.reason] += 1
+        self._notes.add(result)
         size = len(result.data)
         self._rows.append(
             (done.i, size, result.height, result.width, done.crc, kind, done.digest)
@@ -161,6 +164,7 @@ class PartWriter:
                     for name, places in self._places.items()},
             quarantine=self._quarantine,
             reencoded=dict(sorted(self._reencoded.items())),
+            notes=self._notes,
             beton_end=beton_end,
         )
         self._journal.write(record)

@@ -82,6 +82,8 @@ class Survey:
     kept: int = -1
     """Images stored as they came; -1: not known."""
     reencoded: dict[str, int] = field(default_factory=dict)
+    trimmed: dict[str, int] = field(default_factory=dict)
+    """JPEGs copied with the same pixels but not the same bytes: see Manifest."""
     source: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -156,7 +158,7 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     return {
         "duplicates": manifest.duplicates, "leaks": manifest.leaks,
         "quarantined": manifest.quarantined, "examples": examples, "kept": manifest.kept,
-        "reencoded": manifest.reencoded, "notes": manifest.notes,
+        "reencoded": manifest.reencoded, "trimmed": manifest.trimmed, "notes": manifest.notes,
         "source": f"{manifest.source} ({manifest.source_kind})",
     }  # fmt: skip
 
@@ -240,7 +242,7 @@ def pixels_of(store: Store, i: int) -> np.ndarray:
     if store.kinds[i] == JPEG and sniff_jpeg(encoded.tobytes()).components != 4:
         return simplejpeg.decode_jpeg(encoded)
     with convert.open_image(encoded.tobytes()) as image:
-        pixels = convert.decode(image, image.size)
+        pixels = convert.decode(image, image.size).pixels
     return np.repeat(pixels[..., None], 3, -1) if pixels.ndim == 2 else pixels
 
 

@@ -36,6 +36,8 @@ def lines(found: Survey) -> list[str]:
     out.append(f"  mean {rgb[0]}, std {rgb[1]} (R G B, 0 to 1)")
     if found.undecodable:
         out.append(f"  {found.undecodable:,} did not decode: fastmoco verify names them")
+    if found.trimmed:
+        out.append(f"copied, pixel for pixel: {listed(found.trimmed)}")
     if found.kept >= 0:
         out.append(f"stored as they came: {found.kept:,}; re-encoded: {listed(found.reencoded)}")
     unsought = found.duplicates < 0

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.errors import UserError
+from data_tools.errors import NotEnoughMemory, UserError
 from data_tools.image import BadImage, Prepared, prepare_image
+from data_tools.memory_budget import DECODING, READING
+from data_tools.memory_limit import free_memory
 from data_tools.policy import Policy
 from data_tools.sources import Source
 
@@ -50,24 +51,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return whole
-    return min(whole, int(limit)) if limit.isdecimal() else whole
+def share_memory(processes: int = 1) -> None:
+    """Sets what all threads may hold, as a share of the memory that is free now. processes: those
+    of this machine that prepare images at the same time."""
+    free = free_memory() // max(1, processes)
+    DECODING.resize(free // 2)
+    READING.resize(free // 4)
 
 
 def work_through(
-    source: Source, ranges: Iterable[range], policy: Policy, max_bytes: int
+    source: Source, ranges: Iterable[range], policy: Policy, max_bytes: int, processes: int = 1
 ) -> Iterator[Done]:
     """Every image of the ranges, in order. max_bytes: the most that an image may take stored.
+    processes: see share_memory.
 
-    Raises UserError at the first bad one, where the policy is strict.
+    Raises UserError at the first bad one if the policy is strict, and NotEnoughMemory, with the
+    image's name, for a valid one that this machine can't decode.
     """
     workers = policy.workers or cores()
+    share_memory(processes)
 
     def work(chunk: range) -> list[Done]:
         return [prepare_one(source, i, policy, max_bytes) for i in chunk]
@@ -112,10 +114,13 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
     try:
         if source.sizes[i] > LARGEST_FILE:
             raise BadImage(f"larger than {LARGEST_FILE} bytes", is_image=False)
-        data = source.read(i)
-        digest = digest_of(data)
-        result = prepare_image(data, policy, max_bytes, stored_raw(i, policy.raw_fraction))
-        return Done(i, result, digest, zlib.crc32(result.data), False)
+        with READING.take(int(source.sizes[i])):
+            data = source.read(i)
+            digest = digest_of(data)
+            result = prepare_image(data, policy, max_bytes, stored_raw(i, policy.raw_fraction))
+            return Done(i, result, digest, zlib.crc32(result.data), False)
+    except NotEnoughMemory as error:
+        raise NotEnoughMemory(f"{source.keys[i]}: {error}") from None
     except BadImage as error:
         # Without the old one's traceback, which would keep the file's bytes alive.
         return Done(i, BadImage(str(error), error.is_image), digest, 0, False)

@@ -41,7 +41,7 @@ def prep(argv: list[str]) -> None:
     if args.json:
         print(manifest.to_json())
         return
-    console.say(summary(manifest))
+    console.say(summary(manifest, warned=not manifest.reused))
     for name in args.format[1:]:
         other = read_manifest(args.out / name)
         size = sum(other.files[file].bytes for file in other.data) / 1e6

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.memory_limit import memory
 from data_tools.store import Store
-from data_tools.workers import memory
 from fastmoco import draws
 
 Order = Literal["random", "blocks"]

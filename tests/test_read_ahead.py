@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_tools.memory_limit import memory
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.workers import memory
 from fastmoco import checkpoint, draws, read_ahead
 from fastmoco import loader as loading
 from fastmoco.engines.threads import ThreadsEngine

@@ -3,12 +3,12 @@
 import base64
 import io
 import struct
-import zlib
 from functools import cache
 
 import numpy as np
 import pytest
 import simplejpeg
+from handmade_images import chunk, png, tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,35 +44,6 @@ def rejection(data: bytes, policy: Policy | None = None) -> str:
         prepare_image(data, policy or Policy(), raw=True)
     assert caught.value.is_image
     return str(caught.value)
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png(pixels: np.ndarray, depth: int, colour: int, *chunks: bytes) -> bytes:
-    """A PNG by hand (ISO 15948), for what Pillow can't write. pixels: [H, W] or [H, W, C]."""
-    height, width = pixels.shape[:2]
-    rows = pixels.reshape(height, -1)
-    if depth == 16:
-        packed = rows.astype(">u2").view(np.uint8)
-    else:
-        bits = np.unpackbits(rows.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
-        packed = np.packbits(bits.reshape(height, -1), axis=1)
-    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
-    return start + b"".join(chunks) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-def tiff(pixels: np.ndarray, bits: int, body: bytes, **tags: tuple[int, int]) -> bytes:
-    """A little-endian TIFF (6.0) of one strip. tags: name=(tag, value), instead of or beside."""
-    height, width = pixels.shape[:2]
-    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
-    entries |= {279: len(body)} | dict(tags.values())
-    entries[273] = 8 + 2 + 12 * len(entries) + 4
-    table = b"".join(struct.pack("<HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
-    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + body
 
 
 def wide_grey() -> np.ndarray:
@@ -246,7 +217,7 @@ def test_colour_profiles_are_dropped_and_change_no_pixel() -> None:
 def test_pixels_that_come_as_arrays() -> None:
     pixels = smooth(HEIGHT, WIDTH)
     encoded = prepare_image(pixels, Policy(quality=100))
-    assert encoded[1:] == (HEIGHT, WIDTH, False, "raw pixels")
+    assert encoded[1:5] == (HEIGHT, WIDTH, False, "raw pixels")
     assert np.abs(simplejpeg.decode_jpeg(encoded.data).astype(int) - pixels).mean() < 1
     kept = prepare_image(pixels[:, ::-1], Policy(reencode="never"), raw=True)
     assert kept == Prepared(pixels[:, ::-1].tobytes(), HEIGHT, WIDTH, True, "")
@@ -282,7 +253,7 @@ def test_sides() -> None:
     data = jpeg(HEIGHT, WIDTH)
     assert prepare_image(data, Policy(short_side=HEIGHT, min_side=HEIGHT)).data == data
     shrunk = prepare_image(data, Policy(short_side=15))
-    assert shrunk[1:] == (15, 25, False, "JPEG, resized")
+    assert shrunk[1:5] == (15, 25, False, "JPEG, resized")
     assert prepare_image(data, Policy(short_side=15, max_side=20)).width == 20
     assert prepare_image(data, Policy(short_side=6, max_side=20)).width == 10
     pixels = smooth(HEIGHT, WIDTH)
@@ -300,8 +271,6 @@ def test_bombs_are_left_out_before_they_are_decoded() -> None:
     head = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     huge = huge[:8] + chunk(b"IHDR", head) + huge[33:]
     assert rejection(huge).startswith("more than")
-    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 27)))
-    assert rejection(png(np.zeros((1, 1)), 8, 0, text)).startswith("damaged ")
     tile = tiff(np.zeros((2, 2)), 8, b"\0" * 4, w=(322, 1 << 15), l=(323, 1 << 15), o=(324, 8))
     assert rejection(tile).startswith("more than")
 

@@ -1,0 +1,45 @@
+"""How much memory this process may use: the machine's, its container's, or the shell's limit."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in CGROUP_LIMITS:
+        try:
+            limit = Path(path).read_text().strip()
+        except OSError:
+            continue
+        return min(whole, int(limit)) if limit.isdecimal() else whole
+    return whole
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, by memory(), by what other processes leave, and by
+    the limit on its address space (`ulimit -v`)."""
+    free = memory()
+    found = kilobytes_of("/proc/meminfo", "MemAvailable:")
+    if found:
+        free = min(free, found)
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, limit - kilobytes_of("/proc/self/status", "VmSize:"))
+    return max(0, free)
+
+
+def kilobytes_of(path: str, name: str) -> int:
+    """The value of a line such as "MemAvailable: 12 kB" of a file of Linux's, in bytes; else 0."""
+    try:
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) << 10
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0

@@ -1,0 +1,58 @@
+"""What is fuzzed: a reader, valid files to start from, and how they are changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.fuzzing import mutations
+from data_tools.errors import UserError
+
+Edit = Callable[[random.Random, bytes], bytes]
+"""One structure-aware change of a file. May raise what it likes if it can't parse the bytes."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One way in which bytes of others come in."""
+
+    name: str
+    build: Callable[[Path], list[str]]
+    """Writes valid files into an empty folder; returns the names of those that are changed."""
+    read: Callable[[Path, str], Any]
+    """Reads the files in a folder, of which the named one was changed, as the commands do.
+
+    Returns the content as `same` compares it; None if the file counts as absent."""
+    edits: tuple[Edit, ...] = ()
+    checked: bool = False
+    """True if the file carries checksums: content that is accepted must be what was written."""
+    settle: Callable[[Path], list[str]] | None = None
+    """For files that depend on where the folder lies: called in a copy of what was built; returns
+    the names of the files that are changed."""
+    writes: bool = False
+    """True if reading changes files of the folder: they are put back after each case."""
+    refusals: tuple[type[BaseException], ...] = (UserError,)
+    """What reading may raise."""
+
+    def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool
+               ) -> tuple[str, bytes]:
+        """Case `number`: the name of the file that is changed, and its bytes. Depends on nothing
+        but the arguments. flips: exactly one bit is changed."""
+        rng = random.Random(f"{seed} {self.name} {number}")
+        target = rng.choice(sorted(originals))
+        data = originals[target]
+        if flips or rng.random() < 0.1:
+            return target, mutations.flip(rng, data)
+        others = [originals[name] for name in sorted(originals)]
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            if self.edits and rng.random() < 0.6:
+                try:
+                    data = rng.choice(self.edits)(rng, data)
+                    continue
+                except Exception:  # an earlier change left nothing that can be parsed
+                    pass
+            data = mutations.change(rng, data, others)
+        return target, data[: mutations.LARGEST]

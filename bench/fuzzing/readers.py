@@ -1,0 +1,8 @@
+"""The table of all readers that are fuzzed."""
+
+from __future__ import annotations
+
+from bench.fuzzing import image_readers
+from bench.fuzzing.reader import Reader
+
+READERS: list[Reader] = [*image_readers.READERS]

@@ -10,6 +10,8 @@ import zlib
 from bench.fuzzing.mutations import EXTREMES, change
 
 NO_LENGTH = {0xD8, 0xD9, 0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone
+# Ten bytes, a megabyte and forty of them, compressed.
+ZEROS = [zlib.compress(bytes(size)) for size in (10, 1 << 20, 40 << 20)]
 FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC9, 0xCA, 0xCB)
 
 
@@ -84,7 +86,7 @@ def edit_png(rng: random.Random, data: bytes) -> bytes:
     elif way == 5:
         name = rng.choice((b"zTXt", b"iCCP", b"iTXt", b"tEXt", b"eXIf", b"acTL", b"fcTL", b"tRNS",
                            b"PLTE", b"gAMA"))
-        text = b"k\0\0" + zlib.compress(bytes(rng.choice((10, 1 << 20, 40 << 20))))
+        text = b"k\0\0" + rng.choice(ZEROS)
         chunks.insert(rng.randrange(1, len(chunks)), (name, rng.choice((text, b"", b"\0" * 26))))
     else:
         chunks[k] = kind, change(rng, body, [])

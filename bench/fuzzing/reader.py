@@ -25,10 +25,10 @@ class Reader:
     read: Callable[[Path, str], Any]
     """Reads the files in a folder, of which the named one was changed, as the commands do.
 
-    Returns the content as `same` compares it; None if the file counts as absent."""
+    Returns the content, as `same` compares it; None if the file counts as absent."""
     edits: tuple[Edit, ...] = ()
-    checked: bool = False
-    """True if the file carries checksums: content that is accepted must be what was written."""
+    same: Callable[[Any, Any], bool] | None = None
+    """For files that carry checksums: whether accepted content is what was written."""
     settle: Callable[[Path], list[str]] | None = None
     """For files that depend on where the folder lies: called in a copy of what was built; returns
     the names of the files that are changed."""
@@ -56,3 +56,24 @@ class Reader:
                     pass
             data = mutations.change(rng, data, others)
         return target, data[: mutations.LARGEST]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Equal in structure and values; arrays and tensors in every bit."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    if hasattr(a, "dtype"):
+        return (getattr(b, "dtype", None) == a.dtype and a.shape == b.shape
+                and bytes_of(a) == bytes_of(b))
+    return type(a) is type(b) and (a == b or repr(a) == repr(b))  # NaN is itself
+
+
+def bytes_of(array: Any) -> bytes:
+    """The bytes of a numpy array or a tensor."""
+    if hasattr(array, "numpy"):
+        import torch
+
+        array = array.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return array.tobytes()

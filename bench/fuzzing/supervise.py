@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -81,6 +82,7 @@ class Worker:
 
         self.pid = run_forked(child)
         theirs.close()
+        self.ended = False
         self.reader = ""
         self.first = 0
         self.began = 0.0
@@ -108,6 +110,7 @@ class Worker:
 
     def end(self) -> int:
         """Kills the process if it still runs; returns how it ended."""
+        self.ended = True
         self.pipe.close()
         try:
             os.kill(self.pid, signal.SIGKILL)
@@ -171,7 +174,8 @@ class Supervisor:
                     self._look(worker, worker.pipe in ready, active, idle)
         finally:
             for worker in active:
-                worker.end()
+                if not worker.ended:
+                    worker.end()
 
     def _due(self, files: int, active: list[Worker]) -> str:
         """The reader that had the least time so far, and is not being read."""
@@ -193,7 +197,11 @@ class Supervisor:
                     places[name] = self._place(name, own)
                 return places[name]
 
-            serve(pipe, state, place_of, self.limits, self.seed, self.flips)
+            try:
+                serve(pipe, state, place_of, self.limits, self.seed, self.flips)
+            except Exception:  # the valid files can't be read: the process has no other voice
+                (own / "crash.txt").write_text(traceback.format_exc())
+                raise
 
         return Worker(own, work)
 

@@ -167,7 +167,7 @@ def judge(
         found = place.read(name, data)
         if found is None:
             outcome = "refused"
-        elif place.reader.checked and not same(found, place.whole[name]):
+        elif place.reader.same and not place.reader.same(found, place.whole[name]):
             outcome, cause = "silent", f"{place.reader.name}: accepted with other content"
     except place.reader.refusals as error:
         outcome = "refused"
@@ -183,27 +183,6 @@ def judge(
     if outcome in ("accepted", "refused") and spent > limits.seconds:
         outcome, cause = "hang", f"{place.reader.name}: {spent:.0f} s"
     return outcome, cause, trace
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal in structure and values; arrays and tensors in every bit."""
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    if hasattr(a, "dtype"):
-        return (getattr(b, "dtype", None) == a.dtype and a.shape == b.shape
-                and bytes(raw(a)) == bytes(raw(b)))
-    return type(a) is type(b) and (a == b or repr(a) == repr(b))
-
-
-def raw(array: Any) -> bytes:
-    """The bytes of a numpy array or a tensor."""
-    if hasattr(array, "numpy"):
-        import torch
-
-        array = array.detach().contiguous().view(-1).view(torch.uint8).numpy()
-    return array.tobytes()
 
 
 def serve(

@@ -22,6 +22,8 @@ BATCH_SECONDS = 1.5
 STUCK = 90.0  # seconds of the clock on one file without an end, whatever the processor did
 KEPT = 3  # files kept of each cause
 KINDS = ("uncaught", "crash", "hang", "memory", "silent")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MOST_MEMORY = 1 << 30  # of a worker, beside what a file may take: it is ended before its file is read
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -99,6 +101,14 @@ class Worker:
             self._last = (number, now, spent)
             return False
         return spent - self._last[2] > limits.seconds or now - self._last[1] > STUCK
+
+    def too_large(self, most: int) -> bool:
+        """Whether it takes more memory than that, while it reads."""
+        try:
+            with open(f"/proc/{self.pid}/statm") as file:
+                return int(file.read().split()[1]) * PAGE > most
+        except (OSError, IndexError):
+            return False
 
     def _processor_seconds(self) -> float:
         try:
@@ -216,19 +226,27 @@ class Supervisor:
         kind = "crash"
         try:
             if ready:
-                said = worker.pipe.recv()
-                if isinstance(said, int):
-                    self._close_batch(worker, said)
+                said, more = worker.pipe.recv()
+                if isinstance(said, Fault):
+                    self._count(said, more)
+                    return
+                self._close_batch(worker, said)
+                if not more:
                     idle.append(worker)
-                else:
-                    self._count(*said)
+                    return
+                raise EOFError
+            if worker.too_long(self.limits):
+                kind = "hang"
+            elif worker.too_large(MOST_MEMORY + self.limits.bytes):
+                kind = "memory"
+            else:
                 return
-            if not worker.too_long(self.limits):
-                return
-            kind = "hang"
         except (EOFError, ConnectionResetError):
             pass
-        self._lose(worker, kind)
+        if worker.reader:
+            self._lose(worker, kind)
+        else:
+            worker.end()
         active[active.index(worker)] = new = self._start()
         idle.append(new)
 

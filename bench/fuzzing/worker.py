@@ -29,7 +29,9 @@ from bench.fuzzing.reader import Reader
 # The case's number (-1: none is being read), how many were accepted and refused, and the place of
 # the changed file among the reader's.
 STATE = struct.Struct("<qqqq")
-ADDRESS_SPACE = 4 << 30  # bytes above the process's own, so that no case takes the machine's memory
+# Bytes above the process's own, so that no case takes the machine's memory. Far above the limit per
+# file: allocators (pyarrow's) reserve gigabytes that they never touch.
+ADDRESS_SPACE = 10 << 30
 OURS = ("/data_tools/", "/fastmoco/")
 
 
@@ -82,9 +84,8 @@ class Place:
         targets = reader.settle(folder) if reader.settle else targets
         self.originals = {name: (folder / name).read_bytes() for name in targets}
         self._tree = self._files() if reader.writes else {}
-        self.whole = {name: reader.read(folder, name) for name in targets}
+        self.whole = {name: self.read(name, self.originals[name]) for name in targets}
         """What the unchanged files hold."""
-        self.restore()
 
     def _files(self) -> dict[Path, bytes]:
         paths = (path for path in self.folder.rglob("*") if path.is_file())
@@ -96,13 +97,13 @@ class Place:
         try:
             return self.reader.read(self.folder, name)
         finally:
-            path.write_bytes(self.originals[name])
-            self.restore()
+            if self.reader.writes:
+                self._restore()
+            else:
+                path.write_bytes(self.originals[name])
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """Puts back what reading changed."""
-        if not self.reader.writes:
-            return
         for path in self.folder.rglob("*"):
             if path.is_file() and path not in self._tree:
                 path.unlink()
@@ -191,8 +192,9 @@ def serve(
 ) -> None:
     """Answers requests (reader, first number, how many, seconds) until the other side closes.
 
-    Sends each Fault with the file's bytes as it is found, and the next number once the time or the
-    cases are through.
+    Sends each (Fault, the file's bytes) as it is found; and once the time or the cases are through
+    (the next number, whether the process ends): it does so after a fault of memory, for what is
+    left of that would count for others.
     """
     while True:
         try:
@@ -214,8 +216,12 @@ def serve(
             if outcome not in ("accepted", "refused"):
                 fault = Fault(name, number - 1, outcome, cause, trace, target)
                 connection.send((fault, data))
+                if outcome == "memory":
+                    break
         state.set(-1, accepted, refused)
-        connection.send(number)
+        connection.send((number, outcome == "memory"))
+        if outcome == "memory":
+            return
 
 
 def run_forked(work: Callable[[], None]) -> int:

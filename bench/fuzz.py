@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 
 from bench.command import finish
-from bench.fuzzing.reader import Reader
+from bench.fuzzing.reader import Case, Reader
 from bench.fuzzing.readers import READERS
 from bench.fuzzing.supervise import KINDS, Supervisor
 from bench.fuzzing.worker import Limits, Place, judge, prepare_process, run_forked
@@ -126,7 +126,8 @@ def replay(path: Path, known: dict[str, Reader], scratch: Path, limits: Limits) 
         faulthandler.dump_traceback_later(limits.seconds, exit=True)
         place = Place(reader, scratch / "built", targets, scratch / "place")
         try:
-            told.write_text("\n".join(judge(place, target, path.read_bytes(), limits)))
+            case = Case(target, path.read_bytes(), False)
+            told.write_text("\n".join(judge(place, case, limits)))
         except Exception:
             told.write_text(traceback.format_exc())
 

@@ -29,8 +29,8 @@ from data_tools.survey import survey
 from data_tools.survey_text import lines
 from data_tools.verify import verify
 
-PART_BYTES = 1500  # so that a few images make several parts
-JOURNAL_FORMATS = ("beton", "tfrecord", "webdataset")
+PART_BYTES = 5000  # so that a few images make several parts
+JOURNAL_FORMATS = ("beton", "tfrecord")
 
 
 def images(folder: Path, count: int = 8) -> Path:
@@ -233,7 +233,8 @@ BETON_FIELDS: Edit = containers.fields(
     (2109, 2, "little"), (2111, 8, "little"), (2122, 8, "little"), (-24, 8, "little"),
     (-16, 8, "little"), (-8, 8, "little"), (-40, 8, "little"), (-32, 8, "little"),
 )
-ZIP_OF_ARRAYS = containers.edit_zip((".npy", containers.edit_npy))
+HEADERS: tuple[Edit, ...] = (containers.edit_zip_header,)
+ZIP_OF_ARRAYS: tuple[Edit, ...] = (containers.edit_zip((".npy", containers.edit_npy)),)
 
 
 def lists(rng: Any, data: bytes) -> bytes:
@@ -254,9 +255,10 @@ READERS = [
     file("tfrecord", build_file("tfrecord", "train-00000.tfrecord"), containers.edit_tfrecord),
     file("recordio", build_file("recordio", "train-00000.rec"), containers.edit_recordio),
     file("webdataset", build_webdataset, containers.edit_tar),
-    Reader("dataset", build_dataset, read_dataset, (lists,), as_prepared),
-    Reader("dataset-images", build_data_file, read_dataset, (), as_prepared),
-    Reader("journal", build_journal, read_journal, (ZIP_OF_ARRAYS,), equal, writes=True),
-    Reader("index-cache", build_cached, read_cached, (ZIP_OF_ARRAYS,), equal,
+    Reader("dataset", build_dataset, read_dataset, (lists,), same=as_prepared),
+    Reader("dataset-images", build_data_file, read_dataset, same=as_prepared),
+    Reader("journal", build_journal, read_journal, HEADERS, ZIP_OF_ARRAYS, equal,
+           writes=True),
+    Reader("index-cache", build_cached, read_cached, HEADERS, ZIP_OF_ARRAYS, equal,
            settle=settle_cache, writes=True),
 ]

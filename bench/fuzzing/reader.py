@@ -6,13 +6,23 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.fuzzing import mutations
 from data_tools.errors import UserError
 
 Edit = Callable[[random.Random, bytes], bytes]
 """One structure-aware change of a file. May raise what it likes if it can't parse the bytes."""
+
+
+class Case(NamedTuple):
+    """A changed file."""
+
+    target: str
+    """Which of the reader's files was changed."""
+    data: bytes
+    mended: bool
+    """Whether its checksums were put right."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,9 @@ class Reader:
 
     Returns the content, as `same` compares it; None if the file counts as absent."""
     edits: tuple[Edit, ...] = ()
+    mending: tuple[Edit, ...] = ()
+    """Edits that put the file's own checksums right: what they change is no damage, and may be
+    accepted."""
     same: Callable[[Any, Any], bool] | None = None
     """For files that carry checksums: whether accepted content is what was written."""
     settle: Callable[[Path], list[str]] | None = None
@@ -37,25 +50,26 @@ class Reader:
     refusals: tuple[type[BaseException], ...] = (UserError,)
     """What reading may raise."""
 
-    def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool
-               ) -> tuple[str, bytes]:
-        """Case `number`: the name of the file that is changed, and its bytes. Depends on nothing
-        but the arguments. flips: exactly one bit is changed."""
+    def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool) -> Case:
+        """Case `number`. Depends on nothing but the arguments. flips: exactly one bit is changed."""
         rng = random.Random(f"{seed} {self.name} {number}")
         target = rng.choice(sorted(originals))
         data = originals[target]
         if flips or rng.random() < 0.1:
-            return target, mutations.flip(rng, data)
+            return Case(target, mutations.flip(rng, data), False)
         others = [originals[name] for name in sorted(originals)]
+        edits, mended = (*self.edits, *self.mending), False
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            if self.edits and rng.random() < 0.6:
+            if edits and rng.random() < 0.6:
+                edit = rng.choice(edits)
                 try:
-                    data = rng.choice(self.edits)(rng, data)
+                    data = edit(rng, data)
+                    mended |= edit in self.mending
                     continue
                 except Exception:  # an earlier change left nothing that can be parsed
                     pass
             data = mutations.change(rng, data, others)
-        return target, data[: mutations.LARGEST]
+        return Case(target, data[: mutations.LARGEST], mended)
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.fuzzing.reader import Reader
+from bench.fuzzing.reader import Case, Reader
 
 # The case's number (-1: none is being read), how many were accepted and refused, and the place of
 # the changed file among the reader's.
@@ -102,6 +102,10 @@ class Place:
             else:
                 path.write_bytes(self.originals[name])
 
+    def as_written(self, name: str, found: Any) -> bool:
+        """Whether accepted content is what was written; for files without checksums any is."""
+        return self.reader.same is None or self.reader.same(found, self.whole[name])
+
     def _restore(self) -> None:
         """Puts back what reading changed."""
         for path in self.folder.rglob("*"):
@@ -156,19 +160,17 @@ def cause_of(error: BaseException) -> str:
     return f"{type(error).__name__} in {file}:{last.name}"
 
 
-def judge(
-    place: Place, name: str, data: bytes, limits: Limits
-) -> tuple[str, str, str]:
+def judge(place: Place, case: Case, limits: Limits) -> tuple[str, str, str]:
     """Reads one changed file -> (outcome, cause, traceback); the outcome is "accepted", "refused"
     or a kind of fault."""
     forget_peak()
     before, began = peak(), time.process_time()
     outcome, cause, trace = "accepted", "", ""
     try:
-        found = place.read(name, data)
+        found = place.read(case.target, case.data)
         if found is None:
             outcome = "refused"
-        elif place.reader.same and not place.reader.same(found, place.whole[name]):
+        elif not (case.mended or place.as_written(case.target, found)):
             outcome, cause = "silent", f"{place.reader.name}: accepted with other content"
     except place.reader.refusals as error:
         outcome = "refused"
@@ -207,15 +209,15 @@ def serve(
         until = time.monotonic() + seconds
         number = first
         while number < first + count and (number == first or time.monotonic() < until):
-            target, data = place.reader.mutate(number, seed, place.originals, flips)
-            state.set(number, accepted, refused, names.index(target))
-            outcome, cause, trace = judge(place, target, data, limits)
+            case = place.reader.mutate(number, seed, place.originals, flips)
+            state.set(number, accepted, refused, names.index(case.target))
+            outcome, cause, trace = judge(place, case, limits)
             accepted += outcome == "accepted"
             refused += outcome == "refused"
             number += 1
             if outcome not in ("accepted", "refused"):
-                fault = Fault(name, number - 1, outcome, cause, trace, target)
-                connection.send((fault, data))
+                fault = Fault(name, number - 1, outcome, cause, trace, case.target)
+                connection.send((fault, case.data))
                 if outcome == "memory":
                     break
         state.set(-1, accepted, refused)

@@ -87,6 +87,18 @@ def build_run(*names: str) -> Callable[[Path], list[str]]:
     return build
 
 
+def build_run_without_data(*names: str) -> Callable[[Path], list[str]]:
+    """The same; its dataset has gone."""
+    def build(folder: Path) -> list[str]:
+        found = build_run(*names)(folder)
+        shutil.rmtree(folder / "data")
+        path = folder / "run" / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "data": "/gone"}))
+        return found
+
+    return build
+
+
 def build_checkpoint(folder: Path) -> list[str]:
     shutil.copy(made_run(folder.parent) / "run" / "checkpoint.pt", folder)
     return ["checkpoint.pt"]
@@ -158,8 +170,6 @@ def settle_features(folder: Path) -> list[str]:
 
 def read_report_page(folder: Path, name: str) -> Any:
     """The page of a run, its dataset having gone."""
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "data").rename(folder / "moved")
     out, lacking = report(folder / "run", folder / "page.html", device="cpu", threads=1)
     return out.stat().st_size
 
@@ -216,9 +226,11 @@ def either(rng: Any, data: bytes) -> bytes:
         return edit_json_line(rng, data)
 
 
-def of_run(name: str, read: Callable[[Path, str], Any], *files: str, writes: bool = False,
-           mending: tuple[Edit, ...] = ()) -> Reader:
-    return Reader(name, build_run(*(f"run/{file}" for file in files)), read, (either,), mending,
+def of_run(
+    name: str, read: Callable[[Path, str], Any], *files: str, writes: bool = False,
+    mending: tuple[Edit, ...] = (), build: Any = build_run,
+) -> Reader:
+    return Reader(name, build(*(f"run/{file}" for file in files)), read, (either,), mending,
                   writes=writes)
 
 
@@ -231,7 +243,7 @@ READERS = [
     Reader("feature-cache", build_features, read_features, (), (containers.edit_npy,), equal,
            settle=settle_features, writes=True),
     of_run("report", read_report_page, "run.json", "metrics.jsonl", "knn.json", "linear.json",
-           "bench.json"),
+           "bench.json", build=build_run_without_data),
     of_run("report-pictures", read_report_pictures, "run.json", "metrics.jsonl", "checkpoint.pt",
            mending=WEIGHTS),
     of_run("compare", read_comparison, "run.json", "metrics.jsonl"),

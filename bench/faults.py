@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -72,7 +73,7 @@ class Harness:
             raise SystemExit(f"{task.name} ends with {ended.code} without a fault: {ended.errors}")
         self.seconds[task.name] = time.monotonic() - began
         files = (path for path in place.rglob("*") if path.is_file())
-        self.sizes[task.name] = sum(path.stat().st_size for path in files)
+        self.sizes[task.name] = sum(512 * path.stat().st_blocks for path in files)
         found = task.left(place, ended.printed)
         shutil.rmtree(place)
         return found
@@ -83,7 +84,7 @@ class Harness:
         while True:
             if "kill" in faults:
                 aim = task.aims[turn % len(task.aims)]
-                delay = rng.choice((0.0, 0.0, rng.uniform(0.0005, 0.05)))
+                delay = rng.choice((0.0, 0.0, rng.uniform(0.0005, 0.01)))
                 count = rng.choice((1, 1, 2, 3, 6)) if turn >= len(task.aims) else 1
                 detail = f"{aim.event} {aim.part}, time {count}, {1e3 * delay:.1f} ms later"
                 yield "kill", detail, trial.kill_at(aim, count, delay)
@@ -95,7 +96,7 @@ class Harness:
                 kind, every = OPERATIONS[turn % 3], rng.choice((1, 2, 3, 5, 10, 30, 100))
                 yield "io", f"every {every}. {kind} fails", {kind: every}
             if "stop" in faults and turn % 3 == 0:
-                after = rng.uniform(0, self.seconds[task.name])
+                after = rng.uniform(0, 0.7 * self.seconds[task.name])
                 yield "stop", f"after {after:.1f} s", after
             if "clock" in faults and turn % 3 == 0:
                 after, back = rng.choice((1, 5, 50, 500)), rng.choice((1.0, 3600.0, 4e8))
@@ -123,13 +124,21 @@ class Harness:
             shutil.rmtree(place, ignore_errors=True)
 
     def _first(self, task: Task, place: Path, arm: Arm | None, killed: bool) -> str:
-        pid = trial.start(task.argv(self.inputs, place), place, arm)
-        return trial.judge_first(trial.finish(pid, place), killed)
+        place.with_suffix(".hits").unlink(missing_ok=True)
+        ended = trial.finish(trial.start(task.argv(self.inputs, place), place, arm), place)
+        return self._judged(task, place, ended, killed)
+
+    def _judged(self, task: Task, place: Path, ended: trial.Ended, killed: bool) -> str:
+        outcome = trial.judge_first(ended, killed)
+        if ended.code == 0:
+            wrong = trial.judge_left(task, place, ended, self.whole[task.name])
+            return f"ended with 0: {wrong}" if wrong else outcome
+        return outcome
 
     def _stopped(self, task: Task, place: Path, after: float) -> str:
         pid = trial.start(task.argv(self.inputs, place), place, None)
         struck = trial.stop_and_go(pid, after, 0.5)
-        outcome = trial.judge_first(trial.finish(pid, place), False)
+        outcome = self._judged(task, place, trial.finish(pid, place), False)
         if outcome == "struck":
             return "a stop made it fail"
         return "struck" if struck and outcome == "missed" else outcome
@@ -171,6 +180,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     for module in (*COSTLY, "fastmoco.evaluation_cli", "fastmoco.knn", "fastmoco.report",
                    "fastmoco.export", "fastmoco.monitor", "data_tools.prepare"):
         importlib.import_module(module)  # once, not in each forked process

@@ -36,6 +36,8 @@ class Ended:
     """Exit code, below 0 for a signal; None for a hang."""
     printed: str
     errors: str
+    hits: int
+    """Times that the library struck."""
 
 
 @dataclass
@@ -72,9 +74,14 @@ def set_fault(
     """Arms the library in this process: see shim.c."""
     library = ctypes.CDLL(os.environ[PRELOADED])
     library.fault_set(
-        os.fsencode(folder), ctypes.c_long(budget), ctypes.c_long(read), ctypes.c_long(write),
+        os.fsencode(folder) + b"/", ctypes.c_long(budget), ctypes.c_long(read), ctypes.c_long(write),
         ctypes.c_long(sync), ctypes.c_long(clock_after), ctypes.c_double(clock_back),
     )
+
+
+def fault_hits() -> int:
+    """How often the library has struck in this process."""
+    return int(ctypes.CDLL(os.environ[PRELOADED]).fault_hits()) if os.environ[PRELOADED] else 0
 
 
 def kill_at(aim: Aim, count: int, delay: float) -> Arm:
@@ -121,6 +128,7 @@ def start(argv: list[str], place: Path, arm: Arm | None) -> int:
         if arm is not None:
             arm(place)
         code = fastmoco(argv)
+        place.with_suffix(".hits").write_text(str(fault_hits()))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -143,7 +151,8 @@ def finish(pid: int, place: Path, seconds: float = LONGEST) -> Ended:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     texts = [place.with_suffix(s).read_text(errors="replace") for s in (".out", ".err")]
-    return Ended(code, *texts)
+    hits = place.with_suffix(".hits")
+    return Ended(code, texts[0], texts[1], int(hits.read_text()) if hits.exists() else 0)
 
 
 def stop_and_go(pid: int, after: float, pause: float) -> bool:
@@ -189,7 +198,7 @@ def judge_first(ended: Ended, killed: bool) -> str:
     if ended.code is None:
         return f"hangs: more than {LONGEST:.0f} s"
     if ended.code == 0:
-        return "missed"
+        return "struck" if ended.hits else "missed"
     if killed and ended.code in (-signal.SIGKILL, -signal.SIGALRM):
         return "struck"
     lines = ended.errors.strip().splitlines()
@@ -199,14 +208,20 @@ def judge_first(ended: Ended, killed: bool) -> str:
     return f"ended with {ended.code}: {last[:200]}"
 
 
+def judge_left(task: Task, place: Path, ended: Ended, whole: Any) -> str:
+    """What is wrong with what a run left that ended well, or nothing."""
+    try:
+        found = task.left(place, ended.printed)
+    except Exception as error:
+        return f"left behind: {type(error).__name__}: {error}"
+    return "" if same(found, whole) else "OTHER BITS"
+
+
 def judge_again(task: Task, inputs: Path, place: Path, whole: Any) -> str:
     """Runs it once more; returns what is wrong then, or nothing."""
     ended = finish(start(task.argv(inputs, place), place, None), place)
     if ended.code != 0:
         last = (ended.errors.strip().splitlines() or ["nothing was printed"])[-1]
         return f"run again: ended with {ended.code}: {last[:200]}"
-    try:
-        found = task.left(place, ended.printed)
-    except Exception as error:
-        return f"run again: {type(error).__name__}: {error}"
-    return "" if same(found, whole) else "run again: OTHER BITS"
+    wrong = judge_left(task, place, ended, whole)
+    return f"run again: {wrong}" if wrong else ""

@@ -256,9 +256,9 @@ READERS = [
     file("recordio", build_file("recordio", "train-00000.rec"), containers.edit_recordio),
     file("webdataset", build_webdataset, containers.edit_tar),
     Reader("dataset", build_dataset, read_dataset, (lists,), same=as_prepared),
-    Reader("dataset-images", build_data_file, read_dataset, same=as_prepared),
+    Reader("dataset-images", build_data_file, read_dataset, same=as_prepared, slow=True),
     Reader("journal", build_journal, read_journal, HEADERS, ZIP_OF_ARRAYS, equal,
-           writes=True),
+           writes=True, slow=True),
     Reader("index-cache", build_cached, read_cached, HEADERS, ZIP_OF_ARRAYS, equal,
            settle=settle_cache, writes=True),
 ]

@@ -47,6 +47,8 @@ class Reader:
     the names of the files that are changed."""
     writes: bool = False
     """True if reading changes files of the folder: they are put back after each case."""
+    slow: bool = False
+    """True for more than 50 ms per file: an eighth of the files, if their number is given."""
     refusals: tuple[type[BaseException], ...] = (UserError,)
     """What reading may raise."""
 

@@ -228,28 +228,28 @@ def either(rng: Any, data: bytes) -> bytes:
 
 def of_run(
     name: str, read: Callable[[Path, str], Any], *files: str, writes: bool = False,
-    mending: tuple[Edit, ...] = (), build: Any = build_run,
+    mending: tuple[Edit, ...] = (), build: Any = build_run, slow: bool = False,
 ) -> Reader:
     return Reader(name, build(*(f"run/{file}" for file in files)), read, (either,), mending,
-                  writes=writes)
+                  writes=writes, slow=slow)
 
 
 READERS = [
-    Reader("checkpoint", build_checkpoint, read_weights, HEADERS, WEIGHTS, equal),
-    Reader("weights-foreign", build_foreign, read_weights, HEADERS, WEIGHTS),
-    Reader("weights-legacy", build_legacy, read_weights, (containers.edit_pickle,)),
+    Reader("checkpoint", build_checkpoint, read_weights, HEADERS, WEIGHTS, equal, slow=True),
+    Reader("weights-foreign", build_foreign, read_weights, HEADERS, WEIGHTS, slow=True),
+    Reader("weights-legacy", build_legacy, read_weights, (containers.edit_pickle,), slow=True),
     Reader("weights-safetensors", build_safetensors, read_weights,
            (containers.edit_safetensors,)),
     Reader("feature-cache", build_features, read_features, (), (containers.edit_npy,), equal,
-           settle=settle_features, writes=True),
+           settle=settle_features, writes=True, slow=True),
     of_run("report", read_report_page, "run.json", "metrics.jsonl", "knn.json", "linear.json",
            "bench.json", build=build_run_without_data),
     of_run("report-pictures", read_report_pictures, "run.json", "metrics.jsonl", "checkpoint.pt",
-           mending=WEIGHTS),
+           mending=WEIGHTS, slow=True),
     of_run("compare", read_comparison, "run.json", "metrics.jsonl"),
     of_run("export", read_export, "run.json", "metrics.jsonl", "knn.json", "linear.json",
-           "export-safetensors/export.json", writes=True),
+           "export-safetensors/export.json", writes=True, slow=True),
     of_run("bench-report", read_bench, "bench.json"),
     of_run("resume", read_resume, "run.json", "metrics.jsonl", "skipped.jsonl", "checkpoint.pt",
-           writes=True, mending=WEIGHTS),
+           writes=True, mending=WEIGHTS, slow=True),
 ]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -142,6 +143,7 @@ class Supervisor:
         self.keeper = Keeper(keep, seed)
         self.tallies = {name: Tally() for name in self.readers}
         self._next = dict.fromkeys(self.readers, 0)
+        self._most = dict.fromkeys(self.readers, 0)
         self._forks = 0
         self._targets: dict[str, list[str]] = {}
 
@@ -151,9 +153,8 @@ class Supervisor:
         told = self.scratch / "targets.json"
 
         def work() -> None:
-            import torch
-
-            torch.set_num_threads(1)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(1)
             found = {}
             for name, reader in self.readers.items():
                 folder = self.scratch / "built" / name
@@ -167,14 +168,15 @@ class Supervisor:
         self._targets = json.loads(told.read_text())
 
     def run(self, minutes: float, files: int, workers: int) -> None:
-        """files: at most so many of each reader."""
+        """files: at most so many of each reader, and an eighth of it for the slow ones."""
+        self._most = {n: max(1, files // 8) if r.slow else files for n, r in self.readers.items()}
         until = time.monotonic() + 60 * minutes
         active = [self._start() for _ in range(workers)]
         idle = list(active)
         try:
             while True:
-                while idle and time.monotonic() < until and (name := self._due(files, active)):
-                    left = files - self._next[name]
+                while idle and time.monotonic() < until and (name := self._due(active)):
+                    left = self._most[name] - self._next[name]
                     idle.pop().ask(name, self._next[name], left, BATCH_SECONDS)
                 busy = [worker for worker in active if worker not in idle]
                 if not busy:
@@ -187,10 +189,10 @@ class Supervisor:
                 if not worker.ended:
                     worker.end()
 
-    def _due(self, files: int, active: list[Worker]) -> str:
+    def _due(self, active: list[Worker]) -> str:
         """The reader that had the least time so far, and is not being read."""
         taken = {worker.reader for worker in active}
-        left = [name for name in self.readers if self._next[name] < files and name not in taken]
+        left = [name for name in self.readers if self._next[name] < self._most[name] and name not in taken]
         return min(left, key=lambda name: self.tallies[name].seconds, default="")
 
     def _start(self) -> Worker:

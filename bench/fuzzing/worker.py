@@ -131,9 +131,8 @@ def prepare_process(crash_log: Path | None) -> None:
         os.dup2(null, number)
     if crash_log is not None:
         faulthandler.enable(open(crash_log, "w"), all_threads=True)  # noqa: SIM115
-    import torch
-
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def peak() -> int:
@@ -171,7 +170,7 @@ def judge(place: Place, case: Case, limits: Limits) -> tuple[str, str, str]:
         if found is None:
             outcome = "refused"
         elif not (case.mended or place.as_written(case.target, found)):
-            outcome, cause = "silent", f"{place.reader.name}: accepted with other content"
+            outcome, cause = "silent", f"{case.target}: accepted with other content"
     except place.reader.refusals as error:
         outcome = "refused"
         if "\n" in str(error):

@@ -217,8 +217,8 @@ def show(trials: list[Trial], harness: Harness, args: argparse.Namespace) -> Non
     console.table(("command", "fault", "tried", "struck", "missed", "skipped", "wrong"), rows)
     if harness.shim:
         console.say(f"skipped: {harness.shim}")
-    wrong = [t for t in trials if not t.good and t.outcome != "skipped"]
-    console.say(f"{len(trials)} faults, {len(wrong)} ended wrong, seed {args.seed}")
+    bad = [t for t in trials if not t.good and t.outcome != "skipped"]
+    console.say(f"{len(trials)} faults, {len(bad)} ended wrong, seed {args.seed}")
 
 
 def with_shim() -> int:

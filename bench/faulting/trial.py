@@ -74,7 +74,8 @@ def set_fault(
     """Arms the library in this process: see shim.c."""
     library = ctypes.CDLL(os.environ[PRELOADED])
     library.fault_set(
-        os.fsencode(folder) + b"/", ctypes.c_long(budget), ctypes.c_long(read), ctypes.c_long(write),
+        os.fsencode(folder) + b"/",
+        ctypes.c_long(budget), ctypes.c_long(read), ctypes.c_long(write),
         ctypes.c_long(sync), ctypes.c_long(clock_after), ctypes.c_double(clock_back),
     )
 

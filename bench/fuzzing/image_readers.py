@@ -27,7 +27,7 @@ POLICIES = (Policy(max_pixels=1 << 23), Policy(max_pixels=1 << 23, check="decode
 def read_image(folder: Path, name: str) -> Any:
     """As prep stores it, in both ways of checking, and as the readers of records see it."""
     data = (folder / name).read_bytes()
-    found = [sniff(data)]
+    found: list[tuple[Any, ...]] = [sniff(data)]
     with quiet_pillow():
         for policy in POLICIES:
             prepared = prepare_image(data, policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from typing import Any, Literal
 
 LARGEST = 64 << 20  # bytes of a changed file: duplication must not grow it without end
 EXTREMES = (0, 1, 2, 7, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
@@ -28,7 +28,7 @@ def flip(rng: random.Random, data: bytes) -> bytes:
 
 
 def place(rng: random.Random, size: int) -> int:
-    """A position in `size` bytes. Heads and tails come often: that is where formats keep numbers."""
+    """A position in `size` bytes; often near an end: that is where formats keep their numbers."""
     where = rng.random()
     if where < 0.35:
         return min(size, rng.randrange(0, 64))
@@ -59,7 +59,8 @@ def change_bytes(rng: random.Random, data: bytes) -> bytes:
 
 def change_number(rng: random.Random, data: bytes) -> bytes:
     """An integer of 1 to 8 bytes becomes an extreme one, or one near to what it was."""
-    width, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+    width = rng.choice((1, 2, 4, 8))
+    order: Literal["little", "big"] = "little" if rng.random() < 0.5 else "big"
     at = place(rng, max(0, len(data) - width))
     if rng.random() < 0.5:
         at -= at % width

@@ -53,7 +53,7 @@ class Reader:
     """What reading may raise."""
 
     def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool) -> Case:
-        """Case `number`. Depends on nothing but the arguments. flips: exactly one bit is changed."""
+        """Case `number`, which depends on the arguments alone. flips: change exactly one bit."""
         rng = random.Random(f"{seed} {self.name} {number}")
         target = rng.choice(sorted(originals))
         data = originals[target]

@@ -61,7 +61,8 @@ def made_run(parent: Path) -> Path:
     printed(run / "linear.json", ["linear", checkpoint, data, data, "--quick", *how])
     recipe = ["--arch", "resnet-mini", "--size", "16", "--batch", "8", "--bn-splits", "2",
               "--K", "16", "--precision", "float32"]
-    printed(run / "bench.json", ["bench", data, *recipe, *how, "--rounds", "1", "--seconds", "0.01"])
+    quick = ["--rounds", "1", "--seconds", "0.01"]
+    printed(run / "bench.json", ["bench", data, *recipe, *how, *quick])
     export(open_checkpoint(run), run, "safetensors", run / "export-safetensors")
     return folder
 
@@ -139,7 +140,8 @@ def build_legacy(folder: Path) -> list[str]:
 
 
 def build_safetensors(folder: Path) -> list[str]:
-    shutil.copy(made_run(folder.parent) / "run" / "export-safetensors" / "model.safetensors", folder)
+    exported = made_run(folder.parent) / "run" / "export-safetensors"
+    shutil.copy(exported / "model.safetensors", folder)
     return ["model.safetensors"]
 
 

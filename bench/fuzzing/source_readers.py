@@ -205,8 +205,9 @@ def tab_list(names: list[str]) -> str:
 
 
 def json_list(names: list[str]) -> str:
-    return "".join(json.dumps({"file_name": n, "label": i % 2, "objects": {"bbox": [[1, 2]]}}) + "\n"
-                   for i, n in enumerate(names))
+    rows = ({"file_name": n, "label": i % 2, "objects": {"bbox": [[1, 2]]}}
+            for i, n in enumerate(names))
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def build_truth(folder: Path) -> list[str]:

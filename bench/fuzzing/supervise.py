@@ -24,7 +24,8 @@ STUCK = 90.0  # seconds of the clock on one file without an end, whatever the pr
 KEPT = 3  # files kept of each cause
 KINDS = ("uncaught", "crash", "hang", "memory", "silent")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-MOST_MEMORY = 1 << 30  # of a worker, beside what a file may take: it is ended before its file is read
+# Of a worker, bytes beside what a file may take: it is ended while it reads.
+MOST_MEMORY = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -192,7 +193,8 @@ class Supervisor:
     def _due(self, active: list[Worker]) -> str:
         """The reader that had the least time so far, and is not being read."""
         taken = {worker.reader for worker in active}
-        left = [name for name in self.readers if self._next[name] < self._most[name] and name not in taken]
+        left = [name for name in self.readers
+                if self._next[name] < self._most[name] and name not in taken]
         return min(left, key=lambda name: self.tallies[name].seconds, default="")
 
     def _start(self) -> Worker:
@@ -259,7 +261,8 @@ class Supervisor:
         log = worker.folder / "crash.txt"
         trace = log.read_text() if log.exists() else ""
         if number < 0:
-            raise SystemExit(f"{worker.reader}: the unchanged files can't be read ({code})\n{trace}")
+            raise SystemExit(
+                f"{worker.reader}: the unchanged files can't be read ({code})\n{trace}")
         how = signal.Signals(-code).name if code < 0 and kind == "crash" else kind
         name = json.loads((worker.folder / f"{worker.reader}.json").read_text())[target]
         data = (worker.folder / worker.reader / name).read_bytes()

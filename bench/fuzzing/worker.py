@@ -130,7 +130,7 @@ def prepare_process(crash_log: Path | None) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     if crash_log is not None:
-        faulthandler.enable(open(crash_log, "w"), all_threads=True)  # noqa: SIM115
+        faulthandler.enable(open(crash_log, "w"), all_threads=True)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

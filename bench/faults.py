@@ -30,8 +30,9 @@ from typing import Any
 
 from bench.command import finish as exit_with
 from bench.faulting import trial
+from bench.faulting.shim import PRELOADED, compile_shim, set_fault
 from bench.faulting.tasks import TASKS, Task, make_inputs
-from bench.faulting.trial import PRELOADED, Arm, Trial
+from bench.faulting.trial import Arm, Trial
 from bench.run_kills import COSTLY, same
 from fastmoco import console
 
@@ -154,7 +155,7 @@ def shim_arm(fault: str, how: Any) -> Arm:
     """Arms the library in the command's process, for the folder that it writes into."""
     def arm(place: Path) -> None:
         options = {"budget": how} if fault == "disk" else how
-        trial.set_fault(place, **options)
+        set_fault(place, **options)
 
     return arm
 
@@ -224,7 +225,7 @@ def show(trials: list[Trial], harness: Harness, args: argparse.Namespace) -> Non
 def with_shim() -> int:
     """This program again, with the library loaded before all others."""
     with tempfile.TemporaryDirectory(prefix="shim-") as folder:
-        lacks = trial.compile_shim(Path(folder))
+        lacks = compile_shim(Path(folder))
         library = "" if lacks else str(Path(folder) / "shim.so")
         environment = {**os.environ, PRELOADED: library, PRELOADED + "_LACKS": lacks,
                        "LD_PRELOAD": library, "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.faulting.shim import fault_hits
 from bench.faulting.tasks import Aim, Task
 from bench.run_kills import same
 from fastmoco.cli import main as fastmoco
 
-SOURCE = Path(__file__).with_name("shim.c")
-PRELOADED = "FASTMOCO_FAULT_SHIM"  # names the library in a process that has it
 LONGEST = 300.0  # seconds, after which a command hangs
 UNLIMITED = "1g"  # of a small disk once it has room again
 
@@ -53,36 +51,6 @@ class Trial:
     @property
     def good(self) -> bool:
         return self.outcome in ("struck", "missed")
-
-
-def compile_shim(folder: Path) -> str:
-    """Compiles the library; returns why it can't be used, or nothing."""
-    compiler = os.environ.get("CC", "gcc")
-    out = folder / "shim.so"
-    try:
-        subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(out), str(SOURCE), "-ldl"],
-                       check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"{compiler} cannot compile {SOURCE.name}: {error}"
-    return ""
-
-
-def set_fault(
-    folder: Path, budget: int = -1, read: int = 0, write: int = 0, sync: int = 0,
-    clock_after: int = 0, clock_back: float = 0.0,
-) -> None:
-    """Arms the library in this process: see shim.c."""
-    library = ctypes.CDLL(os.environ[PRELOADED])
-    library.fault_set(
-        os.fsencode(folder) + b"/",
-        ctypes.c_long(budget), ctypes.c_long(read), ctypes.c_long(write),
-        ctypes.c_long(sync), ctypes.c_long(clock_after), ctypes.c_double(clock_back),
-    )
-
-
-def fault_hits() -> int:
-    """How often the library has struck in this process."""
-    return int(ctypes.CDLL(os.environ[PRELOADED]).fault_hits()) if os.environ[PRELOADED] else 0
 
 
 def kill_at(aim: Aim, count: int, delay: float) -> Arm:

@@ -1,4 +1,4 @@
-"""The library of shim.c: compiled where the faults are tried, and armed in the process of a command.
+"""The library of shim.c: compiled where faults are tried, armed in the process of a command.
 
 It must be preloaded when a process starts; a forked one has it too.
 """

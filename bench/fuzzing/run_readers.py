@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,34 +110,37 @@ def read_weights(folder: Path, name: str) -> Any:
     return vars(open_checkpoint(folder / name))
 
 
-def official() -> dict[str, Any]:
-    """A checkpoint of a ResNet-18 in the released code's layout, whose tensors are one number each,
-    spread out by strides: so it is small."""
-    from torchvision.models import resnet18
+def official(width: int) -> dict[str, Any]:
+    """A checkpoint of a ResNet-18 in the released code's layout; of less than its 64 channels it
+    is a small one, whose names are right and whose shapes are refused."""
+    from torchvision.models import ResNet
+    from torchvision.models.resnet import BasicBlock
 
-    state: dict[str, Any] = {}
-    for side in ("encoder_q", "encoder_k"):
-        for name, tensor in resnet18(num_classes=128).state_dict().items():
-            one = torch.full((1,), 0.5, dtype=tensor.dtype) if tensor.ndim else tensor.new_ones(())
-            state[f"module.{side}.{name}"] = one.expand(tensor.shape)
-    state["module.queue"] = torch.full((1,), 0.1).expand(128, 64)
-    state["module.queue_ptr"] = torch.zeros(1, dtype=torch.long)
-    return {"epoch": 3, "arch": "resnet18", "state_dict": state, "optimizer": {}}
+    with torch.random.fork_rng():
+        state = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=16).half().state_dict()
+    for name, tensor in state.items():
+        if width < 64 and tensor.ndim:
+            state[name] = tensor[tuple(slice(width) for _ in tensor.shape)].clone()
+    named = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
+    named |= {"module.queue": torch.zeros(16, 8), "module.queue_ptr": torch.zeros(1).long()}
+    return {"epoch": 3, "arch": "resnet18", "state_dict": named, "optimizer": {}}
 
 
 def build_foreign(folder: Path) -> list[str]:
-    content = official()
-    torch.save(content, folder / "official.pth.tar")
-    from argparse import Namespace
-
-    with_settings = {**content, "hyper_parameters": Namespace(lr=0.1, path=Path("x"))}
-    torch.save(with_settings, folder / "settings.ckpt")
+    torch.save(official(64), folder / "official.pth.tar")
+    settings = {"hyper_parameters": Namespace(lr=0.1, path=Path("x"))}
+    torch.save({**official(4), **settings}, folder / "settings.ckpt")
     return ["official.pth.tar", "settings.ckpt"]
 
 
 def build_legacy(folder: Path) -> list[str]:
-    torch.save(official(), folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save(official(4), folder / "legacy.pth", _use_new_zipfile_serialization=False)
     return ["legacy.pth"]
+
+
+def read_foreign(folder: Path, name: str) -> Any:
+    """None if its shapes are no encoder's: then it was read, and refused by its content."""
+    return attempt(lambda: vars(open_checkpoint(folder / name)))
 
 
 def build_safetensors(folder: Path) -> list[str]:
@@ -238,8 +242,8 @@ def of_run(
 
 READERS = [
     Reader("checkpoint", build_checkpoint, read_weights, HEADERS, WEIGHTS, equal, slow=True),
-    Reader("weights-foreign", build_foreign, read_weights, HEADERS, WEIGHTS, slow=True),
-    Reader("weights-legacy", build_legacy, read_weights, (containers.edit_pickle,), slow=True),
+    Reader("weights-foreign", build_foreign, read_foreign, HEADERS, WEIGHTS, slow=True),
+    Reader("weights-legacy", build_legacy, read_foreign, (containers.edit_pickle,), slow=True),
     Reader("weights-safetensors", build_safetensors, read_weights,
            (containers.edit_safetensors,)),
     Reader("feature-cache", build_features, read_features, (), (containers.edit_npy,), equal,

@@ -12,6 +12,7 @@ if anything was found.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--files", type=int, default=NO_END, help="at most so many per reader")
+    parser.add_argument("--files", type=int, default=NO_END, help="at most so many per reader, and an eighth of it for slow readers")
     parser.add_argument("--reader", nargs="+", default=[], metavar="NAME",
                         help="some of: " + ", ".join(r.name for r in READERS))
     parser.add_argument("--seed", type=int, default=0)
@@ -71,7 +72,8 @@ def main() -> int:
         )
         supervisor.build()
         began = time.monotonic()
-        supervisor.run(args.minutes, args.files, args.workers)
+        with contextlib.suppress(KeyboardInterrupt):  # then what was found so far is shown
+            supervisor.run(args.minutes, args.files, args.workers)
         show(supervisor, time.monotonic() - began, args.json)
     return 1 if supervisor.keeper.found else 0
 

@@ -25,8 +25,9 @@ from bench.fuzzing.source_readers import in_folders, packed
 from bench.fuzzing.worker import Limits
 from data_tools.errors import UserError
 
-FILES = 48
+FILES = 48  # of each reader; of slow ones an eighth
 SEED = 16
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: fork and /proc")
 
 
 def fuzz(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:

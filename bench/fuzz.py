@@ -38,7 +38,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--files", type=int, default=NO_END, help="at most so many per reader, and an eighth of it for slow readers")
+    parser.add_argument("--files", type=int, default=NO_END,
+                        help="at most so many per reader, and an eighth of it for slow readers")
     parser.add_argument("--reader", nargs="+", default=[], metavar="NAME",
                         help="some of: " + ", ".join(r.name for r in READERS))
     parser.add_argument("--seed", type=int, default=0)

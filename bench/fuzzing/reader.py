@@ -35,7 +35,8 @@ class Reader:
     read: Callable[[Path, str], Any]
     """Reads the files in a folder, of which the named one was changed, as the commands do.
 
-    Returns the content, as `same` compares it; None if the file counts as absent."""
+    Returns the content, as `same` compares it; None if the file counts as absent. No map of the
+    file: that is put back before the two are compared."""
     edits: tuple[Edit, ...] = ()
     mending: tuple[Edit, ...] = ()
     """Edits that put the file's own checksums right: what they change is no damage, and may be

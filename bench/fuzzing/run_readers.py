@@ -165,7 +165,8 @@ def read_features(folder: Path, name: str) -> Any:
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     how = Extraction(CPU, threads=1, engine="threads")
     encoder = encoder_of(folder / "checkpoint.pt")
-    return features_of(encoder, open_store(folder / "data"), RECIPE, how)
+    found = features_of(encoder, open_store(folder / "data"), RECIPE, how)
+    return found.clone()  # it is a map of the file, which is put back before it is compared
 
 
 def settle_features(folder: Path) -> list[str]:

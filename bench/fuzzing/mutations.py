@@ -1,0 +1,218 @@
+"""Changes of bytes, of text and of JSON values that know nothing of the format around them."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, Literal
+
+LARGEST = 64 << 20  # bytes of a changed file: duplication must not grow it without end
+EXTREMES = (0, 1, 2, 7, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
+            2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1)
+WORDS = (b"\0", b"\xff" * 8, b"\n", b'"', b"{", b"[" * 50, b"%s", b"../", b"/", b"\\", b"NaN",
+         b"1e999", b"-1", b"\xed\xa0\x80", b"\xc3\x28", b"\xef\xbb\xbf", b"9" * 30, b"\r\n\r\n")
+# Values of a wrong type or out of range, for any place in a JSON document.
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 1.5, -0.0, 1e308, 10**18, -(10**18), 2**64, 10**400, "", "x",
+    "0", "NaN", "\0", "a\0b", "\ud800", "../../etc/passwd", "/dev/zero", "a\nb", "é" * 300, [],
+    {}, [[]], [None], {"": None}, [1, "a"], {"a": {"b": []}}, [0] * 500, float("nan"),
+    float("inf"), float("-inf"),
+)
+
+
+def flip(rng: random.Random, data: bytes) -> bytes:
+    """One bit changed."""
+    out = bytearray(data or b"\0")
+    out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
+    return bytes(out)
+
+
+def place(rng: random.Random, size: int) -> int:
+    """A position in `size` bytes; often near an end: that is where formats keep their numbers."""
+    where = rng.random()
+    if where < 0.35:
+        return min(size, rng.randrange(0, 64))
+    if where < 0.5:
+        return min(size, rng.randrange(0, 1024))
+    if where < 0.65:
+        return max(0, size - rng.randrange(1, 256))
+    return rng.randrange(size + 1)
+
+
+def change(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
+    """One change at random. others: files from which a piece may come."""
+    ways = (flip, change_bytes, change_bytes, change_number, change_number, cut, insert, remove,
+            duplicate, swap, fill)
+    way = rng.choice(ways)
+    if rng.random() < 0.03 and others:
+        return splice(rng, data, rng.choice(others))
+    return way(rng, data)
+
+
+def change_bytes(rng: random.Random, data: bytes) -> bytes:
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        at = place(rng, len(out) - 1) if len(out) > 1 else 0
+        out[at : at + 1] = bytes([rng.randrange(256)])
+    return bytes(out)
+
+
+def change_number(rng: random.Random, data: bytes) -> bytes:
+    """An integer of 1 to 8 bytes becomes an extreme one, or one near to what it was."""
+    width = rng.choice((1, 2, 4, 8))
+    order: Literal["little", "big"] = "little" if rng.random() < 0.5 else "big"
+    at = place(rng, max(0, len(data) - width))
+    if rng.random() < 0.5:
+        at -= at % width
+    value = rng.choice(EXTREMES)
+    if rng.random() < 0.4:
+        value = int.from_bytes(data[at : at + width], order) + rng.randint(-4, 4)
+    return data[:at] + (value % (1 << 8 * width)).to_bytes(width, order) + data[at + width :]
+
+
+def cut(rng: random.Random, data: bytes) -> bytes:
+    return data[: place(rng, len(data))]
+
+
+def insert(rng: random.Random, data: bytes) -> bytes:
+    at = place(rng, len(data))
+    new = rng.choice(WORDS) if rng.random() < 0.5 else rng.randbytes(rng.choice((1, 3, 16, 300)))
+    return data[:at] + new + data[at:]
+
+
+def remove(rng: random.Random, data: bytes) -> bytes:
+    at = place(rng, len(data))
+    return data[:at] + data[at + rng.choice((1, 2, 8, 64, 512, 5000)) :]
+
+
+def duplicate(rng: random.Random, data: bytes) -> bytes:
+    at, size = place(rng, len(data)), rng.choice((1, 4, 16, 64, 512, 4096, len(data)))
+    piece = data[at : at + size] * rng.choice((1, 1, 2, 50 if size < 100 else 1))
+    return data[:at] + piece + data[at:]
+
+
+def swap(rng: random.Random, data: bytes) -> bytes:
+    """Two blocks of one size change places."""
+    size = rng.choice((1, 4, 16, 512))
+    if len(data) < 2 * size:
+        return data[::-1]
+    a, b = sorted((rng.randrange(len(data) - size + 1), rng.randrange(len(data) - size + 1)))
+    b = max(b, min(a + size, len(data) - size))
+    if b < a + size:
+        return data
+    return (data[:a] + data[b : b + size] + data[a + size : b] + data[a : a + size]
+            + data[b + size :])
+
+
+def fill(rng: random.Random, data: bytes) -> bytes:
+    at, size = place(rng, len(data)), rng.choice((1, 8, 64, 1024))
+    size = min(size, len(data) - at)
+    return data[:at] + rng.choice((b"\0", b"\xff", b" ", b"7")) * size + data[at + size :]
+
+
+def splice(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """The beginning of one file and the end of another."""
+    return data[: place(rng, len(data))] + other[place(rng, len(other)) :]
+
+
+def json_value(rng: random.Random) -> Any:
+    """A value that a document may hold against all expectation."""
+    if rng.random() < 0.02:
+        deep: Any = []
+        for _ in range(900):  # what json itself can still write
+            deep = [deep]
+        return deep
+    return rng.choice(VALUES)
+
+
+def edit_json(rng: random.Random, data: bytes) -> bytes:
+    """One value of a JSON document is replaced, removed, renamed or doubled."""
+    value = json.loads(data)
+    return dumped(rng, changed(rng, value), data)
+
+
+def edit_json_line(rng: random.Random, data: bytes) -> bytes:
+    """The same, in one line of a file of such documents; or a line is doubled or taken out."""
+    lines = data.split(b"\n")
+    at = rng.randrange(max(1, len(lines) - 1))
+    way = rng.random()
+    if way < 0.1:
+        del lines[at]
+    elif way < 0.2:
+        lines.insert(at, rng.choice(lines))
+    else:
+        lines[at] = edit_json(rng, lines[at]).replace(b"\n", b" ")
+    return b"\n".join(lines)
+
+
+def dumped(rng: random.Random, value: Any, before: bytes) -> bytes:
+    text = json.dumps(value, indent=1 if b"\n" in before.strip() else None,
+                      ensure_ascii=rng.random() < 0.8)
+    if rng.random() < 0.05:  # numbers and depths that json reads and does not write
+        old, new = rng.choice((("0", "1e999"), ("1", "-1e999"), ("null", "[" * 100_000),
+                               ("true", "1" * 5000), ('"', '{"a":' * 3000)))
+        text = text.replace(old, new, 1)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def changed(rng: random.Random, value: Any) -> Any:
+    """The value with one change somewhere in it."""
+    inside = isinstance(value, dict | list) and value and rng.random() < 0.9
+    if not inside:
+        return json_value(rng)
+    if isinstance(value, list):
+        at = rng.randrange(len(value))
+        way = rng.random()
+        if way < 0.1:
+            return value[:at] + value[at + 1 :]
+        if way < 0.2:
+            return value[:at] + [value[at]] * rng.choice((2, 2, 1000)) + value[at:]
+        return value[:at] + [changed(rng, value[at])] + value[at + 1 :]
+    key = rng.choice(list(value))
+    way = rng.random()
+    if way < 0.12:
+        return {k: v for k, v in value.items() if k != key}
+    if way < 0.18:
+        return {rng.choice(("x", "", "\0", key + " ")) if k == key else k: v
+                for k, v in value.items()}
+    if way < 0.22:
+        return {**value, "unknown": json_value(rng)}
+    return {k: changed(rng, v) if k == key else v for k, v in value.items()}
+
+
+def edit_lines(rng: random.Random, data: bytes) -> bytes:
+    """A change of a text of lines: one is doubled, taken out, moved, or filled with something."""
+    lines = data.split(b"\n")
+    at = rng.randrange(len(lines))
+    way = rng.randrange(6)
+    if way == 0:
+        del lines[at]
+    elif way == 1:
+        lines.insert(at, rng.choice(lines))
+    elif way == 2:
+        rng.shuffle(lines)
+    elif way == 3:
+        line = lines[at]
+        k = rng.randrange(len(line) + 1)
+        lines[at] = line[:k] + rng.choice(WORDS) + line[k:]
+    elif way == 4:
+        lines[at] = rng.choice(WORDS) * rng.choice((1, 1, 30_000))
+    else:
+        lines[at : at + 1] = [lines[at]] * rng.choice((3, 2000))
+    return rng.choice((b"\n", b"\n", b"\n", b"\r\n", b"\r", b"\n\n")).join(lines)
+
+
+def edit_table(rng: random.Random, data: bytes) -> bytes:
+    """A cell of a table of separated values becomes something else."""
+    lines = data.split(b"\n")
+    at = rng.randrange(max(1, len(lines) - 1))
+    mark = b"\t" if b"\t" in data else b","
+    cells = lines[at].split(mark)
+    k = rng.randrange(len(cells))
+    cells[k] = rng.choice((b"", b'"', b'"a', b'a"b', b"nan", b"NA", b"null", b"1.0", b"1e999",
+                           b"-5", b"2.5", b"x" * 200_000, b"\0", b"../x", b"a\\b", b"\xff",
+                           b"http://127.0.0.1:9/x", b"file:///etc", b"/", b".", b"9" * 40))
+    if rng.random() < 0.2:
+        cells.insert(k, rng.choice(cells))
+    lines[at] = mark.join(cells)
+    return b"\n".join(lines)

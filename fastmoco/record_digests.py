@@ -1,0 +1,74 @@
+"""A digest of every record of a checkpoint, in a record of its own: what was written is what is read.
+
+The records of a checkpoint are its pickle (names, shapes, numbers, settings) and one for the storage
+of each tensor. Their digests are CRC-32C: another polynomial than the zip's own CRC-32, at over 10
+GB/s on any processor of the last fifteen years. Both are checked. They find damage, not forgery.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from typing import IO
+
+import google_crc32c
+
+from fastmoco.zip_records import Record, ZipDamaged, chunks, content, read_records
+
+NAME = "fastmoco/crc32c"
+MOST_BYTES = 16 << 20
+BEFORE_TIME = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever they are written
+
+
+def add_digests(file: IO[bytes]) -> None:
+    """Append the digests of its records to a file that torch.save has written, open for reading and
+    writing. torch.load passes the new record over."""
+    file.flush()
+    records = read_records(file)
+    digests = {name: f"{_crc32c(file, record):08x}" for name, record in records.items()}
+    with zipfile.ZipFile(file, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        place = zipfile.ZipInfo(f"{folder}/{NAME}", BEFORE_TIME)
+        archive.writestr(place, json.dumps(digests, indent=0))
+
+
+def check(file: IO[bytes], records: dict[str, Record]) -> bool:
+    """Read all records and compare them with their checksums; False if the file has no digests.
+
+    A file that torch wrote with checksums off has zeros in their places, and is not compared.
+    Raises ZipDamaged, which names the record.
+    """
+    others = [r for name, r in records.items() if name != NAME]
+    digests = _digests(file, records[NAME]) if NAME in records else None
+    if digests is not None and digests.keys() != {r.name for r in others}:
+        raise ZipDamaged("its digests are of other records")
+    if digests is None and not any(r.crc for r in others):
+        return False
+    for record in others:
+        crc, digest = _sums(file, record)
+        if crc != record.crc or digests is not None and f"{digest:08x}" != digests[record.name]:
+            raise ZipDamaged(f"{record.name} in it is not what was written")
+    return digests is not None
+
+
+def _sums(file: IO[bytes], record: Record) -> tuple[int, int]:
+    """(CRC-32, CRC-32C) of a record's bytes."""
+    crc = digest = 0
+    for chunk in chunks(file, record):
+        crc, digest = zlib.crc32(chunk, crc), google_crc32c.extend(digest, chunk)
+    return crc, digest
+
+
+def _crc32c(file: IO[bytes], record: Record) -> int:
+    digest = 0
+    for chunk in chunks(file, record):
+        digest = google_crc32c.extend(digest, chunk)
+    return digest
+
+
+def _digests(file: IO[bytes], record: Record) -> dict[str, str]:
+    found = json.loads(content(file, record, MOST_BYTES))
+    if not isinstance(found, dict) or not all(type(v) is str for v in found.values()):
+        raise ZipDamaged("its digests are none")
+    return found

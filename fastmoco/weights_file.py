@@ -25,7 +25,14 @@ from data_tools.errors import UserError
 from fastmoco import record_digests
 from fastmoco.weights_pickle import Settings, WeightsPickle
 from fastmoco.weights_safetensors import NotSafetensors, read_safetensors
-from fastmoco.zip_records import MAGIC, ZipCutShort, ZipDamaged, content, read_records
+from fastmoco.zip_records import (
+    MAGIC,
+    NotFromTorchSave,
+    ZipCutShort,
+    ZipDamaged,
+    content,
+    read_records,
+)
 
 PICKLE_BYTES = 32 << 20
 SMALL = (
@@ -68,6 +75,8 @@ def _in_one_line(path: Path) -> Iterator[None]:
         yield
     except ZipCutShort:
         raise UserError(f"{path}: {UNREADABLE}") from None
+    except NotFromTorchSave as error:
+        raise UserError(f"{path}: not a checkpoint: {error}") from None
     except ZipDamaged as error:
         raise UserError(f"{path}: damaged: {error}") from None
     except PickleRefused as error:
@@ -85,11 +94,8 @@ def _in_one_line(path: Path) -> Iterator[None]:
 def _check_zip(file: IO[bytes]) -> tuple[WeightsPickle, bool]:
     """The pickle of a zipped file, whose records are whole, and whether digests say so."""
     records = read_records(file)
-    if "constants.pkl" in records:
-        raise PickleRefused("a TorchScript program, which is not run: save its state_dict() with "
-                            "torch.save")
     if "data.pkl" not in records:
-        raise PickleRefused(UNREADABLE)
+        raise NotFromTorchSave("a zip file without data.pkl")
     for name in SMALL:
         if name in records and records[name].size > SMALL_BYTES:
             raise ZipDamaged(f"{name} in it is larger than torch writes it")

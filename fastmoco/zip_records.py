@@ -39,6 +39,10 @@ class ZipCutShort(ZipDamaged):
     """A zip file has no end."""
 
 
+class NotFromTorchSave(ZipDamaged):
+    """A zip file holds something else than torch.save writes."""
+
+
 @dataclass(frozen=True)
 class Record:
     name: str
@@ -56,6 +60,7 @@ class _Entry:
 
     name: bytes
     flags: int
+    method: int
     crc: int
     size: int
     header: int
@@ -68,6 +73,9 @@ def read_records(file: IO[bytes]) -> dict[str, Record]:
     start, end, count = _directory(file, size)
     entries = list(_entries(_read(file, start, end - start), count))
     folder = entries[0].name.partition(b"/")[0] + b"/"
+    if any(entry.name == folder + b"constants.pkl" for entry in entries):
+        raise NotFromTorchSave("a TorchScript program, which is not run: save its state_dict() "
+                               "with torch.save")
     records: dict[str, Record] = {}
     seen: set[bytes] = set()
     for entry, behind in zip(entries, [*(e.header for e in entries[1:]), start], strict=True):
@@ -144,27 +152,27 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         if magic != b"PK\1\2" or at > len(directory) or disk or comment:
             raise ZipDamaged("its directory is damaged")
         if flags & ENCRYPTED:
-            raise ZipDamaged("it is encrypted, which a checkpoint never is")
-        if method:
-            raise ZipDamaged("it is compressed, which torch.save never does")
-        if flags & ~(DESCRIPTOR | UTF8):
-            raise ZipDamaged("its directory has flags that torch.save does not set")
+            raise NotFromTorchSave("it is encrypted, which a checkpoint never is")
         large = fields.get(ZIP64, b"")
         wide = [v for v in (size, packed, place) if v == ALL_32]
         if len(large) != 8 * len(wide):
             raise ZipDamaged("its directory is damaged")
         values = iter(struct.unpack(f"<{len(wide)}Q", large))
         size, packed, place = (next(values) if v == ALL_32 else v for v in (size, packed, place))
-        if packed != size or place <= header:
+        if method == 0 and packed != size or place <= header:
             raise ZipDamaged("its directory is damaged")
         header = place
-        yield _Entry(name, flags, crc, size, place)
+        yield _Entry(name, flags, method, crc, size, place)
     if at != len(directory):
         raise ZipDamaged("its directory holds more than its end record says")
 
 
 def _record(file: IO[bytes], entry: _Entry, folder: bytes, behind: int) -> Record:
     """The record that begins at the entry's header and ends where the next begins."""
+    if entry.method:
+        raise NotFromTorchSave("it is compressed, which torch.save never does")
+    if entry.flags & ~(DESCRIPTOR | UTF8):
+        raise ZipDamaged("its directory has flags that torch.save does not set")
     try:
         name = entry.name.decode()
     except UnicodeDecodeError:

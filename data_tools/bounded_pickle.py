@@ -239,7 +239,7 @@ class BoundedPickle:
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        if type(target) is not dict or len(items) % 2:
+        if not isinstance(target, dict) or len(items) % 2:
             raise PickleRefused("its pickle is damaged")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.key(key)] = value

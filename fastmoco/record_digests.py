@@ -14,6 +14,7 @@ from typing import IO
 
 import google_crc32c
 
+from fastmoco.weights_safetensors import bounded_json
 from fastmoco.zip_records import Record, ZipDamaged, chunks, content, read_records
 
 NAME = "fastmoco/crc32c"
@@ -26,7 +27,7 @@ def add_digests(file: IO[bytes]) -> None:
     writing. torch.load passes the new record over."""
     file.flush()
     records = read_records(file)
-    digests = {name: f"{_crc32c(file, record):08x}" for name, record in records.items()}
+    digests = {name: _crc32c(file, record) for name, record in records.items()}
     with zipfile.ZipFile(file, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
         place = zipfile.ZipInfo(f"{folder}/{NAME}", BEFORE_TIME)
@@ -40,35 +41,37 @@ def check(file: IO[bytes], records: dict[str, Record]) -> bool:
     Raises ZipDamaged, which names the record.
     """
     others = [r for name, r in records.items() if name != NAME]
-    digests = _digests(file, records[NAME]) if NAME in records else None
-    if digests is not None and digests.keys() != {r.name for r in others}:
+    digests = _digests(file, records[NAME]) if NAME in records else {}
+    if digests and digests.keys() != {r.name for r in others}:
         raise ZipDamaged("its digests are of other records")
-    if digests is None and not any(r.crc for r in others):
-        return False
-    for record in others:
+    summed = any(r.crc for r in others)
+    for record in others if summed or digests else ():
         crc, digest = _sums(file, record)
-        if crc != record.crc or digests is not None and f"{digest:08x}" != digests[record.name]:
+        if summed and crc != record.crc or digests and digest != digests[record.name]:
             raise ZipDamaged(f"{record.name} in it is not what was written")
-    return digests is not None
+    return bool(digests)
 
 
-def _sums(file: IO[bytes], record: Record) -> tuple[int, int]:
-    """(CRC-32, CRC-32C) of a record's bytes."""
+def _sums(file: IO[bytes], record: Record) -> tuple[int, str]:
+    """CRC-32 and, in hexadecimal, CRC-32C of a record's bytes."""
     crc = digest = 0
     for chunk in chunks(file, record):
         crc, digest = zlib.crc32(chunk, crc), google_crc32c.extend(digest, chunk)
-    return crc, digest
+    return crc, f"{digest:08x}"
 
 
-def _crc32c(file: IO[bytes], record: Record) -> int:
+def _crc32c(file: IO[bytes], record: Record) -> str:
     digest = 0
     for chunk in chunks(file, record):
         digest = google_crc32c.extend(digest, chunk)
-    return digest
+    return f"{digest:08x}"
 
 
 def _digests(file: IO[bytes], record: Record) -> dict[str, str]:
-    found = json.loads(content(file, record, MOST_BYTES))
-    if not isinstance(found, dict) or not all(type(v) is str for v in found.values()):
+    text = content(file, record, MOST_BYTES)
+    if zlib.crc32(text) != record.crc:
+        raise ZipDamaged(f"{NAME} in it is not what was written")
+    found = bounded_json(text)
+    if not isinstance(found, dict) or not found or not all(type(v) is str for v in found.values()):
         raise ZipDamaged("its digests are none")
     return found

@@ -87,6 +87,10 @@ class Tensor:
     bytes: int
 
 
+class Emptied(dict[Any, Any]):
+    """An object of another library, whose attributes are forgotten (fastmoco.weights_file)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Inert:
     """A value that nobody looks into: a device, a numpy scalar."""
@@ -189,11 +193,14 @@ class WeightsPickle(BoundedPickle):
         stand_in = kind.stand_in if isinstance(kind, Name) else None
         if stand_in is None:
             raise PickleRefused("its pickle calls something that weights do not need")
-        return Inert() if stand_in is Scalar else {}
+        return Inert() if stand_in is Scalar else Emptied()
 
     def build(self, value: Any, state: Any) -> None:
-        if type(value) is dict and type(state) is dict or isinstance(value, Inert):
+        if isinstance(value, Inert) or isinstance(value, Emptied) and type(state) is dict:
             return
+        if type(value) is dict and type(state) is dict:
+            if not any(hasattr(OrderedDict, name) for name in state):
+                return
         raise PickleRefused("its pickle sets the state of something that has none")
 
     def _container(self, name: str, args: tuple[Any, ...]) -> Any:

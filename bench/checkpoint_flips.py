@@ -28,7 +28,8 @@ from fastmoco.zip_records import read_records
 
 def flip_and_open(path: Path, flips: int, seed: int = 0) -> Counter[str]:
     """How many flipped files were "refused", opened the "same", opened otherwise ("silent"), or
-    raised something else than UserError ("uncaught"). Changes the file in place, and restores it."""
+    raised something else than UserError ("uncaught"). Changes the file in place, and restores it.
+    """
     draws = random.Random(seed)
     wanted = fields(checkpoints.load(path))
     size = path.stat().st_size

@@ -1,8 +1,8 @@
 """Reads pickles without running anything in them, in time and memory bounded by their length.
 
-A pickle is a program for a stack machine, here interpreted (opcodes: Python's pickletools). Python's
-own readers trust it: they call what it names, allocate the lengths that it claims, and hash keys
-whose hash may take forever. This reader refuses all of that; a subclass says which names it reads.
+A pickle is a program for a stack machine (its opcodes: Python's pickletools). Python's own readers
+trust it: they call what it names, allocate the lengths that it claims, and hash keys whose hash may
+take forever. This reader refuses all of that; a subclass says which names it reads.
 """
 
 from __future__ import annotations
@@ -10,35 +10,23 @@ from __future__ import annotations
 import codecs
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-# What one pickle may hold. A checkpoint of a ResNet-50 with its optimizer has 20,000 values, 3,000
-# containers and 200 numbers as keys; CIFAR-100 has 150,000 values.
-VALUES = 1_000_000
+from data_tools.extent import VALUES, Extent, TooLarge, measure
+
+# What one pickle may hold, besides VALUES. A checkpoint of a ResNet-50 with its optimizer has 3,000
+# containers and 200 numbers as keys.
 CONTAINERS = 200_000
-LEVELS = 64
 KEY_LENGTH = 1_000
 # Hashes of text differ from process to process. Those of numbers do not, so that a file can choose
 # keys that collide: the time to insert N of them grows with N squared.
 NUMBERS_AS_KEYS = 10_000
 OTHER_KEYS = 1_000
 LONGEST_INTEGER = 255  # bytes
-PATHS = 256 << 20  # characters of all values' dotted names together
 
 
 class PickleRefused(ValueError):
     """A pickle is damaged, or asks for what is not given. `str(error)` says which, in a line."""
-
-
-class Extent(NamedTuple):
-    """How large a value is if every reference to a shared part is followed."""
-
-    levels: int = 0
-    values: int = 1
-    path: int = 0
-    """Characters of the dotted names of all values in it."""
-    bytes: int = 0
-    """Memory of the arrays in it, as `array_bytes` gives it."""
 
 
 class BoundedPickle:
@@ -104,43 +92,15 @@ class BoundedPickle:
             value = self._stack.pop()
             if self._stack or self._marked:
                 raise PickleRefused("its pickle is damaged")
-            self.extent = self._measure(value, LEVELS, {})
+            self.extent = measure(value, self.array_bytes)
         except PickleRefused:
             raise
+        except TooLarge as error:
+            raise PickleRefused(f"its pickle {error}") from None
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, struct.error):
             raise PickleRefused("its pickle is damaged") from None
         self._memo = {}
         return value
-
-    def _measure(self, value: Any, levels: int, known: dict[int, Extent | None]) -> Extent:
-        """Raises PickleRefused for what would hang or fill whoever walks over it: a container in
-        itself, deep nesting, parts that share parts that share parts."""
-        if isinstance(value, (set, frozenset)):
-            return Extent(1, 1 + len(value))
-        if not isinstance(value, (list, tuple, dict)):
-            return Extent(bytes=self.array_bytes(value))
-        if id(value) in known:
-            seen = known[id(value)]
-            if seen is None:
-                raise PickleRefused("its pickle holds a container that holds itself")
-            if seen.levels > levels:
-                raise PickleRefused(f"its pickle is nested deeper than {LEVELS} levels")
-            return seen
-        if not levels:
-            raise PickleRefused(f"its pickle is nested deeper than {LEVELS} levels")
-        known[id(value)] = None
-        deepest, values, path, size = 0, 1, 0, 0
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            name = len(key) + 1 if isinstance(key, (str, bytes)) else 8
-            inner = self._measure(part, levels - 1, known)
-            deepest = max(deepest, inner.levels)
-            values += inner.values
-            path += inner.path + name * inner.values
-            size += inner.bytes
-        if values > 2 * VALUES or path > PATHS:
-            raise PickleRefused("its pickle unfolds to more than a checkpoint holds")
-        known[id(value)] = found = Extent(deepest + 1, values, path, size)
-        return found
 
     def _take(self, count: int) -> bytes:
         if not 0 <= count <= len(self._data) - self.at:

@@ -1,8 +1,9 @@
-"""A digest of every record of a checkpoint, in a record of its own: what was written is what is read.
+"""A digest of every record of a checkpoint, in a record of its own: it is read as it was written.
 
-The records of a checkpoint are its pickle (names, shapes, numbers, settings) and one for the storage
-of each tensor. Their digests are CRC-32C: another polynomial than the zip's own CRC-32, at over 10
-GB/s on any processor of the last fifteen years. Both are checked. They find damage, not forgery.
+The records of a checkpoint are its pickle (names, shapes, settings) and the storage of each
+tensor. Their digests are CRC-32C, which has another polynomial than the zip's own CRC-32 and takes
+0.1 s per GB on any processor of the last fifteen years. Both are checked. They find damage, not
+forgery.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def _load(file: IO[bytes], pickled: WeightsPickle, device: torch.device | str) -
             made.append(super().__new__(cls))
             return made[-1]
 
-    stand_ins = [(Here if kind is Settings else kind, name)
-                 for name, kind in pickled.stand_ins.items()]
+    stand_ins: list[Any] = [(Here if kind is Settings else kind, name)
+                            for name, kind in pickled.stand_ins.items()]
     file.seek(0)
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickle protocols other than torch's

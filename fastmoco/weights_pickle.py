@@ -157,7 +157,7 @@ class WeightsPickle(BoundedPickle):
 
     def persistent(self, key: Any) -> Storage:
         """A storage: ("storage", class, key, device, items), and in the old layout its view."""
-        if type(key) is not tuple or len(key) not in (5, 6) or key[0] not in ("storage", b"storage"):
+        if type(key) is not tuple or len(key) not in (5, 6) or key[0] != "storage":
             raise PickleRefused("its pickle refers to something that is no storage")
         kind, name, device, items = key[1:5]
         if not isinstance(kind, Name) or kind.name not in ITEM_BYTES:
@@ -205,7 +205,7 @@ class WeightsPickle(BoundedPickle):
 
     def _container(self, name: str, args: tuple[Any, ...]) -> Any:
         """What collections, sets, bytes and sizes are made of; no other arguments are taken."""
-        one = args[0] if len(args) == 1 else None
+        one: Any = args[0] if len(args) == 1 else None
         if type(one) in (dict, list, tuple):
             self.spend(values=len(one))
         if name == "collections.OrderedDict" and type(one) is list:
@@ -235,7 +235,7 @@ class WeightsPickle(BoundedPickle):
 
     def _tensor(self, name: str, args: tuple[Any, ...]) -> Tensor:
         kind = name.rpartition(".")[2]
-        marks: tuple[Any, ...] = ()
+        marks: Any = ()
         if kind == "_rebuild_from_type_v2":
             function, subclass, args, state = args
             if not isinstance(subclass, Name) or subclass.name not in TYPES:

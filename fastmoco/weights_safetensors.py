@@ -74,7 +74,7 @@ def digest(tensors: Mapping[str, torch.Tensor], told: str) -> str:
 
 
 def bounded_json(text: str | bytes) -> Any:
-    """JSON of no more than 32 levels, without NaN, infinity or a key twice: ValueError for other."""
+    """JSON of at most 32 levels, without NaN, infinity or a key twice; ValueError for any other."""
     levels = deepest = 0
     for found in PARTS.finditer(text.encode() if isinstance(text, str) else text):
         levels += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)

@@ -97,7 +97,7 @@ def chunks(file: IO[bytes], record: Record) -> Iterator[bytes]:
 def content(file: IO[bytes], record: Record, most: int) -> bytes:
     """All of a record's bytes. Raises ZipDamaged if they are more than `most`."""
     if record.size > most:
-        raise ZipDamaged(f"{record.name} in it has {record.size:,} bytes; at most {most:,} are read")
+        raise ZipDamaged(f"{record.name} has {record.size:,} bytes, at most {most:,} are read")
     return b"".join(chunks(file, record))
 
 

@@ -180,9 +180,9 @@ def pickled_content():
         return archive.read("archive/data.pkl")
 
 
-def whole_zip(content={"a": torch.zeros(6)}):  # noqa: B006
+def whole_zip():
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({"a": torch.zeros(6)}, buffer)
     return buffer.getvalue()
 
 
@@ -318,7 +318,8 @@ HOSTILE = {
         b"h\2Ns" * 20000)),
     "text of 3 GB": (CUT, program(b"X\0\0\0\xc0abc")),
     "opcodes that torch lacks": ("opcode 0x96", program(b"\x96", (6 << 30).to_bytes(8, "little"))),
-    "bytearray by a call": (CALLS, program(b"c__builtin__\nbytearray\n", number(6 << 30), b"\x85R")),
+    "bytearray by a call": (
+        CALLS, program(b"c__builtin__\nbytearray\n", number(6 << 30), b"\x85R")),
     "tensor by its class": (NAMES, program(b"ctorch\nFloatTensor\n", number(6 << 30), b"\x85R")),
     "untyped storage": (
         CALLS, program(b"ctorch.storage\nUntypedStorage\n", number(6 << 30), b"\x85R")),
@@ -350,8 +351,10 @@ HOSTILE = {
     "behind its storage": (LARGER, program(tensor([2], [1], offset=5))),
     "far behind": (LARGER, program(tensor([0], [1], offset=1 << 40))),
     "strides of its own": (LARGER, program(tensor([2, 3], [4, 1]))),
-    "negative": ("shape", program(tensor([1], [1]).replace(b"(" + number(1) + b"t(", b"(J\xff\xff\xff\xfft("))),
-    "storage of terabytes": ("more numbers than the file", program(tensor([1], [1], items=1 << 40))),
+    "negative": ("shape", program(
+        tensor([1], [1]).replace(b"(" + number(1) + b"t(", b"(J\xff\xff\xff\xfft("))),
+    "storage of terabytes": (
+        "more numbers than the file", program(tensor([1], [1], items=1 << 40))),
     "quantized": (NAMES, program(b"ctorch._utils\n_rebuild_qtensor\n(tR")),
     "meta": (NAMES, program(b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n(tR")),
     "methods": ("sets the state", program(
@@ -413,7 +416,7 @@ def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path, protocol, zip_form
         "bool": torch.tensor([True]), "complex": torch.ones(2, dtype=torch.complex64),
         "ordered": OrderedDict(a=1), "counter": Counter({3: 2, 7: 1}), "set": {1, 2},
         "size": torch.Size([2, 3]), "dtype": torch.float16, "device": torch.device("cpu"),
-        "numbers": [1, -1, 1 << 40, 1 << 200, 1.5, True, None, 3j], "text": "ä\n", "tuple": (1, "a"),
+        "numbers": [1, -1, 1 << 40, 1 << 200, 1.5, True, None, 3j], "text": "ä\n",
         7: "number as a key", (1, "a"): "pair", "state": torch.nn.Linear(2, 2).state_dict(),
     }
     path = tmp_path / "a.pth"
@@ -521,22 +524,24 @@ def test_torchs_error_is_the_systems(tmp_path, monkeypatch, room):
 
 def test_the_room_for_two_checkpoints_is_looked_at_before(tmp_path, monkeypatch):
     tensors = [torch.zeros(10 << 20)]  # 42 MB
-    room = 0
-    monkeypatch.setattr(
-        checkpoints.shutil, "disk_usage", lambda _: type("Usage", (), {"total": 1, "free": room})
-    )
     path = tmp_path / "run" / "checkpoint.pt"
-    for room in (0, 42 << 20, 80 << 20):
+
+    def free(size):
+        usage = type("Usage", (), {"total": 1, "free": size})
+        monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage)
+
+    for size in (0, 42 << 20, 80 << 20):
+        free(size)
         with pytest.raises(UserError, match="2 checkpoints of 43 MB .* no space left on device"):
             checkpoints.refuse_full_disk(path, tensors, 0)
-    room = 90 << 20
+    free(90 << 20)
     checkpoints.refuse_full_disk(path, tensors, 0)
     with pytest.raises(UserError, match="5 checkpoints"):
         checkpoints.refuse_full_disk(path, tensors, 3)
     path.parent.mkdir()
     with open(path, "wb") as file:
         file.truncate(43 << 20)
-    room = 50 << 20  # one more is enough for a run that is resumed
+    free(50 << 20)  # one more is enough for a run that is resumed
     checkpoints.refuse_full_disk(path, tensors, 0)
 
 

@@ -25,6 +25,7 @@ END64 = struct.Struct("<4sQ2H2L4Q")
 ALL_16, ALL_32 = 0xFFFF, 0xFFFFFFFF
 RECORDS = 100_000
 DIRECTORY_BYTES = 64 << 20
+DOS_DIRECTORY = 0x10  # an attribute
 ENCRYPTED, DESCRIPTOR, UTF8 = 1, 8, 1 << 11
 ZIP64, PADDING, UNIX_TIMES = 1, 0x4246, {0x5455, 0x5855, 0x7875}
 CHUNK = 256 << 10  # larger ones are new memory from the system each time, which costs more
@@ -139,13 +140,16 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         if len(directory) - at < CENTRAL.size:
             raise ZipDamaged("its directory is cut short")
         (magic, _, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes, comment,
-         disk, _, _, place) = CENTRAL.unpack_from(directory, at)
+         disk, _, attributes, place) = CENTRAL.unpack_from(directory, at)
         at += CENTRAL.size
         name = directory[at : at + name_bytes]
         fields = _extra(directory[at + name_bytes : at + name_bytes + extra_bytes])
         at += name_bytes + extra_bytes
         if magic != b"PK\1\2" or at > len(directory) or disk or comment:
             raise ZipDamaged("its directory is damaged")
+        if attributes & DOS_DIRECTORY or name.endswith(b"/"):
+            # torch's reader gives memory as it finds it for the bytes of a folder
+            raise ZipDamaged("its directory has a folder in a record's place")
         if flags & ENCRYPTED:
             raise NotFromTorchSave("it is encrypted, which a checkpoint never is")
         large = fields.get(ZIP64, b"")

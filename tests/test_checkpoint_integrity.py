@@ -61,6 +61,21 @@ def test_a_flip_in_the_length_of_a_name_is_refused(saved, tmp_path):
                 checkpoints.load(path)
 
 
+def test_a_record_marked_as_a_folder_is_refused(saved, tmp_path):
+    """torch's reader reads nothing then, and gives memory that nobody wrote."""
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    at, found = whole.find(b"PK\1\2"), 0
+    while at >= 0:
+        changed = bytearray(whole)
+        changed[at + 38] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="damaged: its directory has a folder"):
+            checkpoints.load(path)
+        at, found = whole.find(b"PK\1\2", at + 4), found + 1
+    assert found > 20
+
+
 def rewritten(path, change):
     """The same zip, as Python writes it with right checksums, its records changed."""
     with zipfile.ZipFile(path) as archive:

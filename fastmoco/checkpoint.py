@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ import torch
 from data_tools.errors import UserError
 from fastmoco import __version__
 from fastmoco.recipe import Recipe, from_dict, to_dict
-from fastmoco.weights_file import read_weights, tensors_digest
+from fastmoco.weights_file import WeightsFile, read_weights, tensors_digest
+from fastmoco.weights_write import write_weights
 
 FORMAT = 2
+PLAN_LINES = ([int, float, int], [int, int, int])
+SETTINGS_BYTES = 1 << 20  # of a checkpoint besides its tensors, at the most
+NO_DIGESTS = (
+    "written before checkpoints held digests of their tensors: opened by its zip's checksums alone"
+)
 
 
 @dataclass
@@ -48,6 +55,8 @@ class Checkpoint:
     """train_seconds so far."""
     origin: str = ""
     """What its weights came from or began as, in a line, where that was another checkpoint."""
+    note: str = ""
+    """A line on the file that it was read from. It is not written."""
 
 
 def versions() -> dict[str, str]:
@@ -63,22 +72,43 @@ def versions() -> dict[str, str]:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write beside, sync, rename: at every instant the old file or the new one is whole."""
+    """Write a checkpoint with digests: at every instant the old file or the new one is whole."""
     content = {**vars(checkpoint), "recipe": to_dict(checkpoint.recipe), "format": FORMAT}
-    partial = path.with_name(path.name + ".partial")
+    del content["note"]
     try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as the latter
-        partial.unlink(missing_ok=True)
+        write_weights(content, path)
+    except OSError as error:
         remedy = "the last one is whole: make room and go on with --resume"
         raise UserError(
-            f"{path}: cannot write the checkpoint ({str(error).splitlines()[0]}); "
+            f"{path}: cannot write the checkpoint ({reason(error)}); "
             f"{remedy if path.exists() else 'make room and start again'}"
         ) from None
+
+
+def reason(error: OSError) -> str:
+    """The system's reason for a failed write."""
+    return error.strerror or str(error).splitlines()[0]
+
+
+def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> None:
+    """UserError, before a run starts, if the disk has no room for its checkpoints: two of them,
+    since the new one is written before the old one goes, and those that are kept.
+
+    `tensors` are those that a checkpoint will hold, as far as they are known.
+    """
+    each = sum(t.numel() * t.element_size() for t in tensors) + SETTINGS_BYTES
+    folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.is_dir())
+    there = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}*.pt"))
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return
+    if disk.total and disk.free + there < (2 + keep) * each:  # some network disks give no figures
+        raise UserError(
+            f"{path.parent}: {2 + keep} checkpoints of {each / 1e6:,.0f} MB need more than the "
+            f"{disk.free / 1e6:,.0f} MB that are free there: no space left on device; make room, "
+            "or give another --out"
+        )
 
 
 def keep(path: Path, step: int, count: int) -> Path:
@@ -98,7 +128,7 @@ def keep(path: Path, step: int, count: int) -> Path:
         os.replace(partial, kept)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{kept}: cannot be written ({error.strerror}); make room and go on with "
+        raise UserError(f"{kept}: cannot be written ({reason(error)}); make room and go on with "
                         "--resume") from None
     so_far = sorted(p for p in path.parent.glob(f"{path.stem}-{'[0-9]' * 8}.pt") if p <= kept)
     for old in so_far[:-count]:
@@ -111,7 +141,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Ch
     path = Path(path)
     if path.is_dir():
         path = path / "checkpoint.pt"
-    return from_content(read_weights(path, device), path)
+    return from_file(read_weights(path, device), path)
 
 
 def is_ours(content: Any) -> bool:
@@ -119,22 +149,53 @@ def is_ours(content: Any) -> bool:
     return isinstance(content, dict) and {"format", "recipe", "moco"} <= content.keys()
 
 
-def from_content(content: Any, path: Path) -> Checkpoint:
-    """The content of a file as a checkpoint; UserError if it is none of ours."""
+def from_file(file: WeightsFile, path: Path) -> Checkpoint:
+    """What was read of a file as a checkpoint; UserError if it is none of ours."""
+    content = file.content
     if not is_ours(content):
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short")
-    if content.pop("format") != FORMAT:
+    form = content.pop("format")
+    if type(form) is not int or form != FORMAT:
         raise UserError(f"{path}: written by another version of fastmoco")
     try:
         saved = Checkpoint(recipe=from_dict(content.pop("recipe")), **content)
         saved.recipe.check()
-        if not all(isinstance(t, torch.Tensor) for t in saved.moco.values()):
-            raise TypeError
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None
     except UserError as error:
         raise UserError(f"{path}: its recipe cannot be one ({error})") from None
+    return replace(check_types(saved, path), note="" if file.digests else NO_DIGESTS)
+
+
+def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:
+    """The checkpoint itself, if its fields are of the types that they are declared with. Raises
+    UserError, which names the first field that is not."""
+    fields = {
+        "moco": _maps(saved.moco, torch.Tensor),
+        "optimizer": isinstance(saved.optimizer, dict), "scaler": isinstance(saved.scaler, dict),
+        "window": isinstance(saved.window, dict), "versions": _maps(saved.versions, str),
+        "clock": _maps(saved.clock, (int, float)),
+        "plan": isinstance(saved.plan, list) and all(
+            isinstance(line, (tuple, list)) and [type(v) for v in line] in PLAN_LINES
+            for line in saved.plan
+        ),
+    }
+    for name in ("step", "samples", "threads"):
+        value = getattr(saved, name)
+        fields[name] = type(value) is int and 0 <= value < 1 << 60
+    for name in ("dataset", "origin", "note"):
+        fields[name] = isinstance(getattr(saved, name), str)
+    wrong = [name for name, fits in fields.items() if not fits]
+    if wrong:
+        raise UserError(f"{path}: not a checkpoint of fastmoco: its {wrong[0]} is not of its type")
     return saved
+
+
+def _maps(value: object, to: type | tuple[type, ...]) -> bool:
+    """Whether a value is a dict from text to such values."""
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, to) for k, v in value.items()
+    )
 
 
 def trunk_digest(saved: Checkpoint) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import time
-import zipfile
 from typing import Any
 
 import torch
 
+from data_tools.errors import UserError
 from data_tools.open import cache_dir
+from fastmoco.weights_file import read_weights
+from fastmoco.weights_write import write_weights
 
 
 class EpochState:
@@ -28,21 +29,19 @@ class EpochState:
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What save() kept last; None where there is nothing, or nothing whole."""
         try:
-            return torch.load(self.path, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError):
+            content: dict[str, Any] = read_weights(self.path, device).content
+        except (OSError, UserError):
             return None
+        return content
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep a state of tensors and plain values, if it is time; atomic."""
         if time.monotonic() - self._saved < self._seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            torch.save(state, partial)
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        own = self.path.with_suffix(f".{os.getpid()}.part")  # two evaluations may be the same
+        write_weights(state, own)
+        os.replace(own, self.path)
         self._saved = time.monotonic()
 
     def drop(self) -> None:

@@ -200,8 +200,9 @@ def begin(
     if joined.size > 1 and not (ranks and flags.keep):
         raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
     quiet = quiet or joined.rank > 0
-    if loaded.origin and not quiet:
-        console.say(f"{checkpoint}: {loaded.origin}")
+    for line in (loaded.origin, loaded.note):
+        if line and not quiet:
+            console.say(f"{checkpoint}: {line}")
     if joined.rank > 0:
         joined.barrier()  # the first prepares what is not prepared yet
     stores = [None if p is None else open_store(data_cli.prepared(p, quiet)) for p in data]

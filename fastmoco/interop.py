@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -32,12 +33,16 @@ def open_checkpoint(
     path = Path(path)
     if path.is_dir():
         path = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0])
-    content = read_weights(path, device)
-    if checkpoints.is_ours(content):
-        saved = checkpoints.from_content(content, path)
+    file = read_weights(path, device)
+    if checkpoints.is_ours(file.content):
+        saved = checkpoints.from_file(file, path)
         check_encoder(saved.recipe, saved.moco, "encoder_q.", str(path))
         return saved
-    return from_foreign(content, str(path))
+    saved = from_foreign(file.content, str(path))
+    exported = isinstance(file.content, Mapping) and "fastmoco" in file.content  # by us
+    if exported and not file.digests:
+        saved.note = checkpoints.NO_DIGESTS
+    return saved
 
 
 def start_from(moco: MoCo, saved: Checkpoint, recipe: Recipe, path: str) -> str:

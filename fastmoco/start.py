@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -175,6 +175,9 @@ def start(
     ]
     if saved is not None:
         notes.append(not_to_the_bit(saved.versions, made_by))
+        notes.append(f"{directory.checkpoint}: {saved.note}" if saved.note else None)
+    if run.first:
+        checkpoints.refuse_full_disk(directory.checkpoint, held(run), options.keep)
     tell_start(run, os.path.abspath(data), how, notes, listeners)
     return run
 
@@ -211,7 +214,15 @@ def build_model(
     if options.init and saved is None:
         weights = open_checkpoint(options.init, device)
         origin = note = start_from(moco, weights, recipe, options.init)
+        note += f"; {weights.note}" if weights.note else ""
     return moco, origin, note
+
+
+def held(run: Run) -> Iterator[torch.Tensor]:
+    """The tensors of the run's checkpoints: the model's, and its parameters' momentum."""
+    yield from run.moco.state_dict().values()
+    for group in run.optimizer.param_groups:
+        yield from group["params"]
 
 
 def make_lean(moco: MoCo, device: torch.device, options: RunOptions) -> None:

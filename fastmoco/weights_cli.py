@@ -28,8 +28,9 @@ def export(argv: list[str]) -> None:
     from fastmoco.interop import open_checkpoint
 
     saved = open_checkpoint(args.checkpoint)
-    if saved.origin and not args.json:
-        console.say(f"{args.checkpoint}: {saved.origin}")
+    for line in (saved.origin, saved.note):
+        if line and not args.json:
+            console.say(f"{args.checkpoint}: {line}")
     beside = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
     out = args.out or beside / f"export-{args.to}"
     files = export(saved, args.checkpoint, args.to, out, args.with_config)

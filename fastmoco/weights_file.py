@@ -1,120 +1,159 @@
 """Weight files of any origin, read without running anything that is in them.
 
-torch's weights_only reader builds tensors and plain containers and refuses all other names. Where
-a training library pickled its settings beside the weights (Lightning, mmengine), what it names is
-replaced by an empty container: the library is neither needed nor asked.
+The file is walked and its pickle read by code of ours first (fastmoco.zip_records,
+fastmoco.weights_pickle); only what both let through is given to torch, whose weights_only reader
+then builds the tensors. Where a training library pickled its settings beside the weights
+(Lightning, mmengine), what it names is replaced by an empty container: the library is neither
+needed nor asked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import pickle
-import re
+import os
 import warnings
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from data_tools.bounded_pickle import PickleRefused
 from data_tools.errors import UserError
+from fastmoco import record_digests
+from fastmoco.weights_pickle import Settings, WeightsPickle
+from fastmoco.weights_safetensors import NotSafetensors, read_safetensors
+from fastmoco.zip_records import (
+    MAGIC,
+    NotFromTorchSave,
+    ZipCutShort,
+    ZipDamaged,
+    content,
+    read_records,
+)
 
-# Packages whose objects lie in checkpoints beside the weights, as settings and counters.
-SETTINGS_OF = {
-    "argparse", "classy_vision", "lightly", "lightning", "lightning_fabric", "mmcv", "mmengine",
-    "mmpretrain", "mmselfsup", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "solo",
-    "typing", "vissl", "yacs",
-}
-PLAIN = {"builtins." + name for name in ("dict", "list", "tuple", "set", "int", "float", "str",
-                                         "bool", "object", "bytes", "complex", "slice")}
-PLAIN |= {"torch.torch_version.TorchVersion"}
-NAMES = 200  # of other packages in one file, at most
-
-
-class Scalar:
-    """Stands for numpy's scalars and types, which carry their state in a tuple."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class Settings:
-    """Stands for an object of a library that is not asked."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return OrderedDict()  # what the reader lets have items and state
+PICKLE_BYTES = 32 << 20
+SMALL = (
+    "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id",
+)
+SMALL_BYTES = 64
+# The first pickles of torch's old layout (torch/serialization.py)
+OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+UNREADABLE = "not a checkpoint that can be read, or cut short"
 
 
-def read_weights(path: Path, device: torch.device | str = "cpu") -> Any:
+@dataclass(frozen=True)
+class WeightsFile:
+    content: Any
+    digests: bool | None
+    """Whether the tensors were compared with digests that were written with them."""
+
+
+def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
     """The content of a .safetensors file, or of one that torch.save wrote (zipped or old).
 
-    Raises UserError, in one line, for a file that is missing, cut short, something else, or that
-    would run code when unpickled the usual way.
+    Raises UserError, in one line, for a file that is missing, cut short, damaged, something else,
+    or that would run code when unpickled the usual way; or that would take more memory than a few
+    times its size.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
-        return _safetensors(path, device)
-    refuse_damaged(path)
-    stand_ins: dict[str, type] = {}
-    while True:
-        try:
-            with torch.serialization.safe_globals([(c, name) for name, c in stand_ins.items()]):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of pickle protocols other than torch's
-                    return torch.load(path, map_location=device, weights_only=True)
-        except pickle.UnpicklingError as error:
-            named = re.search(r"GLOBAL (\S+)", str(error))
-            if named is None:
-                raise _not_weights(path) from None
-            name = named[1]
-            package = name.partition(".")[0]
-            if name in PLAIN:
-                pass
-            elif "builtins." + name in PLAIN:  # the reader's message leaves the package out
-                name = "builtins." + name
-            elif package not in SETTINGS_OF or "." not in name:
-                raise UserError(
-                    f"{path}: names {name}, which unpickling would run: nothing was run; use a "
-                    "file that holds tensors alone (.safetensors, or a bare state dict)"
-                ) from None
-            if name in stand_ins or len(stand_ins) == NAMES:
-                raise _not_weights(path) from None
-            stand_ins[name] = Scalar if package == "numpy" else Settings
-        except (MemoryError, torch.OutOfMemoryError):
+    with _in_one_line(path):
+        if path.suffix == ".safetensors":
+            return WeightsFile(*read_safetensors(path, device))
+        with open(path, "rb") as file:  # the same file for the checks and for torch
+            zipped = file.read(len(MAGIC)) == MAGIC
+            pickled, digests = _check_zip(file) if zipped else (_check_old(file), False)
+            return WeightsFile(_load(file, pickled, device), digests)
+
+
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ZipCutShort:
+        raise UserError(f"{path}: {UNREADABLE}") from None
+    except NotFromTorchSave as error:
+        raise UserError(f"{path}: not a checkpoint: {error}") from None
+    except ZipDamaged as error:
+        raise UserError(f"{path}: damaged: {error}") from None
+    except PickleRefused as error:
+        raise UserError(f"{path}: {error}") from None
+    except NotSafetensors as error:
+        raise UserError(f"{path}: {UNREADABLE}: {error}") from None
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        if isinstance(error, OSError) and error.filename:  # not to be opened at all
             raise
-        except Exception as error:  # whatever a damaged file makes the reader stumble over
-            if isinstance(error, OSError) and error.filename:  # not to be opened at all
-                raise
-            raise _not_weights(path) from None
+        raise UserError(f"{path}: {UNREADABLE}") from None
 
 
-def refuse_damaged(path: Path) -> None:
-    """UserError where a part of a zipped file is not what its checksum says: torch does not look,
-    and flipped bytes are numbers, too. A file without checksums, which torch can write, passes."""
+def _check_zip(file: IO[bytes]) -> tuple[WeightsPickle, bool]:
+    """The pickle of a zipped file, whose records are whole, and whether digests say so."""
+    records = read_records(file)
+    if "data.pkl" not in records:
+        raise NotFromTorchSave("a zip file without data.pkl")
+    for name in SMALL:
+        if name in records and records[name].size > SMALL_BYTES:
+            raise ZipDamaged(f"{name} in it is larger than torch writes it")
+    digests = record_digests.check(file, records)
+    size = os.fstat(file.fileno()).st_size
+    pickled = WeightsPickle(content(file, records["data.pkl"], PICKLE_BYTES), size)
+    pickled.load()
+    pickled.check_tensors()
+    for storage in pickled.storages.values():
+        record = records.get(f"data/{storage.key}")
+        if record is None or record.size != storage.items * storage.item_bytes:
+            raise ZipDamaged(f"data/{storage.key} in it is missing or of another size")
+    return pickled, digests
+
+
+def _check_old(file: IO[bytes]) -> WeightsPickle:
+    """The pickles of torch's layout before 1.6: two numbers, the system, the content, the keys of
+    its storages; each storage follows behind a count of its items. There are no checksums."""
+    size = os.fstat(file.fileno()).st_size
+    pickled = WeightsPickle(os.pread(file.fileno(), PICKLE_BYTES, 0), size)
     try:
-        with zipfile.ZipFile(path) as archive:
-            bad = [part.filename for part in archive.infolist() if not _whole(archive, part)]
-            if bad and len(bad) < len(archive.infolist()):
-                raise UserError(f"{path}: damaged: {bad[0]} in it is not what was written")
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
-        return  # the old layout, or what the reader says more of
+        if pickled.load() != OLD_MAGIC or pickled.load() != OLD_PROTOCOL:
+            raise PickleRefused(UNREADABLE)
+        pickled.load()
+    except PickleRefused:
+        raise PickleRefused(UNREADABLE) from None
+    pickled.load()
+    pickled.check_tensors()
+    keys = pickled.load()
+    if not isinstance(keys, list) or sorted(keys) != sorted(pickled.storages):
+        raise PickleRefused(UNREADABLE)
+    at = pickled.at
+    for storage in (pickled.storages[key] for key in keys):
+        if int.from_bytes(os.pread(file.fileno(), 8, at), "little") != storage.items:
+            raise PickleRefused(UNREADABLE)
+        at += 8 + storage.items * storage.item_bytes
+    if at != size:
+        raise PickleRefused(UNREADABLE)
+    return pickled
 
 
-def _whole(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
-    try:
-        with archive.open(part) as file:
-            while file.read(1 << 20):
-                pass
-    except zipfile.BadZipFile:
-        return False
-    return True
+def _load(file: IO[bytes], pickled: WeightsPickle, device: torch.device | str) -> Any:
+    made: list[dict] = []  # by this file's stand-ins
+
+    class Here(Settings):
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            made.append(super().__new__(cls))
+            return made[-1]
+
+    stand_ins: list[Any] = [(Here if kind is Settings else kind, name)
+                            for name, kind in pickled.stand_ins.items()]
+    file.seek(0)
+    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickle protocols other than torch's
+        loaded = torch.load(file, map_location=device, weights_only=True)
+    for settings in made:
+        vars(settings).clear()  # attributes named as a dict's methods would be called for them
+    return loaded
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -122,22 +161,6 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(flat.numpy().tobytes())
     return found.hexdigest()
-
-
-def _safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
-    """Its tensors; under "fastmoco" what an export of ours says in the file's metadata."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}
-            told = (file.metadata() or {}).get("fastmoco")
-        return content if told is None else content | {"fastmoco": json.loads(told)}
-    except (SafetensorError, ValueError, OSError):
-        raise _not_weights(path) from None
-
-
-def _not_weights(path: Path) -> UserError:
-    return UserError(f"{path}: not a checkpoint that can be read, or cut short")

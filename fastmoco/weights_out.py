@@ -21,6 +21,8 @@ from fastmoco.encoder import build_encoder
 from fastmoco.recipe import TIMM, Recipe, to_dict
 from fastmoco.timm_trunk import create
 from fastmoco.trunk_names import to_detectron2, to_huggingface
+from fastmoco.weights_safetensors import write_safetensors
+from fastmoco.weights_write import write_weights
 
 Tensors = dict[str, torch.Tensor]
 DEPTHS = {
@@ -49,14 +51,12 @@ def view(recipe: Recipe) -> tuple[int, int]:
 
 def to_torchvision(saved: Checkpoint, out: Path) -> None:
     """torchvision.models' state dict, without fc."""
-    torch.save(trunk_of(saved), out / f"{saved.recipe.arch}.pth")
+    write_weights(trunk_of(saved), out / f"{saved.recipe.arch}.pth")
 
 
 def to_safetensors(saved: Checkpoint, out: Path) -> None:
     """The bare trunk."""
-    from safetensors.torch import save_file
-
-    save_file(trunk_of(saved), out / "model.safetensors", metadata(saved))
+    write_safetensors(trunk_of(saved), out / "model.safetensors", metadata(saved))
 
 
 def metadata(saved: Checkpoint) -> dict[str, str]:
@@ -71,10 +71,8 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 
 def to_timm(saved: Checkpoint, out: Path) -> None:
     """A directory that timm.create_model("local-dir:...") takes."""
-    from safetensors.torch import save_file
-
     recipe, (size, short) = saved.recipe, view(saved.recipe)
-    save_file(trunk_of(saved), out / "model.safetensors", metadata(saved))
+    write_safetensors(trunk_of(saved), out / "model.safetensors", metadata(saved))
     options = create(recipe.arch, recipe.sizes)[1] if recipe.arch.startswith(TIMM) else {}
     write_json(out / "config.json", {
         "architecture": recipe.arch.removeprefix(TIMM),
@@ -90,13 +88,11 @@ def to_timm(saved: Checkpoint, out: Path) -> None:
 
 def to_huggingface_folder(saved: Checkpoint, out: Path) -> None:
     """A directory that transformers' AutoModel and AutoImageProcessor take."""
-    from safetensors.torch import save_file
-
     recipe, (size, short) = saved.recipe, view(saved.recipe)
     basic = recipe.arch in BASIC
     widths = [64 * 2**i * (1 if basic else 4) for i in range(4)]
     named = {to_huggingface(k): v for k, v in trunk_of(saved).items()}
-    save_file(named, out / "model.safetensors", metadata(saved))
+    write_safetensors(named, out / "model.safetensors", metadata(saved))
     write_json(out / "config.json", {
         "architectures": ["ResNetModel"], "model_type": "resnet", "num_channels": 3,
         "embedding_size": 64, "hidden_sizes": widths, "depths": list(DEPTHS[recipe.arch]),
@@ -123,7 +119,7 @@ def to_mmpretrain(saved: Checkpoint, out: Path) -> None:
     """A checkpoint whose backbone mmpretrain, mmdetection and mmsegmentation take by its prefix."""
     named = {f"backbone.{k}": v for k, v in trunk_of(saved).items()}
     meta = {"fastmoco_version": __version__, "arch": saved.recipe.arch}
-    torch.save({"meta": meta, "state_dict": named}, out / f"{saved.recipe.arch}.pth")
+    write_weights({"meta": meta, "state_dict": named}, out / f"{saved.recipe.arch}.pth")
 
 
 def to_official(saved: Checkpoint, out: Path) -> None:
@@ -149,9 +145,9 @@ def to_official(saved: Checkpoint, out: Path) -> None:
     state["module.queue"] = m["dictionary.keys"].T.contiguous()
     state["module.queue_ptr"] = m["dictionary.pointer"].reshape(1)
     beside = {
-        k: v for k, v in vars(saved).items() if k not in ("moco", "optimizer", "recipe")
+        k: v for k, v in vars(saved).items() if k not in ("moco", "optimizer", "recipe", "note")
     } | {"recipe": to_dict(saved.recipe)}
-    torch.save({
+    write_weights({
         "epoch": saved.step * saved.recipe.batch // max(saved.samples, 1),
         "arch": saved.recipe.arch, "state_dict": state,
         "optimizer": _official_optimizer(saved), "fastmoco": beside,

@@ -10,7 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
-    ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended"],
+    [
+        "recipe", "vectors", "blur_numba", "trunk_names", "appended", "zip_records",
+        "weights_pickle", "weights_safetensors",
+    ],
+    ["record_digests"],
+    ["weights_file", "weights_write"],
     ["layouts", "run_options", "write_numba", "normalise"],
     ["draws"],
     ["read_ahead"],

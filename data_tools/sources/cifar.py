@@ -6,14 +6,13 @@ called: its arrays are read by stand-ins that only keep bytes, and all else is r
 
 from __future__ import annotations
 
-import io
-import pickle
 import posixpath
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from data_tools.bounded_pickle import BoundedPickle, PickleRefused
 from data_tools.errors import UserError
 from data_tools.formats.tar import Walk
 from data_tools.sources.archive import Archive, compression, head_of
@@ -244,21 +243,29 @@ for _core in ("numpy.core", "numpy._core"):
     STAND_INS[f"{_core}.numeric", "_frombuffer"] = from_buffer
 
 
-# Not the C class: that one allocates what a damaged file claims.
-class Reader(pickle._Unpickler):
+class Reader(BoundedPickle):
     """Containers, numbers, text, and arrays as stand-ins; any other name is refused."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
-            raise ValueError(f"its pickle asks for {module}.{name}, which is not read")
+            raise PickleRefused(f"its pickle asks for {module}.{name}, which is not read")
         return STAND_INS[module, name]
 
-    def get_extension(self, code: int) -> None:
-        raise ValueError("its pickle asks for an extension, which is not read")
+    def call(self, function: Any, args: tuple[Any, ...]) -> Any:
+        if not any(function is known for known in STAND_INS.values()):
+            return super().call(function, args)
+        if function is to_bytes:  # which copies
+            self.spend(characters=len(args[0]))
+        return function(*args)
+
+    def build(self, value: Any, state: Any) -> None:
+        if not isinstance(value, (Array, Dtype)):
+            super().build(value, state)
+        value.__setstate__(state)
 
 
 def read_pickle(data: bytes) -> dict[str, Any]:
-    found = Reader(io.BytesIO(data), encoding="bytes").load()
+    found = Reader(data).load()
     if not isinstance(found, dict):
         raise ValueError("a pickle that holds no dictionary")
     return {k.decode("latin1") if isinstance(k, bytes) else str(k): v for k, v in found.items()}

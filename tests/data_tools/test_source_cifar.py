@@ -159,6 +159,24 @@ def test_a_pickle_runs_nothing(
     assert not Path("ran").exists()
 
 
+HASHED = b")q\1" + b"h\1\x86q\1" * 60  # a tuple of two of a tuple of two of ...
+MANY = b"".join(b"\x8a\x09" + (i * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for i in range(40))
+
+
+@pytest.mark.parametrize(("program", "reason"), [
+    (b"\x96\0\0\0\x80\1\0\0\0.", "claims more bytes"),  # a bytearray of 6 GB
+    (b"}" + HASHED + b"Ns.", "keys that are not"), (b"}(" + MANY + b"u.", "keys that are not"),
+    (b"(c_codecs\nencode\nq\0X\xff\xff\0\0" + b"a" * 65535 + b"q\1X\6\0\0\0latin1\x86q\2R"
+     + b"h\0h\2R" * 5000 + b"t.", "unfolds"),
+])
+def test_a_pickle_that_hangs_or_fills_python_is_refused(
+    tmp_path: Path, program: bytes, reason: str
+) -> None:
+    files = layout_files("cifar-10-batches-py", python2) | {"data_batch_1": program}
+    with pytest.raises(UserError, match=f"damaged: its pickle .*{reason}"):
+        cifar.open(Location(write(tmp_path / "cifar-10-batches-py", files)))
+
+
 @pytest.mark.parametrize("batch", [
     [], {}, {"data": 1, "labels": []}, {"data": np.zeros((2, 3)), "labels": [1, 2]},
     {"data": np.zeros((2, 3072), np.uint8), "labels": [1]},

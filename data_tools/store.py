@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, read_bytes
 
 INDEX = "index.npy"
 KEYS = "keys.txt"
@@ -184,7 +185,7 @@ class MappedStore:
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
-            self._keys = read_keys(self._keys_path)
+            self._keys = read_keys(self._keys_path, len(self))
         if self._keys is None:
             return f"sample {i} of {self.path}"
         return self._keys[i]
@@ -240,7 +241,15 @@ def escape_key(key: str) -> bytes:
     return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
-def read_keys(path: Path) -> list[str]:
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+def read_keys(path: Path, samples: int) -> list[str]:
+    """The key of each sample. Raises UserError unless the file names this many samples."""
+    try:
+        content = read_bytes(path)
+    except (OSError, Damaged) as error:
+        raise UserError(f"{path}: can't be read ({error}); run prep again") from None
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
+    if lines.pop() or len(lines) != samples:
+        raise UserError(f"{path}: damaged: does not name {samples:,} images; remove {path.parent} "
+                        "and run prep again")
     plain = [line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\") for line in lines]
     return plain

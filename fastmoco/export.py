@@ -6,13 +6,14 @@ It holds the weights, a model card (README.md), and export.json: what is in it, 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, read_json, typed
 from fastmoco import __version__
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.detection import refuse_detection, write_detection
@@ -74,10 +75,11 @@ def refuse_foreign(out: Path) -> None:
     if not there:
         return
     try:
-        sums = json.loads((out / MARK).read_text())["sha256"]
+        mark = typed(dict[str, Any], read_json(out / MARK))
+        sums = typed(dict[str, str], mark.get("sha256"), "sha256")
         foreign = sorted(there - sums.keys() - {MARK})
         changed = sorted(n for n in there & sums.keys() if digest(out / n) != sums[n])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, Damaged):
         raise UserError(
             f"{out}: holds other files ({min(there)}); give a new directory with --out"
         ) from None

@@ -43,4 +43,5 @@ def report(
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
-    return out, [*dict.fromkeys(drawn.lacking.values()), *strange]
+    damaged = [record.damaged] if record.damaged else []
+    return out, [*dict.fromkeys(drawn.lacking.values()), *strange, *damaged]

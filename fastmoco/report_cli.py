@@ -56,6 +56,8 @@ def print_comparison(found: Comparison) -> None:
             ("differs", *labels.values()),
             [(n, *(shown(r.differs[n], n) for r in found.runs)) for n in names],
         )
+    for line in found.damaged:
+        console.say(f"note: {line}")
     formats = {"loss": ".3f", "knn_best": ".1%", "knn_last": ".1%", "images_per_s": ",.0f",
                "train_seconds": ",.0f"}
     for group in found.groups:

@@ -293,7 +293,7 @@ def tell_start(
         run.recipe, len(run.store), run.per_epoch, run.step, describe(run.device), how, parameters,
         str(run.directory.path), data,
     ))
-    for line in notes:
+    for line in [*notes, *run.directory.damaged]:
         if line is not None:
             run.tell(Noted(line))
 

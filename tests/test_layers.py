@@ -10,7 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
-    ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended"],
+    [
+        "recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended",
+        "evaluation_file", "bench_file",
+    ],
     ["layouts", "run_options", "write_numba", "normalise"],
     ["draws"],
     ["read_ahead"],

@@ -18,6 +18,7 @@ from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_
 
 if TYPE_CHECKING:
     from fastmoco.flags import TrainArgs
+    from fastmoco.run_options import RunOptions
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -154,15 +155,24 @@ def train(argv: list[str]) -> None:
     args = parse(TrainArgs, argv, "train")
     if args.dry_run or args.memory:
         return dry_run(args)
-    from data_tools.open import is_store
-    from fastmoco import panel
-    from fastmoco.checkpoint import load
-    from fastmoco.run_dir import default_out
-    from fastmoco.train import train
+    from fastmoco.run_lock import own_run
+    from fastmoco.run_options import default_out
 
     options = args.options
     if not options.out:  # named after what the user typed, not after a cache
         options = dataclasses.replace(options, out=default_out(args.data, args.recipe))
+    with own_run(options.out, options.resume, lambda line: print(line, file=sys.stderr)):
+        train_in(args, argv, options, begun)
+
+
+def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float) -> None:
+    """Train in the run directory options.out, which this process holds."""
+    from data_tools.open import is_store
+    from fastmoco import panel
+    from fastmoco.checkpoint import load
+    from fastmoco.flags import TrainArgs, parse
+    from fastmoco.train import train
+
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()

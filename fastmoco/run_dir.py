@@ -26,13 +26,7 @@ from fastmoco.events import (
     from_row,
     to_row,
 )
-from fastmoco.recipe import Recipe
-
-
-def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
-    """Where a run goes that names no directory: runs/DATA-RECIPE."""
-    path = Path(data).resolve()
-    return f"runs/{path.name if path.is_dir() else path.stem}-{recipe.name}"
+from fastmoco.run_lock import unwritable
 
 
 class RunDir:
@@ -62,7 +56,7 @@ class RunDir:
             self._keep(self.skipped.path, resumed_at)
             rows = self._keep(self.metrics.path, resumed_at)
         except OSError as error:
-            raise _unwritable(error, self.path) from None
+            raise unwritable(error, self.path) from None
         except Damaged as error:
             raise UserError(
                 f"{self.metrics.path}: {error}; remove it, or give another --out"
@@ -97,14 +91,7 @@ class RunDir:
                 partial.write_text(json.dumps(content, indent=1) + "\n")
                 os.replace(partial, self.path / "run.json")
             except OSError as error:
-                raise _unwritable(error, partial) from None
+                raise unwritable(error, partial) from None
         elif isinstance(event, Progress | Evaluated | Judged | Skipped | Ended):
             file = self.skipped if isinstance(event, Skipped) else self.metrics
             file.write(json.dumps(to_row(event)).encode() + b"\n")
-
-
-def _unwritable(error: OSError, path: Path) -> UserError:
-    return UserError(
-        f"{error.filename or path}: {error.strerror}; the run's directory must be writable "
-        f"(--out names another)"
-    )

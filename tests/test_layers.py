@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     [
         "recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended",
-        "evaluation_file", "bench_file",
+        "evaluation_file", "bench_file", "run_lock",
     ],
     ["layouts", "run_options", "write_numba", "normalise"],
     ["draws"],

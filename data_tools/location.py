@@ -10,6 +10,7 @@ import datetime
 import io
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,14 @@ DRIVERS = {
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
+def on_disk(path: str) -> str:
+    """A path as this process spells it. Keys, lists and records hold UTF-8; where the locale has
+    another encoding (LANG=C), Python cannot open those names as they are."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return path
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+
+
 class Location:
     """One path or URL. Nothing is opened, and nobody is asked, before that is needed."""
 
@@ -37,9 +46,9 @@ class Location:
         self._text = os.fspath(path)
         self.local = None
         if self._text.startswith("file://"):
-            self.local = Path(self._text.removeprefix("file://"))
+            self.local = Path(on_disk(self._text.removeprefix("file://")))
         elif not URL.match(self._text):
-            self.local = Path(self._text)
+            self.local = Path(on_disk(self._text))
         self._opened = -1
         self._driver: Any = None
         self._found: dict[str, Any] | None = None

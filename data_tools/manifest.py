@@ -73,10 +73,14 @@ class Manifest:
     reused: bool = field(default=False, compare=False)
     """True where `prepare` found the dataset already there. Not stored."""
 
-    def to_json(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """The content of manifest.json."""
         values = dataclasses.asdict(self)
         del values["reused"]
-        return json.dumps({"kind": KIND, "version": VERSION, **values}, indent=1) + "\n"
+        return {"kind": KIND, "version": VERSION, **values}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:

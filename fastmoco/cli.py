@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
 import os
 import sys
 import time
@@ -14,6 +14,7 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
+from data_tools.json_file import shown_json
 from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Every command exits with 2 and one line where its input is at fault.
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    escape_unshowable()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -85,6 +87,14 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"out of memory: use a smaller --batch, --size or --K ({error})")
     except KeyboardInterrupt:
         return 130
+
+
+def escape_unshowable() -> None:
+    """From now on, print escapes what the terminal's encoding lacks: a name of a class, a byte of a
+    file name that is no UTF-8. No command may fail because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def several_ranks() -> bool:
@@ -138,7 +148,7 @@ def bench(argv: list[str]) -> int:
             None if args.json else tick,
         )
     if args.json:
-        print(json.dumps(dataclasses.asdict(report), indent=1))
+        print(shown_json(dataclasses.asdict(report)))
     else:
         console.print_report(report)
     slower = [] if saved is None else compare(report, saved)
@@ -218,6 +228,6 @@ def dry_run(args: TrainArgs) -> None:
         )
     if args.json:
         totals = {"bytes": found.estimate.bytes}
-        print(json.dumps(dataclasses.asdict(found) | totals, indent=1))
+        print(shown_json(dataclasses.asdict(found) | totals))
     else:
         console.print_dry_run(found)

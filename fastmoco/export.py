@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
-from data_tools.json_file import Damaged, read_json, typed
+from data_tools.json_file import Damaged, printable, read_json, typed
 from fastmoco import __version__
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.detection import refuse_detection, write_detection
@@ -50,7 +50,7 @@ def export(
                 write_detection(saved.recipe, partial)
             names = sorted(p.name for p in partial.iterdir())
             card = model_card(saved, source, to, names, with_config)
-            (partial / CARD).write_text(card, encoding="utf-8")
+            (partial / CARD).write_text(printable(card), encoding="utf-8")
             names = sorted([*names, CARD])
             write_json(partial / MARK, {
                 "made_by": f"fastmoco {__version__}", "to": to, "checkpoint": str(source),

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.json_file import printable
 from fastmoco.features import Tick
 from fastmoco.report_page import page
 from fastmoco.report_pictures import pictures
@@ -39,7 +40,7 @@ def report(
     text = page(record, drawn, evaluated, waterfall(record.path))
     partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(text, "utf-8")
+        partial.write_text(printable(text), "utf-8")
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)

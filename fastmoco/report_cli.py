@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data_tools.json_file import shown_json
 
 if TYPE_CHECKING:
     from fastmoco.compare import Comparison
@@ -23,7 +24,7 @@ def compare(argv: list[str]) -> None:
 
     found = compare(args.runs)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(shown_json(dataclasses.asdict(found)))
     else:
         print_comparison(found)
 
@@ -101,7 +102,7 @@ def doctor(argv: list[str]) -> None:
 
     found = doctor(args.dir)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(shown_json(dataclasses.asdict(found)))
         return
     for line in lines(found):
         console.say(line)

@@ -10,7 +10,6 @@ import errno
 import io
 import mmap
 import os
-import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, read_bytes
+from data_tools.limits import raise_open_files, refuse
 
 INDEX = "index.npy"
 KEYS = "keys.txt"
@@ -125,8 +125,8 @@ class MappedStore:
         self._files = columns.files
         self._starts = columns.starts
         self.lengths = columns.bytes
-        self._maps: list[np.ndarray | None] = [None] * len(self.data)
-        self._opened: list[mmap.mmap | None] = [None] * len(self.data)
+        # One tuple per file, so that a thread which lets a file go never shows another half of it.
+        self._maps: list[tuple[np.ndarray, mmap.mmap] | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
         self._keys: list[str] | None = None
@@ -151,28 +151,35 @@ class MappedStore:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def _map(self, file: int) -> np.ndarray:
+    def _map(self, file: int) -> tuple[np.ndarray, mmap.mmap]:
         path = self.data[file]
         try:
             mapped = _map_file(path)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            raise_open_files()  # a thousand shards are more than many systems allow at first
+            # A thousand shards are more than many systems allow at first, and each map holds its
+            # file open.
+            if not raise_open_files():
+                self._let_go()
             mapped = _map_file(path)
         # A plain array: slices of numpy's memmap class cost several times as much.
-        content = self._maps[file] = np.frombuffer(mapped, np.uint8)
-        self._opened[file] = mapped
-        return content
+        opened = self._maps[file] = np.frombuffer(mapped, np.uint8), mapped
+        return opened
+
+    def _let_go(self) -> None:
+        """Unmap half of the files. One whose bytes somebody still holds stays until they are gone.
+        """
+        there = [file for file, opened in enumerate(self._maps) if opened is not None]
+        for file in there[::2] or there:
+            self._maps[file] = None
 
     def encoded(self, i: int) -> np.ndarray:
         file = self._files[i]
-        content = self._maps[file]
-        if content is None:
-            content = self._map(int(file))
+        content, opened = self._maps[file] or self._map(int(file))
         start, length = self._starts[i], self.lengths[i]
         # Reading a map behind the end of its file ends the process; this looks first.
-        if start + length > self._opened[file].size():  # type: ignore[union-attr]
+        if start + length > opened.size():
             raise UserError(
                 f"{self.data[file]}: became shorter while it was read, sample {i} is gone; "
                 "prepare it again, and don't write to a dataset in use"
@@ -204,12 +211,6 @@ def _map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def raise_open_files() -> None:
-    """As many open files as this process may ask for."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def read_index(path: Path, samples: int) -> Columns:
     """The columns of the index in `path`. Raises UserError unless it is one of N samples."""
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
@@ -222,7 +223,8 @@ def read_index(path: Path, samples: int) -> Columns:
                 raise ValueError
             counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
             return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError) as error:
+        refuse(error)
         raise damaged from None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from data_tools.json_file import shown_json
+from data_tools.limits import reason
 from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ usage: fastmoco COMMAND ... (fastmoco COMMAND --help tells its flags)
 
 Every command exits with 2 and one line where its input is at fault.
 """
+
+
+# Commands whose memory grows with a batch
+WITH_BATCH = ("train", "bench", "linear", "finetune")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,12 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return 1
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        line = _machine_line(argv[0], error)
+        if not line:
             raise
-        return _fail(f"out of memory: use a smaller --batch, --size or --K ({error})")
+        return _fail(line)
     except KeyboardInterrupt:
         return 130
 
@@ -106,6 +110,20 @@ def _fail(text: str) -> int:
     line = " ".join(text.split())
     print(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}", file=sys.stderr)
     return 2
+
+
+def _machine_line(command: str, error: Exception) -> str:
+    """What to tell of an error that the machine is the cause of; empty for any other."""
+    short = reason(error)
+    if short:
+        return short
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if not _is_out_of_memory(error):
+        return ""
+    smaller = "--batch, --size or --K" if command in ("train", "bench") else "--batch or --size"
+    remedy = f": use a smaller {smaller}" if command in WITH_BATCH else ""
+    return f"out of memory{remedy}" + (f" ({error})" if str(error) else "")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -201,7 +219,7 @@ def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float
                 train(data, recipe, options, [listener], begun)
         return
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if reason(error) or not _is_out_of_memory(error):
             raise
     # here, where the failed step's tensors are gone
     from data_tools.open import open_store

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import errno
 
-from data_tools.errors import Interrupted
+from data_tools.errors import Interrupted, UserError
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+LEAST_MEMORY = 200_000_000  # bytes
 FILES, MEMORY, SPACE = "NOFILE", "AS", "FSIZE"
 # What the dynamic loader and libraries say when they get no memory, no file or no thread.
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory",
-             "cannot create shared object descriptor", "cannot map zero-fill pages")
+             "cannot create shared object descriptor", "cannot map zero-fill pages",
+             "could not find/load shared object file")
 NO_THREAD = ("can't start new thread", "thread creation failed", "resource temporarily unavailable")
 
 
@@ -42,18 +44,22 @@ def reason(error: BaseException) -> str:
         return f"too many open files: this process may have {limit(FILES)} (ulimit -n): raise it"
     most = limit(SPACE)
     if isinstance(error, OSError) and number == errno.EFBIG and most is not None:
-        return (f"{error.filename or 'a file'}: would become larger than this process may write, "
-                f"{size(most)} (ulimit -f): raise it")
-    told = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
+        return f"larger than this process may write, {size(most)} (ulimit -f): raise it"
     most = limit(MEMORY)
-    if told or isinstance(error, MemoryError):
-        if most is not None:
-            return f"out of memory: this process may map {size(most)} (ulimit -v): raise it"
-        return "" if isinstance(error, MemoryError | RuntimeError) else "out of memory"
+    told = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
+    if most is not None and (told or isinstance(error, MemoryError)):
+        return f"out of memory: this process may map {size(most)} (ulimit -v): raise it"
+    if number == errno.ENOMEM or NO_MEMORY[0] in text:
+        return "out of memory"
     if number == errno.EAGAIN or any(words in text for words in NO_THREAD):
         more = "" if most is None else f" or on memory ({size(most)}, ulimit -v)"
         return f"no more threads: the limit on processes (ulimit -u){more} is reached: raise it"
     return ""
+
+
+def why(error: OSError) -> str:
+    """Why a file could not be read or written, for a line that names it."""
+    return reason(error) or error.strerror or str(error)
 
 
 def refuse(error: BaseException) -> None:
@@ -66,6 +72,15 @@ def refuse(error: BaseException) -> None:
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def check_memory() -> None:
+    """Raises UserError if this process may map less memory than numpy takes to be loaded, whose
+    OpenBLAS would end it."""
+    most = limit(MEMORY)
+    if most is not None and most < LEAST_MEMORY:
+        raise UserError(f"out of memory: this process may map {size(most)} (ulimit -v): allow "
+                        f"{size(LEAST_MEMORY)} at least, 5 GB for training")
 
 
 def raise_open_files() -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_tools.errors import Interrupted, UserError
 from data_tools.journal import JOURNAL, PARTIAL, Journal
+from data_tools.limits import why
 from data_tools.lock import locked
 from data_tools.manifest import UNFINISHED
 
@@ -98,7 +99,7 @@ def output_folder(
     except OSError as error:
         remove(made)
         stays = "; what is done stays: make room and run prep again" if output.has_parts() else ""
-        raise Interrupted(f"{error.filename or out}: can't be written: {error.strerror}{stays}"
+        raise Interrupted(f"{error.filename or out}: can't be written: {why(error)}{stays}"
                           ) from None
     except BaseException:
         remove(made)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from data_tools.json_file import shown_json
-from data_tools.limits import reason
+from data_tools.limits import MEMORY, check_memory, limit, reason
 from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ Every command exits with 2 and one line where its input is at fault.
 """
 
 
+BALLAST = 32 << 20  # bytes
 # Commands whose memory grows with a batch
 WITH_BATCH = ("train", "bench", "linear", "finetune")
 
@@ -68,9 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         "export": weights_cli.export, "selftest": weights_cli.selftest,
         "report": report_cli.report, "compare": report_cli.compare, "doctor": report_cli.doctor,
     }
+    # Given back when memory runs out, so that there is some to say it in and to end with.
+    ballast = bytearray(0 if limit(MEMORY) is None else BALLAST)
     try:
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
+        check_memory()
         command = commands[argv[0]]
         if several_ranks():
             if argv[0] not in ("train", "knn", "linear", "embed"):
@@ -85,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        ballast.clear()
         line = _machine_line(argv[0], error)
         if not line:
             raise
@@ -108,7 +113,7 @@ def several_ranks() -> bool:
 
 def _fail(text: str) -> int:
     line = " ".join(text.split())
-    print(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}", file=sys.stderr)
+    sys.stderr.write(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}\n")
     return 2
 
 
@@ -116,7 +121,8 @@ def _machine_line(command: str, error: Exception) -> str:
     """What to tell of an error that the machine is the cause of; empty for any other."""
     short = reason(error)
     if short:
-        return short
+        file = getattr(error, "filename", None)
+        return f"{file}: {short}" if file else short
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if not _is_out_of_memory(error):

@@ -10,6 +10,7 @@ import torch
 
 from data_tools.errors import UserError
 from data_tools.json_file import printable
+from data_tools.limits import why
 from data_tools.store import Store
 
 ROWS = 16_384  # of a Parquet row group
@@ -31,7 +32,7 @@ def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
             write_parquet(features, store, partial)
         os.replace(partial, out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{out}: cannot be written: {why(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, printable, read_json, typed
+from data_tools.limits import why
 from fastmoco import __version__
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.detection import refuse_detection, write_detection
@@ -61,7 +64,14 @@ def export(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{out}: cannot be written: {why(error)}") from None
+    except (SafetensorError, RuntimeError) as error:  # torch's zip writer raises the latter
+        if "I/O error" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise UserError(
+            f"{out}: cannot be written (a full disk, or a limit on the size of files: "
+            f"{str(error).splitlines()[0]})"
+        ) from None
     return [out / name for name in (*names, MARK)]
 
 

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.limits import why
 from data_tools.lock import Lock, locked
 
 LOCK = "run.lock"
@@ -61,7 +62,7 @@ def own_run(
 def unwritable(error: OSError, path: Path) -> UserError:
     """The error for a run's directory that can't be written into."""
     return UserError(
-        f"{error.filename or path}: {error.strerror}; the run's directory must be writable "
+        f"{error.filename or path}: {why(error)}; the run's directory must be writable "
         f"(--out names another)"
     )
 

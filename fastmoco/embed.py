@@ -11,7 +11,7 @@ import torch
 from data_tools.errors import UserError
 from data_tools.json_file import printable
 from data_tools.limits import why
-from data_tools.store import Store
+from data_tools.store import Store, npy_header
 
 ROWS = 16_384  # of a Parquet row group
 
@@ -27,7 +27,9 @@ def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
     try:
         if out.suffix == ".npy":
             with open(partial, "wb") as file:
-                np.save(file, features.numpy())
+                vectors = np.ascontiguousarray(features.numpy(), np.float32)
+                file.write(npy_header(vectors.dtype, *vectors.shape))
+                file.write(vectors.data)  # np.save's error for a full disk has no reason
         else:
             write_parquet(features, store, partial)
         os.replace(partial, out)

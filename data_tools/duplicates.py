@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.manifest import damaged
 from data_tools.open import open_store
-from data_tools.store import DIGESTS, RAW, Store
-from data_tools.workers import digest_of
+from data_tools.store import DIGESTS, RAW, Store, npy_header
+from data_tools.workers import DIGEST_BYTES, digest_of
 
 # So many new digests are kept as Python objects before they go into the sorted arrays.
 RECENT = 1 << 14
@@ -61,7 +62,7 @@ def digests(store: Store) -> Iterator[bytes]:
     """The digest of each image: as it was prepared, where the dataset tells, else as it lies."""
     path = store.path / DIGESTS
     if path.is_file():
-        for row in np.load(path, mmap_mode="r"):
+        for row in read_digests(path, len(store)):
             yield row.tobytes()
         return
     for i in range(len(store)):
@@ -71,6 +72,19 @@ def digests(store: Store) -> Iterator[bytes]:
             yield digest_of(encoded)
         else:
             yield digest_of(encoded.tobytes())
+
+
+def read_digests(path: Path, samples: int) -> np.ndarray:
+    """The digests that prep recorded, uint8 [N, DIGEST_BYTES], mapped. Raises UserError unless the
+    file holds just these."""
+    header = npy_header(np.dtype("u1"), samples, DIGEST_BYTES)
+    size = len(header) + samples * DIGEST_BYTES
+    # numpy's own parser of headers meets damage with errors of many kinds.
+    with open(path, "rb") as file:
+        if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != size:
+            raise damaged(path, "not the digests of its images")
+    shape = samples, DIGEST_BYTES
+    return np.memmap(path, np.uint8, "r", len(header), shape)
 
 
 class Other:

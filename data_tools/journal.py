@@ -20,6 +20,7 @@ import numpy as np
 
 from data_tools.errors import Interrupted
 from data_tools.image_notes import ImageNotes
+from data_tools.limits import refuse
 from data_tools.workers import DIGEST_BYTES
 
 JOURNAL = "journal"
@@ -113,7 +114,8 @@ class Journal:
         try:
             with open(self.path(number), "rb") as file, np.load(file) as content:
                 arrays = dict(content)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            refuse(error)  # or the part would be done again, and its record removed
             return None
         text = json.loads(arrays.pop("text").tobytes())
         samples = arrays.pop("samples")

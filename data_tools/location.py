@@ -11,6 +11,7 @@ import io
 import os
 import re
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,14 @@ def local_path(url: str) -> Path:
     return plain
 
 
+def on_disk(path: str) -> str:
+    """A path as this process spells it. Keys, lists and records hold UTF-8; where the locale has
+    another encoding (LANG=C), Python cannot open those names as they are."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return path
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+
+
 class Location:
     """One path or URL. Nothing is opened, and nobody is asked, before that is needed."""
 
@@ -57,9 +66,9 @@ class Location:
         self._text = os.fspath(path)
         self.local = None
         if isinstance(path, Path) or not (URL.match(self._text) or LOCAL_URL.match(self._text)):
-            self.local = Path(self._text)
+            self.local = Path(on_disk(self._text))
         elif LOCAL_URL.match(self._text):
-            self.local = local_path(self._text)
+            self.local = Path(on_disk(str(local_path(self._text))))
         self._opened = -1
         self._driver: Any = None
         self._found: dict[str, Any] | None = None

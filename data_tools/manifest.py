@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, printable, read_json, typed
 
 MANIFEST = "manifest.json"
 # The mark of a run that is under way or was killed.
@@ -77,34 +78,74 @@ class Manifest:
     reused: bool = field(default=False, compare=False)
     """True where `prepare` found the dataset already there. Not stored."""
 
-    def to_json(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """The content of manifest.json."""
         values = dataclasses.asdict(self)
         del values["reused"]
-        return json.dumps({"kind": KIND, "version": VERSION, **values}, indent=1) + "\n"
+        return {"kind": KIND, "version": VERSION, **values}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of the dataset in `folder`. Raises UserError if it is missing or not ours."""
+    """The manifest of the dataset in `folder`. Raises UserError if it is missing, not ours, or
+    holds a value that no manifest of ours can hold."""
     path = Path(folder) / MANIFEST
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path}: damaged; remove {folder} and run prep again") from None
+    except Damaged as error:
+        raise damaged(path, error) from None
     if not isinstance(values, dict) or values.pop("kind", None) != KIND:
         raise UserError(f"{path}: not written by prep; {folder} is no prepared dataset")
     version = values.pop("version", None)
     if version != VERSION:
         raise UserError(f"{path}: version {version} is not {VERSION}, which this release reads; "
                         "run prep again with this release")
+    values.pop("reused", None)  # it is not stored
     try:
-        values["files"] = {name: FileRecord(**file) for name, file in values["files"].items()}
-        manifest = Manifest(**values)
-        _ = [manifest.files[name] for name in manifest.data]
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{path}: damaged; remove {folder} and run prep again") from None
+        manifest = typed(Manifest, values)
+        check(manifest)
+    except Damaged as error:
+        raise damaged(path, error) from None
     return manifest
+
+
+def damaged(path: Path, why: object) -> UserError:
+    """The error for a file of a dataset that does not hold what prep wrote."""
+    return UserError(f"{path}: damaged; remove {path.parent} and run prep again ({why})")
+
+
+def check(manifest: Manifest) -> None:
+    """Raises Damaged for values that have the right types and cannot be true."""
+    counts = {
+        "samples": manifest.samples, "labelled": manifest.labelled, "kept": manifest.kept,
+        "duplicates": manifest.duplicates, "ignored": manifest.ignored,
+        "part_bytes": manifest.part_bytes, "format_version": manifest.format_version,
+    }
+    for name in ("reencoded", "quarantined", "leaks"):
+        counts |= {f"{name}.{reason}": n for reason, n in getattr(manifest, name).items()}
+    counts |= {f"files.{name}.bytes": file.bytes for name, file in manifest.files.items()}
+    for name, count in counts.items():
+        if count < 0:
+            raise Damaged(f"{name} is below 0")
+    for name in ("labelled", "kept", "duplicates"):
+        if counts[name] > manifest.samples:
+            raise Damaged(f"{name} is above samples")
+    if len(manifest.largest) != 2 or not all(0 <= side < 2**31 for side in manifest.largest):
+        raise Damaged("largest is not a height and a width")
+    for name in manifest.files:
+        # Every file lies in the folder itself. Another name would let a manifest of others make us
+        # read, and report on, any file of this machine.
+        if name != os.path.basename(name) or name in ("", ".", "..") or not name.isprintable():
+            raise Damaged(f"files: {printable(repr(name))} is no file in this folder")
+    if not manifest.data or len(set(manifest.data)) < len(manifest.data):
+        raise Damaged("data names no file, or one file twice")
+    for name in manifest.data:
+        if name not in manifest.files:
+            raise Damaged(f"data: {printable(repr(name))} is not among the files")
 
 
 def check_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.errors import Interrupted, UserError
 from data_tools.journal import JOURNAL, PARTIAL, Journal
+from data_tools.limits import why
+from data_tools.lock import locked
 from data_tools.manifest import UNFINISHED
 
+REMEDY = "wait for it, stop it, or give another folder"
 # Every name that a run may leave when it is killed.
 FOLDERS = ("beton", "tfrecord", "recordio", "webdataset")
 OURS = re.compile(
@@ -48,7 +50,10 @@ class Output:
 
 
 @contextmanager
-def output_folder(out: Path, shared: bool = False) -> Iterator[Output]:
+def output_folder(
+    out: Path, shared: bool = False, say: Callable[[str], None] = lambda _line: None,
+    finished: Callable[[], bool] = lambda: False,
+) -> Iterator[Output]:
     """Holds `out` for writing a dataset; shared: together with others that do so.
 
     `out` may be missing, empty, or hold what a killed run of ours left. Raises UserError where it
@@ -72,8 +77,12 @@ def output_folder(out: Path, shared: bool = False) -> Iterator[Output]:
             if not folder.exists():
                 folder.mkdir(exist_ok=shared)
                 made.append(folder)
-        with open(out / UNFINISHED, "ab") as mark:
-            lock(mark, out, shared)
+        with locked(out / UNFINISHED, "prep", REMEDY, remove=False, shared=shared, say=say) as lock:
+            if finished():
+                raise UserError(f"{out}: another prep has just finished this dataset; run prep "
+                                "again, which then finds it")
+            for line in lock.notes:
+                say(line)
             if not shared:
                 output.drop_partials()
             try:
@@ -90,7 +99,7 @@ def output_folder(out: Path, shared: bool = False) -> Iterator[Output]:
     except OSError as error:
         remove(made)
         stays = "; what is done stays: make room and run prep again" if output.has_parts() else ""
-        raise Interrupted(f"{error.filename or out}: can't be written: {error.strerror}{stays}"
+        raise Interrupted(f"{error.filename or out}: can't be written: {why(error)}{stays}"
                           ) from None
     except BaseException:
         remove(made)
@@ -101,18 +110,6 @@ def tidy(out: Path) -> None:
     """Removes the journal and the mark: nothing here is under way any more."""
     Journal(out, {}).remove()
     (out / UNFINISHED).unlink(missing_ok=True)
-
-
-def lock(mark: io.BufferedWriter, out: Path, shared: bool) -> None:
-    """Raises UserError where another prep writes into `out`. The lock dies with its process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(mark, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{out}: another prep is writing here; wait for it, or stop it") from None
 
 
 def remove(made: list[Path]) -> None:

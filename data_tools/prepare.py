@@ -193,7 +193,11 @@ def under_way(
 ) -> Iterator[Run]:
     """A new run in `out`, or the one that a killed process left there."""
     say = say or (lambda _: None)
-    with output_folder(out, shared) as output:
+
+    def done() -> bool:
+        return finished(files, job, out) is not None
+
+    with output_folder(out, shared, say, done) as output:
         journal = Journal(out, job.header())
         if not journal.matches():
             other = f"{out}: holds an unfinished run of another source or of other options"

@@ -10,7 +10,6 @@ import errno
 import io
 import mmap
 import os
-import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, read_bytes
+from data_tools.limits import raise_open_files, refuse
 
 INDEX = "index.npy"
 KEYS = "keys.txt"
@@ -124,8 +125,8 @@ class MappedStore:
         self._files = columns.files
         self._starts = columns.starts
         self.lengths = columns.bytes
-        self._maps: list[np.ndarray | None] = [None] * len(self.data)
-        self._opened: list[mmap.mmap | None] = [None] * len(self.data)
+        # One tuple per file, so that a thread which lets a file go never shows another half of it.
+        self._maps: list[tuple[np.ndarray, mmap.mmap] | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
         self._keys: list[str] | None = None
@@ -150,28 +151,35 @@ class MappedStore:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def _map(self, file: int) -> np.ndarray:
+    def _map(self, file: int) -> tuple[np.ndarray, mmap.mmap]:
         path = self.data[file]
         try:
             mapped = _map_file(path)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            raise_open_files()  # a thousand shards are more than many systems allow at first
+            # A thousand shards are more than many systems allow at first, and each map holds its
+            # file open.
+            if not raise_open_files():
+                self._let_go()
             mapped = _map_file(path)
         # A plain array: slices of numpy's memmap class cost several times as much.
-        content = self._maps[file] = np.frombuffer(mapped, np.uint8)
-        self._opened[file] = mapped
-        return content
+        opened = self._maps[file] = np.frombuffer(mapped, np.uint8), mapped
+        return opened
+
+    def _let_go(self) -> None:
+        """Unmap half of the files. One whose bytes somebody still holds stays until they are gone.
+        """
+        there = [file for file, opened in enumerate(self._maps) if opened is not None]
+        for file in there[::2] or there:
+            self._maps[file] = None
 
     def encoded(self, i: int) -> np.ndarray:
         file = self._files[i]
-        content = self._maps[file]
-        if content is None:
-            content = self._map(int(file))
+        content, opened = self._maps[file] or self._map(int(file))
         start, length = self._starts[i], self.lengths[i]
         # Reading a map behind the end of its file ends the process; this looks first.
-        if start + length > self._opened[file].size():  # type: ignore[union-attr]
+        if start + length > opened.size():
             raise UserError(
                 f"{self.data[file]}: became shorter while it was read, sample {i} is gone; "
                 "prepare it again, and don't write to a dataset in use"
@@ -184,7 +192,7 @@ class MappedStore:
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
-            self._keys = read_keys(self._keys_path)
+            self._keys = read_keys(self._keys_path, len(self))
         if self._keys is None:
             return f"sample {i} of {self.path}"
         return self._keys[i]
@@ -203,12 +211,6 @@ def _map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def raise_open_files() -> None:
-    """As many open files as this process may ask for."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def read_index(path: Path, samples: int) -> Columns:
     """The columns of the index in `path`. Raises UserError unless it is one of N samples."""
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
@@ -221,7 +223,8 @@ def read_index(path: Path, samples: int) -> Columns:
                 raise ValueError
             counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
             return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError) as error:
+        refuse(error)
         raise damaged from None
 
 
@@ -240,7 +243,15 @@ def escape_key(key: str) -> bytes:
     return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
-def read_keys(path: Path) -> list[str]:
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+def read_keys(path: Path, samples: int) -> list[str]:
+    """The key of each sample. Raises UserError unless the file names this many samples."""
+    try:
+        content = read_bytes(path)
+    except (OSError, Damaged) as error:
+        raise UserError(f"{path}: can't be read ({error}); run prep again") from None
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
+    if lines.pop() or len(lines) != samples:
+        raise UserError(f"{path}: damaged: does not name {samples:,} images; remove {path.parent} "
+                        "and run prep again")
     plain = [line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\") for line in lines]
     return plain

@@ -5,7 +5,6 @@ Counts, classes and sizes are of all images; colours and JPEG kinds of a sample,
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from data_tools.assemble import QUARANTINE
 from data_tools.duplicates import Seen, digests
 from data_tools.errors import UserError
 from data_tools.image import BadImage, sniff_jpeg
-from data_tools.manifest import Manifest, read_manifest
+from data_tools.json_file import Damaged, read_lines, typed
+from data_tools.manifest import Manifest, damaged, read_manifest
 from data_tools.open import datasets_in, format_of, open_store
 from data_tools.store import JPEG, OTHER, RAW, MappedStore, Store
 from data_tools.verify import chosen
@@ -136,12 +136,11 @@ def percentiles(values: np.ndarray) -> list[float]:
 
 def count_classes(store: MappedStore) -> dict[str, int]:
     labelled = store.labels[store.labels >= 0]
-    if store.classes:
-        counts = np.bincount(labelled, minlength=len(store.classes)).tolist()
-        return dict(zip(store.classes, counts, strict=False))
     numbers, found = np.unique(labelled, return_counts=True)
-    return {str(number): count for number, count in zip(numbers.tolist(), found.tolist(),
-                                                        strict=True)}
+    counts = dict(zip(numbers.tolist(), found.tolist(), strict=True))
+    if store.classes:
+        return {name: counts.get(number, 0) for number, name in enumerate(store.classes)}
+    return {str(number): count for number, count in counts.items()}
 
 
 def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) -> dict[str, Any]:
@@ -149,18 +148,34 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     if folder is None or manifest is None:
         return {"duplicates": count_duplicates(store)}
     examples: dict[str, list[str]] = {}
-    with open(folder / QUARANTINE, encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            keys = examples.setdefault(row["reason"].split(":", 1)[0], [])
-            if len(keys) < EXAMPLES:
-                keys.append(row["key"])
+    for row in read_quarantine(folder / QUARANTINE):
+        keys = examples.setdefault(row.reason.split(":", 1)[0], [])
+        if len(keys) < EXAMPLES:
+            keys.append(row.key)
     return {
         "duplicates": manifest.duplicates, "leaks": manifest.leaks,
         "quarantined": manifest.quarantined, "examples": examples, "kept": manifest.kept,
         "reencoded": manifest.reencoded, "trimmed": manifest.trimmed, "notes": manifest.notes,
         "source": f"{manifest.source} ({manifest.source_kind})",
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One line of quarantine.jsonl."""
+
+    key: str
+    reason: str
+    size: int
+    """Bytes of the file; -1 if the source doesn't know."""
+
+
+def read_quarantine(path: Path) -> list[Quarantined]:
+    """The files that prep left out. Raises UserError if a line is damaged."""
+    try:
+        return [typed(Quarantined, row) for row in read_lines(path)]
+    except (OSError, Damaged) as error:
+        raise damaged(path, error) from None
 
 
 def count_duplicates(store: MappedStore) -> int:

@@ -21,7 +21,7 @@ from data_tools.formats import beton, webdataset
 from data_tools.image import BadImage, sniff_jpeg
 from data_tools.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
 from data_tools.open import SCANNED, datasets_in, format_of, open_foreign, open_store
-from data_tools.store import INDEX, JPEG, KEYS, RAW, MappedStore, read_keys
+from data_tools.store import INDEX, JPEG, RAW, MappedStore
 from data_tools.workers import cores, quiet_pillow
 
 Progress = Callable[[int, int], None]
@@ -110,8 +110,11 @@ def verify_dataset(folder: Path, quick: int, workers: int, progress: Progress | 
         if not report.found:
             report.add(str(error))
         return report
-    if len(read_keys(folder / KEYS)) != manifest.samples:
-        report.add(f"{KEYS}: does not name {manifest.samples:,} images")
+    try:
+        store.key(0)
+    except UserError as error:
+        report.add(str(error).removeprefix(f"{folder}{os.sep}"))
+        return report
     check_places(store, rows, report)
     if manifest.format == "beton" or not quick:
         check_structure(store, rows, manifest, report)

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_tools.errors import NotEnoughMemory, UserError
 from data_tools.image import BadImage, Prepared, prepare_image
+from data_tools.limits import refuse
 from data_tools.memory_budget import DECODING, READING
 from data_tools.memory_limit import free_memory
 from data_tools.policy import Policy
@@ -125,6 +126,7 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
         # Without the old one's traceback, which would keep the file's bytes alive.
         return Done(i, BadImage(str(error), error.is_image), digest, 0, False)
     except OSError as error:
+        refuse(error)
         reason = f"can't be read: {error.strerror or error}"
         return Done(i, BadImage(reason, is_image=False), digest, 0, True)
 

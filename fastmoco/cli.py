@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
 import os
 import sys
 import time
@@ -14,10 +14,13 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
+from data_tools.json_file import shown_json
+from data_tools.limits import MEMORY, check_memory, limit, reason
 from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
     from fastmoco.flags import TrainArgs
+    from fastmoco.run_options import RunOptions
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -43,8 +46,14 @@ Every command exits with 2 and one line where its input is at fault.
 """
 
 
+BALLAST = 32 << 20  # bytes
+# Commands whose memory grows with a batch
+WITH_BATCH = ("train", "bench", "linear", "finetune")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    escape_unshowable()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -60,9 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         "export": weights_cli.export, "selftest": weights_cli.selftest,
         "report": report_cli.report, "compare": report_cli.compare, "doctor": report_cli.doctor,
     }
+    # Given back when memory runs out, so that there is some to say it in and to end with.
+    ballast = bytearray(0 if limit(MEMORY) is None else BALLAST)
     try:
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
+        check_memory()
         command = commands[argv[0]]
         if several_ranks():
             if argv[0] not in ("train", "knn", "linear", "embed"):
@@ -76,14 +88,22 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return 1
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        ballast.clear()
+        line = _machine_line(argv[0], error)
+        if not line:
             raise
-        return _fail(f"out of memory: use a smaller --batch, --size or --K ({error})")
+        return _fail(line)
     except KeyboardInterrupt:
         return 130
+
+
+def escape_unshowable() -> None:
+    """From now on, print escapes what the terminal's encoding lacks: a name of a class, a byte of a
+    file name that is no UTF-8. No command may fail because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def several_ranks() -> bool:
@@ -93,8 +113,23 @@ def several_ranks() -> bool:
 
 def _fail(text: str) -> int:
     line = " ".join(text.split())
-    print(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}", file=sys.stderr)
+    sys.stderr.write(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}\n")
     return 2
+
+
+def _machine_line(command: str, error: Exception) -> str:
+    """What to tell of an error that the machine is the cause of; empty for any other."""
+    short = reason(error)
+    if short:
+        file = getattr(error, "filename", None)
+        return f"{file}: {short}" if file else short
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if not _is_out_of_memory(error):
+        return ""
+    smaller = "--batch, --size or --K" if command in ("train", "bench") else "--batch or --size"
+    remedy = f": use a smaller {smaller}" if command in WITH_BATCH else ""
+    return f"out of memory{remedy}" + (f" ({error})" if str(error) else "")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -137,7 +172,7 @@ def bench(argv: list[str]) -> int:
             None if args.json else tick,
         )
     if args.json:
-        print(json.dumps(dataclasses.asdict(report), indent=1))
+        print(shown_json(dataclasses.asdict(report)))
     else:
         console.print_report(report)
     slower = [] if saved is None else compare(report, saved)
@@ -154,15 +189,24 @@ def train(argv: list[str]) -> None:
     args = parse(TrainArgs, argv, "train")
     if args.dry_run or args.memory:
         return dry_run(args)
-    from data_tools.open import is_store
-    from fastmoco import panel
-    from fastmoco.checkpoint import load
-    from fastmoco.run_dir import default_out
-    from fastmoco.train import train
+    from fastmoco.run_lock import own_run
+    from fastmoco.run_options import default_out
 
     options = args.options
     if not options.out:  # named after what the user typed, not after a cache
         options = dataclasses.replace(options, out=default_out(args.data, args.recipe))
+    with own_run(options.out, options.resume, lambda line: print(line, file=sys.stderr)):
+        train_in(args, argv, options, begun)
+
+
+def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float) -> None:
+    """Train in the run directory options.out, which this process holds."""
+    from data_tools.open import is_store
+    from fastmoco import panel
+    from fastmoco.checkpoint import load
+    from fastmoco.flags import TrainArgs, parse
+    from fastmoco.train import train
+
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()
@@ -181,7 +225,7 @@ def train(argv: list[str]) -> None:
                 train(data, recipe, options, [listener], begun)
         return
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if reason(error) or not _is_out_of_memory(error):
             raise
     # here, where the failed step's tensors are gone
     from data_tools.open import open_store
@@ -208,6 +252,6 @@ def dry_run(args: TrainArgs) -> None:
         )
     if args.json:
         totals = {"bytes": found.estimate.bytes}
-        print(json.dumps(dataclasses.asdict(found) | totals, indent=1))
+        print(shown_json(dataclasses.asdict(found) | totals))
     else:
         console.print_dry_run(found)

@@ -67,6 +67,8 @@ class Comparison:
 
     runs: list[Compared]
     groups: list[Group]
+    damaged: list[str] = field(default_factory=list)
+    """A line on each run whose metrics.jsonl has damaged rows, which were left out."""
 
 
 def compare(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
@@ -84,15 +86,16 @@ def compare(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
         row_of(record, {n: v[n] for n in names})
         for record, v in zip(records, values, strict=True)
     ]
-    return Comparison(rows, groups(rows, records, values))
+    damaged = [record.damaged for record in records if record.damaged]
+    return Comparison(rows, groups(rows, records, values), damaged)
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
     """What a run was told: its recipe's fields, its data, its device."""
     about = record.about
     return {
-        **fields_of(record.recipe), "data": about.get("data", ""), "samples": about.get("samples"),
-        "device": about.get("device", ""),
+        **fields_of(record.recipe), "data": about.data, "samples": about.samples or None,
+        "device": about.device,
     }
 
 

@@ -63,10 +63,17 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A table; numbers to the right."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for i, header in enumerate(headers):
-        grid.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
+        grid.add_column(on_one_line(header), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(on_one_line, row))
     Console(highlight=False, width=None if screen.is_terminal else 240).print(grid, markup=False)
+
+
+def on_one_line(text: str) -> str:
+    """A cell as the terminal shows it, so that its width is known: what the encoding lacks and
+    what moves the cursor, in the name of a class for one, is escaped."""
+    shown = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in shown)
 
 
 def duration(seconds: float) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import UserError
+from data_tools.json_file import shown_json
 
 if TYPE_CHECKING:
     from data_tools.sources import Source
@@ -39,7 +39,7 @@ def prep(argv: list[str]) -> None:
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
     if args.json:
-        print(manifest.to_json())
+        print(shown_json(manifest.to_dict()))
         return
     console.say(summary(manifest, warned=not manifest.reused))
     for name in args.format[1:]:
@@ -60,7 +60,7 @@ def prep_shard(args: PrepArgs) -> None:
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
     if args.json:
-        print(json.dumps({"shard": args.shard, "parts_done": done, "parts": parts}))
+        print(shown_json({"shard": args.shard, "parts_done": done, "parts": parts}, None))
     else:
         console.say(f"{done:,} of {parts:,} parts are done; the same command without --shard does "
                     "what is missing and puts them together")
@@ -99,7 +99,7 @@ def verify(argv: list[str]) -> None:
         reports = verify(args.path, args.quick, args.workers, None if args.json else tick)
     if args.json:
         found = [dataclasses.asdict(r) | {"verdict": r.verdict} for r in reports]
-        print(json.dumps(found, indent=1))
+        print(shown_json(found))
     else:
         for report in reports:
             console.say(f"{report.path}: {report.format}, {report.verdict}")
@@ -152,7 +152,7 @@ def print_found(found: Any, lines: list[str], as_json: bool) -> None:
     from fastmoco import console
 
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(shown_json(dataclasses.asdict(found)))
         return
     for line in lines:
         console.say(line)

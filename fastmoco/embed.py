@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from data_tools.errors import UserError
-from data_tools.store import Store
+from data_tools.json_file import printable
+from data_tools.limits import why
+from data_tools.store import Store, npy_header
 
 ROWS = 16_384  # of a Parquet row group
 
@@ -25,12 +27,14 @@ def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
     try:
         if out.suffix == ".npy":
             with open(partial, "wb") as file:
-                np.save(file, features.numpy())
+                vectors = np.ascontiguousarray(features.numpy(), np.float32)
+                file.write(npy_header(vectors.dtype, *vectors.shape))
+                file.write(vectors.data)  # np.save's error for a full disk has no reason
         else:
             write_parquet(features, store, partial)
         os.replace(partial, out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{out}: cannot be written: {why(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -63,16 +67,16 @@ def write_parquet(features: torch.Tensor, store: Store, path: Path) -> None:
         ("key", pa.string()), ("label", pa.int64()), ("class", pa.string()),
         ("vector", pa.list_(pa.float32(), width)),
     ])
-    with pq.ParquetWriter(path, schema) as writer:
+    # opened here: pyarrow takes no path with undecodable bytes
+    with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for begin in range(0, len(features), ROWS):
             rows = range(begin, min(begin + ROWS, len(features)))
             labels = [int(x) if x >= 0 else None for x in store.labels[rows.start : rows.stop]]
             named = [
-                store.classes[x] if x is not None and x < len(store.classes) else None
+                printable(store.classes[x]) if x is not None and x < len(store.classes) else None
                 for x in labels
             ]
-            # undecodable bytes of a file name are no text
-            keys = [store.key(i).encode("utf-8", "replace").decode() for i in rows]
+            keys = [printable(store.key(i)) for i in rows]
             flat = np.ascontiguousarray(features[rows.start : rows.stop].numpy()).reshape(-1)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
             table = pa.Table.from_arrays(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import UserError
+from data_tools.json_file import shown_json
 from fastmoco import data_cli
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def knn(argv: list[str]) -> None:
     # DINO's k = 20, the published one, stands for the rest
     shown = next((r for r in rows if (r.protocol, r.k) == ("DINO", 20)), rows[0])
     if args.how.json:
-        print(json.dumps({
+        print(shown_json({
             **about(args, checkpoint), "bank": len(train),
             "queries": len(queries), "leave_one_out": val is None,
             "rows": [
@@ -51,7 +51,7 @@ def knn(argv: list[str]) -> None:
             ],
             "detail": {"features": shown.features, "protocol": shown.protocol, "k": shown.k,
                        "T": shown.T, **dataclasses.asdict(shown.score)},
-        }, indent=1))
+        }))
         return
     console.say(
         f"{len(queries):,} queries, {asked}; features: pooled trunk, step {checkpoint.step:,}"
@@ -91,7 +91,7 @@ def linear(argv: list[str]) -> None:
     if how.ranks.rank:
         return
     if args.how.json:
-        print(json.dumps(about(args, checkpoint) | dataclasses.asdict(found), indent=1))
+        print(shown_json(about(args, checkpoint) | dataclasses.asdict(found)))
         return
     console.say(found.protocol)
     print_data(found.labelled, len(train), len(val), checkpoint.step, found.held_out)
@@ -131,7 +131,7 @@ def finetune(argv: list[str]) -> None:
     )
     found = finetune(checkpoint, train, val, how, settings, args.companions)
     if args.how.json:
-        print(json.dumps(about(args, checkpoint) | dataclasses.asdict(found), indent=1))
+        print(shown_json(about(args, checkpoint) | dataclasses.asdict(found)))
         return
     console.say(found.protocol)
     print_data(found.labelled, len(train), len(val), checkpoint.step)

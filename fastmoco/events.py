@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_tools.json_file import Damaged, hints_of, typed
 from fastmoco.recipe import Recipe
 
 
@@ -119,13 +120,40 @@ def to_row(event: Event) -> dict[str, Any]:
     return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
 
 
-def from_row(row: dict[str, Any]) -> Event | None:
-    """The event that to_row gave; None for a kind or fields of another version. Not for Started,
-    whose recipe fastmoco.recipe.from_dict reads."""
-    values = dict(row)
-    kinds = {kind.__name__.lower(): kind for kind in (Progress, Evaluated, Judged, Skipped, Ended)}
-    kind = kinds.get(values.pop("event", ""))
+# By the name under "event" in a row. Not Started: its recipe is read with run.json.
+KINDS: dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Progress, Evaluated, Judged, Skipped, Ended)
+}
+
+
+def check_row(row: Any) -> str:
+    """The kind of event in a row, a key of KINDS; empty for a kind that this release does not
+    have. Raises Damaged for a field that has another type than in the event, or cannot be true.
+    Fields may be missing or unknown: another release may have written the row."""
+    if isinstance(row, Damaged):
+        raise row
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str):
+        raise Damaged("no event of a run")
+    kind = KINDS.get(row["event"])
+    if kind is None:
+        return ""
+    hints = hints_of(kind)
+    for name, value in row.items():
+        if name in hints:
+            typed(hints[name], value, name)
+    for name, least, most in (("step", 0, 2**53), ("epoch", 0, 1e12), ("knn", 0, 1)):
+        if not least <= row.get(name, 0) <= most:
+            raise Damaged(f"{name} is not from {least} to {most:g}")
+    return row["event"]
+
+
+def from_row(row: Any) -> Event | None:
+    """The event that to_row gave; None for an event of another release. Raises Damaged as
+    check_row does."""
+    name = check_row(row)
+    if not name:
+        return None
     try:
-        return None if kind is None else kind(**values)
-    except TypeError:
+        return KINDS[name](**{k: v for k, v in row.items() if k != "event"})
+    except TypeError:  # fields of another release
         return None

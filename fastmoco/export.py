@@ -6,13 +6,17 @@ It holds the weights, a model card (README.md), and export.json: what is in it, 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, printable, read_json, typed
+from data_tools.limits import why
 from fastmoco import __version__
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.detection import refuse_detection, write_detection
@@ -49,7 +53,7 @@ def export(
                 write_detection(saved.recipe, partial)
             names = sorted(p.name for p in partial.iterdir())
             card = model_card(saved, source, to, names, with_config)
-            (partial / CARD).write_text(card, encoding="utf-8")
+            (partial / CARD).write_text(printable(card), encoding="utf-8")
             names = sorted([*names, CARD])
             write_json(partial / MARK, {
                 "made_by": f"fastmoco {__version__}", "to": to, "checkpoint": str(source),
@@ -60,7 +64,14 @@ def export(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{out}: cannot be written: {why(error)}") from None
+    except (SafetensorError, RuntimeError) as error:  # torch's zip writer raises the latter
+        if "I/O error" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise UserError(
+            f"{out}: cannot be written (a full disk, or a limit on the size of files: "
+            f"{str(error).splitlines()[0]})"
+        ) from None
     return [out / name for name in (*names, MARK)]
 
 
@@ -74,10 +85,11 @@ def refuse_foreign(out: Path) -> None:
     if not there:
         return
     try:
-        sums = json.loads((out / MARK).read_text())["sha256"]
+        mark = typed(dict[str, Any], read_json(out / MARK))
+        sums = typed(dict[str, str], mark.get("sha256"), "sha256")
         foreign = sorted(there - sums.keys() - {MARK})
         changed = sorted(n for n in there & sums.keys() if digest(out / n) != sums[n])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, Damaged):
         raise UserError(
             f"{out}: holds other files ({min(there)}); give a new directory with --out"
         ) from None

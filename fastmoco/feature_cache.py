@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
+from data_tools.limits import why
 from data_tools.open import cache_dir
 from data_tools.store import Store
 from fastmoco.distributed import ALONE, Ranks
@@ -127,7 +128,7 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         ranks.barrier()
     except OSError as error:
         raise UserError(
-            f"{error.filename or partial}: {error.strerror}; features of {len(store):,} images "
+            f"{error.filename or partial}: {why(error)}; features of {len(store):,} images "
             f"take {4 * shape[0] * shape[1] / 1e6:,.0f} MB: make room, name another cache with "
             f"XDG_CACHE_HOME, or use --no-keep"
         ) from None

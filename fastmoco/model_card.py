@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from data_tools.json_file import Damaged, read_json, read_lines
 from fastmoco.checkpoint import Checkpoint, trunk_digest
 from fastmoco.detection import HOW_TO
+from fastmoco.evaluation_file import read_evaluation
+from fastmoco.events import check_row
 from fastmoco.export_use import usage
 from fastmoco.recipe import RECIPES, Recipe, flag, from_dict
 
@@ -98,19 +100,19 @@ def results(saved: Checkpoint, source: Path) -> str:
 def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
     """The measurement at the checkpoint's own step, where the run there is of its recipe."""
     try:
-        if from_dict(json.loads((run / "run.json").read_text("utf-8"))["recipe"]) != saved.recipe:
+        about = read_json(run / "run.json")
+        if not isinstance(about, dict) or from_dict(about.get("recipe")) != saved.recipe:
             return []
-        lines = (run / "metrics.jsonl").read_text("utf-8", "replace").splitlines()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        rows = list(read_lines(run / "metrics.jsonl"))
+    except (OSError, Damaged):
         return []
     found = []
-    for line in lines:
+    for row in rows:
         try:
-            row = json.loads(line)
-            if row["event"] == "evaluated" and row["step"] == saved.step:
+            if check_row(row) == "evaluated" and row["step"] == saved.step:
                 what = f"kNN while training, epoch {row['epoch']:g}"
-                found = [(what, _inline(str(row["protocol"])), f"{row['knn']:.1%}")]
-        except (ValueError, KeyError, TypeError):  # cut short by a kill, or a file of others
+                found = [(what, _inline(row["protocol"]), f"{row['knn']:.1%}")]
+        except (Damaged, KeyError):  # cut short by a kill, or of another release
             continue
     return found
 
@@ -118,27 +120,24 @@ def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
 def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
     """The rows of the trained encoder in what knn, linear or finetune wrote of this checkpoint."""
     try:
-        content = json.loads(path.read_text())
-        rows = content["rows"]
-        if content["weights"] != trunk_digest(saved):
-            return []
-        pairs = rows.items() if isinstance(rows, dict) else [(r["features"], r) for r in rows]
-        found = []
-        for name, row in pairs:
-            score = row.get("score", row)
-            top1 = score["top1"]
-            if name != TRAINED or not isinstance(top1, float):
-                continue
-            told = f"{top1:.1%} ({score['low']:.1%} to {score['high']:.1%})"
-            protocol = str(row.get("protocol", content.get("protocol", "")))
-            if "k" in row:
-                protocol += f", k={row['k']}, T={row['T']}"
-            sets = " and ".join(f"`{_inline(Path(s).name)}`" for s in content["data"])
-            what = f"`{_inline(path.name)}`, on {sets}, {int(content['size'])} pixels"
-            found.append((what, _inline(protocol), told))
-        return found
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        content = read_evaluation(path)
+    except (OSError, Damaged):
         return []  # a file of another kind
+    if content.weights != trunk_digest(saved):
+        return []
+    sets = " and ".join(f"`{_inline(Path(s).name)}`" for s in content.data)
+    what = f"`{_inline(path.name)}`, on {sets}, {content.size} pixels"
+    found = []
+    for row in content.rows:
+        ours = row.get("features", row.get("name")) == TRAINED
+        if not ours or not {"top1", "low", "high"} <= row.keys():
+            continue
+        protocol = str(row.get("protocol", content.protocol))
+        if "k" in row:
+            protocol += f", k={row['k']}, T={row.get('T')}"
+        told = f"{row['top1']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        found.append((what, _inline(protocol), told))
+    return found
 
 
 def _words(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from data_tools.json_file import shown_json
 from fastmoco import events
 from fastmoco.console import duration, say, screen
 from fastmoco.events import Event, to_row
@@ -172,4 +172,4 @@ def print_event(event: Event) -> None:
 
 def print_event_json(event: Event) -> None:
     """The listener for programs: one JSON object a line."""
-    print(json.dumps(to_row(event)), flush=True)
+    print(shown_json(to_row(event), None), flush=True)

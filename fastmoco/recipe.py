@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, typed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER_SIGMA = (0.1, 2.0)  # of the blur, pixels of a 224-pixel view (2003.04297)
@@ -334,12 +335,13 @@ def fields_of(recipe: Recipe) -> dict[str, Any]:
     return values | {f"augmentation.{name}": getattr(inner, name) for name in names}
 
 
-def from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that to_dict gave (or JSON made of it); unknown names raise TypeError."""
+def from_dict(values: Any) -> Recipe:
+    """The recipe that to_dict gave (or JSON made of it).
 
-    def tuples(v: Any) -> Any:
-        return tuple(v) if isinstance(v, list) else v
-
-    augmentation = {k: tuples(v) for k, v in values["augmentation"].items()}
-    rest = {k: tuples(v) for k, v in values.items() if k != "augmentation"}
-    return Recipe(**rest, augmentation=Augmentation(**augmentation))
+    Raises Damaged, a ValueError, for a field that is not known or has another type, and if there is
+    no augmentation. Other fields may be missing: an older release may not have had them.
+    """
+    recipe = typed(Recipe, values, "recipe")
+    if "augmentation" not in values:
+        raise Damaged("recipe.augmentation is missing")
+    return recipe

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.json_file import printable
+from data_tools.limits import why
 from fastmoco.features import Tick
 from fastmoco.report_page import page
 from fastmoco.report_pictures import pictures
@@ -39,8 +42,12 @@ def report(
     text = page(record, drawn, evaluated, waterfall(record.path))
     partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(text, "utf-8")
+        partial.write_text(printable(text), "utf-8")
         os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {why(error)}") from None
     finally:
-        partial.unlink(missing_ok=True)
-    return out, [*dict.fromkeys(drawn.lacking.values()), *strange]
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            partial.unlink(missing_ok=True)
+    damaged = [record.damaged] if record.damaged else []
+    return out, [*dict.fromkeys(drawn.lacking.values()), *strange, *damaged]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data_tools.json_file import shown_json
 
 if TYPE_CHECKING:
     from fastmoco.compare import Comparison
@@ -23,7 +24,7 @@ def compare(argv: list[str]) -> None:
 
     found = compare(args.runs)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(shown_json(dataclasses.asdict(found)))
     else:
         print_comparison(found)
 
@@ -56,6 +57,8 @@ def print_comparison(found: Comparison) -> None:
             ("differs", *labels.values()),
             [(n, *(shown(r.differs[n], n) for r in found.runs)) for n in names],
         )
+    for line in found.damaged:
+        console.say(f"note: {line}")
     formats = {"loss": ".3f", "knn_best": ".1%", "knn_last": ".1%", "images_per_s": ",.0f",
                "train_seconds": ",.0f"}
     for group in found.groups:
@@ -99,7 +102,7 @@ def doctor(argv: list[str]) -> None:
 
     found = doctor(args.dir)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(shown_json(dataclasses.asdict(found)))
         return
     for line in lines(found):
         console.say(line)

@@ -58,7 +58,7 @@ def head(record: RunRecord) -> str:
         tiles.append((f"{record.images_per_s:,.0f}", "images/s, median"))
     if record.train_seconds is not None:
         tiles.append((duration(record.train_seconds), "of training"))
-    about_data = f"{about.get('samples', 0):,} images of {about.get('data') or 'a dataset'}"
+    about_data = f"{about.samples:,} images of {about.data or 'a dataset'}"
     shown = "".join(f"<li><b>{escape(b)}</b><span>{escape(s)}</span></li>" for b, s in tiles)
     return (
         f"<h1>{escape(record.path.resolve().name)}</h1>\n"
@@ -255,9 +255,10 @@ def recipe_table(record: RunRecord) -> str:
 
 def environment(record: RunRecord) -> str:
     about = record.about
-    rows = [(name, words(about[name])) for name in ("device", "engine", "data") if about.get(name)]
-    rows.append(("encoder", f"{about.get('parameters', 0):,} parameters"))
-    rows += [(name, str(version)) for name, version in about.get("versions", {}).items()]
+    rows = [("device", about.device), ("engine", about.engine), ("data", about.data)]
+    rows = [(name, value) for name, value in rows if value]
+    rows.append(("encoder", f"{about.parameters:,} parameters"))
+    rows += about.versions.items()
     return table(("what", "value"), rows)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_tools.errors import UserError
+from data_tools.location import on_disk
 from data_tools.open import open_store
 from data_tools.sheet import thumbnail
 from data_tools.store import Store
@@ -82,7 +83,7 @@ def pictures(
 ) -> Pictures:
     """Draw what can be drawn: the dataset may have gone, the checkpoint be unwritten. Nothing that
     lacks is an error, but for a dataset that was named and is none."""
-    path = data or Path(record.about.get("data") or "")
+    path = data or Path(on_disk(record.about.data))
     if data is None and not (str(path) != "." and path.exists()):
         gone = f"the dataset is not at {path} any more; name it with --data"
         return Pictures(lacking={"views": gone, "features": gone})

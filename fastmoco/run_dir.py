@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, left_out, read_lines
 from fastmoco.appended import Appended
 from fastmoco.checkpoint import versions
 from fastmoco.events import (
@@ -21,16 +22,11 @@ from fastmoco.events import (
     Progress,
     Skipped,
     Started,
+    check_row,
     from_row,
     to_row,
 )
-from fastmoco.recipe import Recipe
-
-
-def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
-    """Where a run goes that names no directory: runs/DATA-RECIPE."""
-    path = Path(data).resolve()
-    return f"runs/{path.name if path.is_dir() else path.stem}-{recipe.name}"
+from fastmoco.run_lock import unwritable
 
 
 class RunDir:
@@ -43,6 +39,8 @@ class RunDir:
         self.best = self.path / "checkpoint-best.pt"
         self.metrics = Appended(self.path / "metrics.jsonl")
         self.skipped = Appended(self.path / "skipped.jsonl")
+        self.damaged: list[str] = []
+        """After open: a line on each file of which damaged rows were dropped."""
         if resume and not self.checkpoint.is_file():
             raise UserError(f"{self.checkpoint}: nothing to resume; start without --resume")
         if not resume and self.checkpoint.is_file():
@@ -51,27 +49,31 @@ class RunDir:
             raise UserError(f"{self.path}: is a file; give a directory with --out")
 
     def open(self, resumed_at: int) -> list[Event]:
-        """Make the directory; drop records of steps that the checkpoint does not know, and give
-        those of metrics.jsonl that stay."""
+        """Make the directory; drop records of steps that the checkpoint does not know, and damaged
+        ones (see `damaged`); give those of metrics.jsonl that stay."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep(self.skipped.path, resumed_at)
             rows = self._keep(self.metrics.path, resumed_at)
         except OSError as error:
-            raise _unwritable(error, self.path) from None
+            raise unwritable(error, self.path) from None
+        except Damaged as error:
+            raise UserError(
+                f"{self.metrics.path}: {error}; remove it, or give another --out"
+            ) from None
         return [event for event in map(from_row, rows) if event is not None]
 
     def _keep(self, path: Path, resumed_at: int) -> list[dict]:
         """The rows of a file up to a step; the file holds no others afterwards."""
-        kept = []
-        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        kept, bad = [], []
+        for row in read_lines(path) if resumed_at and path.exists() else ():
             try:
-                row = json.loads(line)
-                stays = 0 < resumed_at >= row["step"] and row["event"] != "ended"
-            except (ValueError, KeyError, TypeError):  # cut short by a kill, or none of ours
-                continue
-            if stays:
-                kept.append(row)
+                if check_row(row) != "ended" and row["step"] <= resumed_at:
+                    kept.append(row)
+            except (Damaged, KeyError, TypeError) as error:  # other releases have other events
+                bad.append(str(error))
+        if bad:
+            self.damaged.append(left_out(path, bad))
         if kept or path == self.metrics.path:
             partial = path.with_name(path.name + ".partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -89,14 +91,7 @@ class RunDir:
                 partial.write_text(json.dumps(content, indent=1) + "\n")
                 os.replace(partial, self.path / "run.json")
             except OSError as error:
-                raise _unwritable(error, partial) from None
+                raise unwritable(error, partial) from None
         elif isinstance(event, Progress | Evaluated | Judged | Skipped | Ended):
             file = self.skipped if isinstance(event, Skipped) else self.metrics
             file.write(json.dumps(to_row(event)).encode() + b"\n")
-
-
-def _unwritable(error: OSError, path: Path) -> UserError:
-    return UserError(
-        f"{error.filename or path}: {error.strerror}; the run's directory must be writable "
-        f"(--out names another)"
-    )

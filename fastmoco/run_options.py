@@ -6,11 +6,13 @@ No numpy and no torch here, as in recipe.py.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from data_tools.errors import UserError
-from fastmoco.recipe import refuse
+from fastmoco.recipe import Recipe, refuse
 
 EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
@@ -87,3 +89,9 @@ class RunOptions:
                 "--cuda-graphs goes without --accumulate: each piece's graph would write over the "
                 "gradients of the piece before"
             )
+
+
+def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
+    """The directory of a run that names none: runs/DATA-RECIPE."""
+    path = Path(data).resolve()
+    return f"runs/{path.name if path.is_dir() else path.stem}-{recipe.name}"

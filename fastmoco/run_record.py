@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, left_out, read_json, read_lines, typed
+from fastmoco.events import KINDS, check_row
 from fastmoco.recipe import Recipe, from_dict
 
 Row = dict[str, Any]
-# Of a row of these events; one without is damaged, and left out.
+# A row of these events that lacks one of these fields is damaged, and left out.
 NEEDED = {
-    "progress": ("step", "epoch", "loss", "chance", "pretext_accuracy", "lr", "images_per_s"),
-    "evaluated": ("step", "epoch", "knn"),
+    "progress": (
+        "step", "epoch", "loss", "chance", "pretext_accuracy", "lr", "images_per_s", "data_wait",
+    ),
+    "evaluated": ("step", "epoch", "knn", "protocol"),
+    "judged": ("step", "name", "text", "over"),
     "ended": ("step", "finished", "train_seconds"),
 }
+
+
+@dataclass(frozen=True)
+class About:
+    """run.json without the recipe; an older release may not have written all of it."""
+
+    device: str = ""
+    engine: str = ""
+    data: str = ""
+    """The dataset, as an absolute path."""
+    samples: int = 0
+    steps_per_epoch: int = 1
+    parameters: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,13 +46,14 @@ class RunRecord:
 
     path: Path
     recipe: Recipe
-    about: Row
-    """run.json: device, engine, samples, steps_per_epoch, parameters, versions, data."""
+    about: About
     progress: list[Row]
     evaluated: list[Row]
     judged: list[Row]
     ended: Row | None
     """None while it runs, and after a kill."""
+    damaged: str = ""
+    """A line on the rows of metrics.jsonl that are damaged and were left out; empty if none is."""
 
     @property
     def state(self) -> str:
@@ -53,7 +73,7 @@ class RunRecord:
 
     @property
     def epochs(self) -> float:
-        return self.step / max(1, self.about.get("steps_per_epoch", 1))
+        return self.step / max(1, self.about.steps_per_epoch)
 
     @property
     def loss(self) -> float | None:
@@ -89,28 +109,60 @@ class RunRecord:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
-    """The run in a directory. Raises UserError where there is none, or one of another version."""
+    """The run in a directory. Raises UserError if there is none, or if its run.json is damaged."""
     path = Path(path)
+    recipe, about = read_about(path)
+    rows, damaged = read_metrics(path / "metrics.jsonl")
+    return RunRecord(
+        path, recipe, about, rows["progress"], rows["evaluated"], rows["judged"],
+        rows["ended"][-1] if rows["ended"] else None, damaged,
+    )
+
+
+def read_about(path: Path) -> tuple[Recipe, About]:
+    """The recipe and the rest of a run's run.json. Raises UserError if there is none, or if it
+    holds a value that no run.json of ours can hold."""
+    file = path / "run.json"
     try:
-        about = json.loads((path / "run.json").read_text("utf-8"))
-        recipe = from_dict(about.pop("recipe"))
+        values = read_json(file)
+        if not isinstance(values, dict):
+            raise Damaged("not an object")
+        recipe = from_dict(values.get("recipe"))
+        recipe.check()
+        known = {f.name for f in dataclasses.fields(About)}
+        about = typed(About, {k: v for k, v in values.items() if k in known})
+        if min(about.samples, about.steps_per_epoch, about.parameters) < 0:
+            raise Damaged("a count is below 0")
     except OSError as error:
         raise UserError(
             f"{path}: no run here (run.json: {error.strerror}); give the --out of a train"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path / 'run.json'}: damaged, or of another version") from None
-    rows: dict[str, list[Row]] = {}
-    metrics = path / "metrics.jsonl"
-    lines = metrics.read_text("utf-8", "replace").splitlines() if metrics.exists() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            if all(name in row for name in NEEDED.get(row["event"], ())):
-                rows.setdefault(row["event"], []).append(row)
-        except (ValueError, KeyError, TypeError):  # cut short by a kill
-            continue
-    return RunRecord(
-        path, recipe, about, rows.get("progress", []), rows.get("evaluated", []),
-        rows.get("judged", []), rows.get("ended", [None])[-1],  # type: ignore[list-item]
-    )
+    except Damaged as error:
+        raise UserError(f"{file}: damaged, or of another version ({error})") from None
+    except UserError as error:
+        raise UserError(f"{file}: its recipe cannot be one ({error})") from None
+    return recipe, about
+
+
+def read_metrics(path: Path) -> tuple[dict[str, list[Row]], str]:
+    """The rows of a metrics.jsonl by event, and a line on those that are damaged, which are left
+    out; empty if none is. A file that is missing has no rows."""
+    rows: dict[str, list[Row]] = {name: [] for name in KINDS}
+    bad = []
+    try:
+        for row in read_lines(path):
+            try:
+                name = check_row(row)
+                for field in NEEDED.get(name, ()):
+                    if row.get(field) is None:
+                        raise Damaged(f"{field} is missing")
+            except Damaged as error:
+                bad.append(str(error))
+                continue
+            if name:
+                rows[name].append(row)
+    except FileNotFoundError:
+        pass
+    except (OSError, Damaged) as error:
+        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', error)})") from None
+    return rows, left_out(path, bad)

@@ -14,7 +14,8 @@ import numpy as np
 import simplejpeg
 import torch
 
-from data_tools.store import JPEG, Store, raise_open_files
+from data_tools.limits import raise_open_files
+from data_tools.store import JPEG, Store
 from fastmoco import draws
 from fastmoco.batch import Batch, Engine, Prepared
 from fastmoco.compiling import augmentation, lacks_compiler, settle
@@ -213,8 +214,7 @@ def read_rates(store: Store, threads: int, seconds: float) -> tuple[float, float
     """
     ids = draws.permutation(1, 0, len(store))
     files, starts, lengths = (x.tolist() for x in store.places(ids))
-    if len(store.data) > 500:
-        raise_open_files()
+    raise_open_files()  # each data file is opened
     handles = [os.open(path, os.O_RDONLY) for path in store.data]
     rates = []
     try:

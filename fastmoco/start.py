@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,8 +44,8 @@ from fastmoco.read_ahead import pick_order
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.recompute import recompute_blocks
 from fastmoco.resume import not_to_the_bit, resumable
-from fastmoco.run_dir import RunDir, default_out
-from fastmoco.run_options import RunOptions
+from fastmoco.run_dir import RunDir
+from fastmoco.run_options import RunOptions, default_out
 from fastmoco.telling import Telling
 from fastmoco.timm_trunk import notes as trunk_notes
 
@@ -120,9 +120,12 @@ class Run:
 
 def start(
     data: str | os.PathLike[str], recipe: Recipe, options: RunOptions,
-    listeners: Iterable[Listener], begun: float,
+    listeners: Iterable[Listener], begun: float, notes_first: Sequence[str] = (),
 ) -> Run:
-    """Refuse what cannot be trained, build the rest, take up a checkpoint with --resume, tell."""
+    """Refuse what cannot be trained, build the rest, take up a checkpoint with --resume, tell.
+
+    notes_first: lines to report before those of this function.
+    """
     ranks = join()
     options.check()
     limit = budget_seconds(options)
@@ -170,7 +173,7 @@ def start(
     plan_budget(run, saved, limit)
     sizes = recipe.progressive or (recipe.size,)
     notes = [
-        init_note, compile_note, *notes, *trunk_notes(recipe, moco.encoder_q),
+        *notes_first, init_note, compile_note, *notes, *trunk_notes(recipe, moco.encoder_q),
         *(recipe.augmentation.for_resolution(s)[1] for s in sizes),
     ]
     if saved is not None:
@@ -304,7 +307,7 @@ def tell_start(
         run.recipe, len(run.store), run.per_epoch, run.step, describe(run.device), how, parameters,
         str(run.directory.path), data,
     ))
-    for line in notes:
+    for line in [*notes, *run.directory.damaged]:
         if line is not None:
             run.tell(Noted(line))
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools import workers
 from data_tools.errors import UserError
+from data_tools.json_file import Damaged, parse
 from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco import roofline
+from fastmoco.bench_file import from_json
 from fastmoco.device import describe, peak_memory, pick_device, pick_precision
 from fastmoco.engines import open_engine
 from fastmoco.features import Subset, Tick
@@ -161,14 +161,15 @@ def sample(store: Store, count: int = 1000) -> Iterator[int]:
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report that was saved with --json. Raises UserError for any other file."""
     try:
-        saved = json.loads(Path(path).read_text())
-        rates = {row["name"]: float(row["images_per_s"]) for row in saved["stages"]}
-        return {"path": str(path), "rates": rates, "decode": rates["decode"]} | {
-            name: saved[name] for name in SAME
+        with open(path, "rb") as file:  # not read_json: it may be a pipe, from jq for one
+            saved = from_json(parse(file.read()))
+        return {"path": str(path), "rates": saved.rates, "decode": saved.rates["decode"]} | {
+            name: getattr(saved, name) for name in SAME
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, Damaged, KeyError) as error:
+        why = f"no stage {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"--against {path}: not a report of fastmoco bench --json ({error})"
+            f"--against {path}: not a report of fastmoco bench --json ({why})"
         ) from None
 
 

@@ -12,7 +12,8 @@ from fastmoco.distributed import GO_ON, SAVE, STOP, Vote, as_one
 from fastmoco.events import Ended, Listener, Noted
 from fastmoco.progress import Clock
 from fastmoco.recipe import Recipe
-from fastmoco.run_options import RunOptions
+from fastmoco.run_lock import own_run
+from fastmoco.run_options import RunOptions, default_out
 from fastmoco.saving import save, validate
 from fastmoco.schedule import learning_rate
 from fastmoco.start import Run, start
@@ -35,8 +36,13 @@ def train(
     UserError for what the user can mend: data, recipe, run directory, budget.
     """
     begun = time.monotonic() if begun is None else begun
-    run = start(data, recipe, options, listeners, begun)
-    recipe = run.recipe
+    with own_run(options.out or default_out(data, recipe), options.resume) as notes:
+        return run_through(start(data, recipe, options, listeners, begun, notes))
+
+
+def run_through(run: Run) -> Checkpoint:
+    """All steps that are left, with the log lines, measurements and checkpoints between them."""
+    recipe, options = run.recipe, run.options
     with Clock() as clock, asked_to_stop() as stop:
         vote, log_every = Vote(run.ranks), 1 if run.budget else options.log_every
         try:

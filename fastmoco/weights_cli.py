@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
+from data_tools.json_file import shown_json
 from fastmoco import data_cli, evaluation_cli
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def export(argv: list[str]) -> None:
     files = export(saved, args.checkpoint, args.to, out, args.with_config)
     sizes = {str(path): path.stat().st_size for path in files}
     if args.json:
-        print(json.dumps({
+        print(shown_json({
             "checkpoint": str(args.checkpoint), "to": args.to, "out": str(out), "files": sizes,
-        }, indent=1))
+        }))
         return
     for path, size in sizes.items():
         console.say(f"{path}  {size / 1e6:,.1f} MB" if size >= 1e5 else f"{path}  {size:,} B")
@@ -62,10 +62,10 @@ def selftest(argv: list[str]) -> int:
     failed = [c for c in checks if c.passed is False]
     judged = [c for c in checks if c.passed is not None]
     if args.how.json:
-        print(json.dumps({
+        print(shown_json({
             **told, "passed": bool(judged) and not failed,
             "checks": [dataclasses.asdict(c) for c in checks],
-        }, indent=1))
+        }))
     else:
         from fastmoco import console
 

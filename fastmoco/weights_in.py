@@ -201,7 +201,7 @@ def _ours_inside(inside: Any, path: str) -> Checkpoint | None:
     try:
         values = dict(inside)
         return Checkpoint(recipe=from_dict(values.pop("recipe")), moco={}, optimizer={}, **values)
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, ValueError):
         raise UserError(f"{path}: exported by another version of fastmoco") from None
 
 

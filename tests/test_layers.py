@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     [
         "recipe", "vectors", "blur_numba", "trunk_names", "appended", "zip_records",
-        "weights_pickle", "weights_safetensors",
+        "weights_pickle", "weights_safetensors", "evaluation_file", "bench_file", "run_lock",
     ],
     ["record_digests"],
     ["weights_file", "weights_write"],
@@ -120,7 +120,7 @@ def test_two_files_import_rich_and_one_names_cuda():
 
 def test_recipes_and_help_import_nothing_heavy():
     code = (
-        "import sys, fastmoco.flags, fastmoco.cli; "
+        "import sys, fastmoco.flags, fastmoco.cli, fastmoco.run_lock; "
         "print(sorted({m.split('.')[0] for m in sys.modules}))"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

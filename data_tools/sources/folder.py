@@ -13,6 +13,7 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.file_names import is_ignored
 from data_tools.formats.pictures import HEAD
+from data_tools.location import on_disk
 from data_tools.sources.keys import Keys
 from data_tools.sources.labels import label_files
 from data_tools.sources.tar import digest_of
@@ -117,7 +118,7 @@ class FolderSource:
 
     def _read(self, i: int, most: int) -> bytes:
         if self._root is not None:
-            with builtins.open(f"{self._root}/{self.keys[i]}", "rb", buffering=0) as file:
+            with builtins.open(on_disk(f"{self._root}/{self.keys[i]}"), "rb", buffering=0) as file:
                 return file.read(most)
         size = int(self.sizes[i])
         return self._place.child(self.keys[i]).pread(size if most < 0 else min(most, size), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
-from data_tools.sources import IMAGE_SUFFIXES
+from data_tools.file_names import IMAGE_SUFFIXES
 from data_tools.sources.cells import holds_bytes, holds_paths, reader_of
 from data_tools.sources.columns import feature_type
 from data_tools.sources.list_rows import PATH_NAMES

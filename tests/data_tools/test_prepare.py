@@ -226,7 +226,7 @@ def test_a_killed_run_counts_for_nothing_and_runs_again(
     while not (out / GROWING).exists():
         assert process.poll() is None
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another prep is writing"):
+    with pytest.raises(UserError, match=r"out: prep \(process \d+ on .* is at work here; wait"):
         prepare(folder, out)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,0 +1,94 @@
+"""What a process may take of the machine, and errors that mean that it wanted more.
+
+Such an error says nothing about the file that was being read: a reader that would call it damaged
+asks here first.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from data_tools.errors import Interrupted, UserError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+LEAST_MEMORY = 200_000_000  # bytes
+FILES, MEMORY, SPACE = "NOFILE", "AS", "FSIZE"
+# What the dynamic loader and libraries say when they get no memory, no file or no thread.
+NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory",
+             "cannot create shared object descriptor", "cannot map zero-fill pages",
+             "could not find/load shared object file")
+NO_THREAD = ("can't start new thread", "thread creation failed", "resource temporarily unavailable")
+
+
+def limit(name: str) -> int | None:
+    """The soft limit RLIMIT_name of this process; None if there is none."""
+    if resource is None:
+        return None
+    found = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
+    return None if found == resource.RLIM_INFINITY else found
+
+
+def reason(error: BaseException) -> str:
+    """What this process ran out of, its limit and how to raise that; empty if the error has another
+    cause, or is a lack of memory without a limit or a word of the system's."""
+    system = isinstance(error, OSError | RuntimeError | ImportError)
+    text = str(error).lower() if system else ""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENFILE:
+        return "too many files are open on this machine"
+    if number == errno.EMFILE or "too many open files" in text:
+        return f"too many open files: this process may have {limit(FILES)} (ulimit -n): raise it"
+    most = limit(SPACE)
+    if isinstance(error, OSError) and number == errno.EFBIG and most is not None:
+        return f"larger than this process may write, {size(most)} (ulimit -f): raise it"
+    most = limit(MEMORY)
+    told = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
+    if most is not None and (told or isinstance(error, MemoryError)):
+        return f"out of memory: this process may map {size(most)} (ulimit -v): raise it"
+    if number == errno.ENOMEM or NO_MEMORY[0] in text:
+        return "out of memory"
+    if number == errno.EAGAIN or any(words in text for words in NO_THREAD):
+        more = "" if most is None else f" or on memory ({size(most)}, ulimit -v)"
+        return f"no more threads: the limit on processes (ulimit -u){more} is reached: raise it"
+    return ""
+
+
+def why(error: OSError) -> str:
+    """Why a file could not be read or written, for a line that names it."""
+    return reason(error) or error.strerror or str(error)
+
+
+def refuse(error: BaseException) -> None:
+    """Raises Interrupted if the machine is at fault for an error, not what was being read."""
+    why = reason(error)
+    if why:
+        raise Interrupted(f"{why}; then run the same again") from None
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def check_memory() -> None:
+    """Raises UserError if this process may map less memory than numpy takes to be loaded, whose
+    OpenBLAS would end it."""
+    most = limit(MEMORY)
+    if most is not None and most < LEAST_MEMORY:
+        raise UserError(f"out of memory: this process may map {size(most)} (ulimit -v): allow "
+                        f"{size(LEAST_MEMORY)} at least, 5 GB for training")
+
+
+def raise_open_files() -> bool:
+    """Allow as many open files as this process may ask for; False if that is no more than now."""
+    if resource is None:
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return True

@@ -48,6 +48,8 @@ class Checkpoint:
     """train_seconds so far."""
     origin: str = ""
     """What its weights came from or began as, in a line, where that was another checkpoint."""
+    epoch: int | None = None
+    """Epochs of training, if the file is the official code's and says so."""
 
 
 def versions() -> dict[str, str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Lowest first; files of one line may not import each other.
 FLOORS = [
-    ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended"],
-    ["layouts", "run_options", "write_numba", "normalise"],
+    ["recipe", "vectors", "blur_numba", "trunk_names", "weights_file", "appended",
+     "foreign_tensors"],
+    ["layouts", "other_trunks", "run_options", "write_numba", "normalise"],
     ["draws"],
     ["read_ahead"],
     ["batch"],

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.checksum import read_checked
+from data_tools.manifest import read_manifest
 from data_tools.open import open_store
-from data_tools.store import DIGESTS, RAW, Store
-from data_tools.workers import digest_of
+from data_tools.store import DIGESTS, RAW, Store, npy_header
+from data_tools.workers import DIGEST_BYTES, digest_of
 
 # So many new digests are kept as Python objects before they go into the sorted arrays.
 RECENT = 1 << 14
@@ -58,11 +60,14 @@ class Seen:
 
 
 def digests(store: Store) -> Iterator[bytes]:
-    """The digest of each image: as it was prepared, where the dataset tells, else as it lies."""
+    """Digest of each image: of the source bytes if the dataset recorded it, else of the stored
+    bytes. Raises UserError if the recorded digests are damaged."""
     path = store.path / DIGESTS
     if path.is_file():
-        for row in np.load(path, mmap_mode="r"):
-            yield row.tobytes()
+        content = read_checked(path, read_manifest(store.path).files[DIGESTS].sha256)
+        first = len(npy_header(np.dtype("u1"), len(store), DIGEST_BYTES))
+        for at in range(first, len(content), DIGEST_BYTES):
+            yield content[at : at + DIGEST_BYTES]
         return
     for i in range(len(store)):
         encoded = store.encoded(i)

@@ -73,9 +73,14 @@ class Manifest:
     """True where `prepare` found the dataset already there. Not stored."""
 
     def to_json(self) -> str:
-        values = dataclasses.asdict(self)
+        values = {"kind": KIND, "version": VERSION, **dataclasses.asdict(self)}
         del values["reused"]
-        return json.dumps({"kind": KIND, "version": VERSION, **values}, indent=1) + "\n"
+        return json.dumps({**values, "digest": digest_of(values)}, indent=1) + "\n"
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a manifest's content."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -87,6 +92,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None
     except ValueError:
         raise UserError(f"{path}: damaged; remove {folder} and run prep again") from None
+    digest = values.pop("digest", None) if isinstance(values, dict) else None
+    changed = digest is not None and digest != digest_of(values)  # older ones have none
     if not isinstance(values, dict) or values.pop("kind", None) != KIND:
         raise UserError(f"{path}: not written by prep; {folder} is no prepared dataset")
     version = values.pop("version", None)
@@ -94,10 +101,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise UserError(f"{path}: version {version} is not {VERSION}, which this release reads; "
                         "run prep again with this release")
     try:
+        if changed:
+            raise ValueError
         values["files"] = {name: FileRecord(**file) for name, file in values["files"].items()}
         manifest = Manifest(**values)
         _ = [manifest.files[name] for name in manifest.data]
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, ValueError):
         raise UserError(f"{path}: damaged; remove {folder} and run prep again") from None
     return manifest
 

@@ -7,16 +7,18 @@ The index is that table in one .npy (numpy's format 1.0), so opening reads nothi
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import mmap
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from data_tools.checksum import read_checked
 from data_tools.errors import UserError
 
 INDEX = "index.npy"
@@ -110,6 +112,7 @@ class MappedStore:
         classes: list[str],
         fingerprint: str,
         keys: Path | None = None,
+        keys_sha256: str = "",
     ) -> None:
         columns = index if isinstance(index, Columns) else Columns([index], len(index))
         self.path = path
@@ -128,6 +131,7 @@ class MappedStore:
         self._opened: list[mmap.mmap | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
+        self._keys_sha256 = keys_sha256
         self._keys: list[str] | None = None
         self._check_ends()
 
@@ -184,7 +188,7 @@ class MappedStore:
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
-            self._keys = read_keys(self._keys_path)
+            self._keys = read_keys(self._keys_path, self._keys_sha256)
         if self._keys is None:
             return f"sample {i} of {self.path}"
         return self._keys[i]
@@ -209,8 +213,9 @@ def raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_index(path: Path, samples: int) -> Columns:
-    """The columns of the index in `path`. Raises UserError unless it is one of N samples."""
+def read_index(path: Path, samples: int, sha256: str = "") -> Columns:
+    """The columns of the index in `path`. Raises UserError unless it is one of N samples, and has
+    the SHA-256 (hexadecimal) that is given."""
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
         with open(path, "rb") as file:
@@ -219,8 +224,18 @@ def read_index(path: Path, samples: int) -> Columns:
             rest = os.fstat(file.fileno()).st_size - len(header)
             if file.read(len(header)) != header or rest != samples * INDEX_DTYPE.itemsize:
                 raise ValueError
-            counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
-            return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)
+            digest = hashlib.sha256(header)
+
+            def blocks() -> Iterator[np.ndarray]:
+                for at in range(0, samples, ROWS):
+                    block = np.fromfile(file, INDEX_DTYPE, min(ROWS, samples - at))
+                    digest.update(block.view(np.uint8).data)
+                    yield block
+
+            columns = Columns(blocks(), samples)
+            if sha256 and digest.hexdigest() != sha256:
+                raise ValueError
+            return columns
     except (OSError, ValueError, EOFError):
         raise damaged from None
 
@@ -240,7 +255,9 @@ def escape_key(key: str) -> bytes:
     return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
-def read_keys(path: Path) -> list[str]:
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+def read_keys(path: Path, sha256: str = "") -> list[str]:
+    """The keys in `path`, one per sample. Raises UserError if it has not the SHA-256 given."""
+    data = read_checked(path, sha256) if sha256 else path.read_bytes()
+    lines = data.decode("utf-8", "surrogateescape").split("\n")[:-1]
     plain = [line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\") for line in lines]
     return plain

@@ -19,6 +19,7 @@ import simplejpeg
 
 from data_tools import convert
 from data_tools.assemble import QUARANTINE
+from data_tools.checksum import read_checked
 from data_tools.duplicates import Seen, digests
 from data_tools.errors import UserError
 from data_tools.image import BadImage, sniff_jpeg
@@ -147,12 +148,12 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     if folder is None or manifest is None:
         return {"duplicates": count_duplicates(store)}
     examples: dict[str, list[str]] = {}
-    with open(folder / QUARANTINE, encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            keys = examples.setdefault(row["reason"].split(":", 1)[0], [])
-            if len(keys) < EXAMPLES:
-                keys.append(row["key"])
+    content = read_checked(folder / QUARANTINE, manifest.files[QUARANTINE].sha256)
+    for line in content.splitlines():
+        row = json.loads(line)
+        keys = examples.setdefault(row["reason"].split(":", 1)[0], [])
+        if len(keys) < EXAMPLES:
+            keys.append(row["key"])
     return {
         "duplicates": manifest.duplicates, "leaks": manifest.leaks,
         "quarantined": manifest.quarantined, "examples": examples, "kept": manifest.kept,

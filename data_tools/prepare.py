@@ -192,7 +192,7 @@ def under_way(
     with output_folder(out, shared) as output:
         journal = Journal(out, job.header())
         if journal.is_damaged():
-            say(f"{journal.folder / HEADER}: damaged; the parts of this very job that are whole count")
+            say(f"{journal.folder / HEADER}: damaged; parts of this job that are whole count")
             journal.begin()
         if not journal.matches():
             other = f"{out}: holds an unfinished run of another source or of other options"

@@ -1,13 +1,21 @@
 """One changed bit in a cache or a resume state: found, said once, and made again."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_tools.checksum import BLOCK, sealed, unsealed
+from data_tools.open import open_store
 from data_tools.store import npy_header
 from fastmoco import feature_cache
 from fastmoco.epoch_state import EpochState
+from fastmoco.feature_cache import Extraction, features_of
+from fastmoco.features import Subset, load_encoder
+from tests.evaluation_parts import CPU, RECIPE, untrained
 from tests.flips import FLIPS, caches, flipped
 
 SHAPE = (300, 64)
@@ -69,7 +77,42 @@ def test_features_of_an_older_release_open_with_a_line(tmp_path):
     assert len(lines) == 1 and "without checksums" in lines[0]
     for size in (50, 1000, len((tmp_path / "a.npy").read_bytes()) - 1):
         (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:size])
-        assert feature_cache.opened(tmp_path / "b.npy", SHAPE) is None
+        assert feature_cache.opened(tmp_path / "b.npy", SHAPE, lines.append) is None
+        assert "b.npy: damaged" in lines[-1]
+
+
+def test_a_damaged_index_is_said_once_and_made_again(tmp_path):
+    path, lines = tmp_path / "a.tar", []
+    with tarfile.open(path, "w") as archive:
+        for i in range(3):
+            content = io.BytesIO()
+            Image.new("RGB", (9, 7), (i, 0, 0)).save(content, "JPEG")
+            member = tarfile.TarInfo(f"{i}.jpg")
+            member.size = len(content.getvalue())
+            archive.addfile(member, io.BytesIO(content.getvalue()))
+    whole = open_store(path, say=lines.append)
+    (kept,) = (tmp_path / "cache" / "fastmoco" / "index").iterdir()
+    content = bytearray(kept.read_bytes())
+    content[700] ^= 1
+    kept.write_bytes(content)
+    for _ in range(2):
+        again = open_store(path, say=lines.append)
+        assert np.array_equal(again.sizes, whole.sizes) and len(again) == 3
+    assert lines == [f"{kept}: damaged; {path} is indexed again"]
+
+
+def test_damaged_features_are_said_once_and_extracted_again(store):
+    lines = []
+    how = Extraction(CPU, say=lines.append)
+    encoder, few = load_encoder(untrained(), CPU), Subset(store, np.arange(6))
+    whole = features_of(encoder, few, RECIPE, how).clone()
+    path = feature_cache.place(encoder, few, RECIPE, how.engine)
+    content = bytearray(path.read_bytes())
+    content[-200] ^= 1
+    path.write_bytes(content)
+    for _ in range(2):
+        assert torch.equal(features_of(encoder, few, RECIPE, how), whole)
+    assert lines == [f"{path}: damaged; the features are extracted again"]
 
 
 def test_a_seal_is_of_its_content_and_its_name():

@@ -193,6 +193,7 @@ def test_old_records_count_only_under_an_old_header(
     header = (out / "journal" / HEADER).read_bytes()
     made_old(out)
     (out / "journal" / HEADER).write_bytes(header)
+    assert Journal(out, json.loads(header.splitlines()[0])).read(0) is None
     lines, first = resumed(zoo, out)
     assert not lines and first < 10
     assert snapshot(out) == whole

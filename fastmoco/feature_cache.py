@@ -4,7 +4,7 @@ determines their values.
 A file appears whole, by its rename: what a killed extraction leaves is not taken for one, and goes
 with the next. Every rank extracts its own share of the images into the same file. Behind the array
 is a CRC-32 per block; a file that does not match counts as missing. Opening reads all of it once,
-which whoever opens it does next anyway: 10 GB take 2.6 s on one core, 0.4 s on eight.
+which whoever opens it does next anyway: 10 GB cost 2 s of one core, shared by all.
 """
 
 from __future__ import annotations

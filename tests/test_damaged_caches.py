@@ -1,8 +1,5 @@
 """One changed bit in a cache or a resume state: found, said once, and made again."""
 
-import io
-import tarfile
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +7,7 @@ from PIL import Image
 
 from data_tools.checksum import BLOCK, sealed, unsealed
 from data_tools.open import open_store
+from data_tools.prepare import prepare
 from data_tools.store import npy_header
 from fastmoco import feature_cache
 from fastmoco.epoch_state import EpochState
@@ -82,14 +80,12 @@ def test_features_of_an_older_release_open_with_a_line(tmp_path):
 
 
 def test_a_damaged_index_is_said_once_and_made_again(tmp_path):
-    path, lines = tmp_path / "a.tar", []
-    with tarfile.open(path, "w") as archive:
-        for i in range(3):
-            content = io.BytesIO()
-            Image.new("RGB", (9, 7), (i, 0, 0)).save(content, "JPEG")
-            member = tarfile.TarInfo(f"{i}.jpg")
-            member.size = len(content.getvalue())
-            archive.addfile(member, io.BytesIO(content.getvalue()))
+    lines = []
+    (tmp_path / "source").mkdir()
+    for i in range(3):
+        Image.new("RGB", (9, 7), (i, 0, 0)).save(tmp_path / "source" / f"{i}.png")
+    prepare(tmp_path / "source", tmp_path / "out", formats=["webdataset"])
+    path = tmp_path / "out" / "train-00000.tar"  # by itself a file of others
     whole = open_store(path, say=lines.append)
     (kept,) = (tmp_path / "cache" / "fastmoco" / "index").iterdir()
     content = bytearray(kept.read_bytes())

@@ -23,7 +23,7 @@ from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.image_notes import ImageNotes
 from data_tools.journal import PARTIAL, Journal, Record
 from data_tools.manifest import FileRecord, Manifest, Sealed, commit
-from data_tools.shards import SHARDED, Job, Part, PartWriter, format_module
+from data_tools.shards import SHARDED, Job, Part, PartWriter, part_file
 from data_tools.sources import Source
 from data_tools.store import DIGESTS, INDEX, INDEX_DTYPE, JPEG, KEYS, RAW, escape_key, npy_header
 from data_tools.workers import DIGEST_BYTES, Done
@@ -230,9 +230,7 @@ class Assembly:
     def _data_files(self, name: str) -> list[str]:
         if name == "beton":
             return [beton.NAME]
-        suffix = format_module(name).SUFFIX
-        return [f"train-{record.number:05d}{suffix}" for record in self.records()
-                if len(record.samples)]
+        return [part_file(name, record.number) for record in self.records() if len(record.samples)]
 
     def _lists(
         self, folder: Path, files: dict[str, FileRecord], leaks: Sequence[Other]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.manifest import damaged
+from data_tools.checksum import read_checked
+from data_tools.manifest import damaged, read_manifest
 from data_tools.open import open_store
 from data_tools.store import DIGESTS, RAW, Store, npy_header
 from data_tools.workers import DIGEST_BYTES, digest_of
@@ -59,11 +60,20 @@ class Seen:
 
 
 def digests(store: Store) -> Iterator[bytes]:
-    """The digest of each image: as it was prepared, where the dataset tells, else as it lies."""
+    """Digest of each image: of the source bytes if the dataset recorded it, else of the stored
+    bytes. Raises UserError if the recorded digests are damaged."""
     path = store.path / DIGESTS
     if path.is_file():
-        for row in read_digests(path, len(store)):
-            yield row.tobytes()
+        sealed = read_manifest(store.path).files.get(DIGESTS)
+        if sealed is None:
+            raise damaged(path, "the manifest does not name it")
+        content = read_checked(path, sealed.sha256)
+        header = npy_header(np.dtype("u1"), len(store), DIGEST_BYTES)
+        size = len(header) + len(store) * DIGEST_BYTES
+        if not content.startswith(header) or len(content) != size:
+            raise damaged(path, "not the digests of its images")
+        for at in range(len(header), len(content), DIGEST_BYTES):
+            yield content[at : at + DIGEST_BYTES]
         return
     for i in range(len(store)):
         encoded = store.encoded(i)
@@ -72,19 +82,6 @@ def digests(store: Store) -> Iterator[bytes]:
             yield digest_of(encoded)
         else:
             yield digest_of(encoded.tobytes())
-
-
-def read_digests(path: Path, samples: int) -> np.ndarray:
-    """The digests that prep recorded, uint8 [N, DIGEST_BYTES], mapped. Raises UserError unless the
-    file holds just these."""
-    header = npy_header(np.dtype("u1"), samples, DIGEST_BYTES)
-    size = len(header) + samples * DIGEST_BYTES
-    # numpy's own parser of headers meets damage with errors of many kinds.
-    with open(path, "rb") as file:
-        if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != size:
-            raise damaged(path, "not the digests of its images")
-    shape = samples, DIGEST_BYTES
-    return np.memmap(path, np.uint8, "r", len(header), shape)
 
 
 class Other:

@@ -1,23 +1,30 @@
-"""What of a preparation is done: a folder of records, one for each part that is whole on the disk.
+"""The journal of a preparation: a folder of records, one for each part that is whole on the disk.
 
 A record appears by rename after its part's files were synced. So whatever is in the journal counts,
-and whatever isn't is done again.
+and whatever isn't is done again. Header and records carry checksums: a damaged one counts as
+missing. A record's covers the job too, so records count without a header, and those of another job
+never do.
+
+The release before kept records without checksums, as .npz under a header without one. Such a
+journal still goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import secrets
 import shutil
-import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_tools.checksum import sealed, unsealed
 from data_tools.errors import Interrupted
 from data_tools.image_notes import ImageNotes
 from data_tools.limits import refuse
@@ -26,6 +33,7 @@ from data_tools.workers import DIGEST_BYTES
 JOURNAL = "journal"
 HEADER = "header.json"
 PARTIAL = ".partial"
+SUFFIX, OLD_SUFFIX = ".record", ".npz"
 
 # One stored image; its label is the source's.
 SAMPLE = np.dtype(
@@ -58,6 +66,8 @@ class Record:
     """What is to be said of the part's images."""
     beton_end: int = -1
     """Where the beton ended after this part; -1: the part's images wait in the spool."""
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    """Size of the part's file by sharded format; empty in records of the release before."""
 
 
 def partial_name(path: Path) -> Path:
@@ -70,26 +80,43 @@ class Journal:
 
     def __init__(self, out: Path, header: dict[str, Any]) -> None:
         self.folder = out / JOURNAL
-        self._header = json.dumps(header, sort_keys=True)
+        self._job = json.dumps(header, sort_keys=True)
 
     def exists(self) -> bool:
         return (self.folder / HEADER).exists()
 
     def matches(self) -> bool:
-        """Whether the journal that lies there is of this very job."""
+        """Whether the journal that is there is of this very job."""
+        return self._header() in (with_sum(self._job), self._job.encode())
+
+    def is_old(self) -> bool:
+        """Whether it is of this job, and the release before, which kept no checksums, began it."""
+        return self._header() == self._job.encode()
+
+    def is_damaged(self) -> bool:
+        """Whether there is a header that is of no job at all."""
+        header = self._header()
+        job, _, rest = header.partition(b"\n")
         try:
-            return (self.folder / HEADER).read_text("utf-8") == self._header
+            json.loads(job)
+        except ValueError:
+            return self.exists()
+        return header not in (job, with_sum(job.decode()))
+
+    def _header(self) -> bytes:
+        try:
+            return (self.folder / HEADER).read_bytes()
         except OSError:
-            return False
+            return b""
 
     def begin(self) -> None:
         """Makes the journal, if it is not there."""
         self.folder.mkdir(exist_ok=True)
         if not self.matches():
-            write_whole(self.folder / HEADER, self._header.encode())
+            write_whole(self.folder / HEADER, with_sum(self._job))
 
     def path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.npz"
+        return self.folder / f"{number:05d}{SUFFIX}"
 
     def spool(self, number: int) -> Path:
         """The stored images of a part, one behind the other."""
@@ -101,30 +128,55 @@ class Journal:
             "reencoded": record.reencoded,
             "notes": record.notes.to_json(),
             "beton_end": record.beton_end,
+            "file_bytes": record.file_bytes,
         }
         buffer = io.BytesIO()
         arrays = {f"places_{name}": places for name, places in record.places.items()}
         arrays["samples"] = record.samples
         arrays["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
         np.savez(buffer, allow_pickle=False, **arrays)
-        write_whole(self.path(record.number), buffer.getvalue())
+        data = sealed(buffer.getvalue(), self._identity(record.number))
+        write_whole(self.path(record.number), data)
+
+    def _identity(self, number: int) -> str:
+        return f"part {number} of {self._job}"
 
     def read(self, number: int) -> Record | None:
-        """The record of a part, or None where the part is not done."""
+        """The record of a part, or None if the part is not done or its record is damaged."""
         try:
-            with open(self.path(number), "rb") as file, np.load(file) as content:
-                arrays = dict(content)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            content = unsealed(self.path(number).read_bytes(), self._identity(number))
+        except FileNotFoundError:
+            return self._read_old(number)
+        except OSError as error:
             refuse(error)  # or the part would be done again, and its record removed
             return None
-        text = json.loads(arrays.pop("text").tobytes())
-        samples = arrays.pop("samples")
-        places = {name.removeprefix("places_"): array for name, array in arrays.items()}
-        quarantine = [(int(i), str(reason)) for i, reason in text["quarantine"]]
-        notes = ImageNotes.from_json(text.get("notes", {}))
-        return Record(
-            number, samples, places, quarantine, text["reencoded"], notes, text["beton_end"]
-        )
+        return None if content is None else parse_record(number, content)
+
+    def _read_old(self, number: int) -> Record | None:
+        """The record that the release before wrote, with no more checks than it had."""
+        if not self.is_old():
+            return None
+        try:
+            return parse_record(number, self.path(number).with_suffix(OLD_SUFFIX).read_bytes())
+        except Exception as error:  # whatever a damaged file makes numpy, zipfile and json raise
+            refuse(error)
+            return None
+
+    def drop(self, number: int) -> None:
+        """Removes the record of a part, which then counts as not done."""
+        for suffix in (SUFFIX, OLD_SUFFIX):
+            self.path(number).with_suffix(suffix).unlink(missing_ok=True)
+
+    def holds_spool(self, record: Record) -> bool:
+        """Whether the spooled images of a part are what was written."""
+        try:
+            with open(self.spool(record.number), "rb") as spool:
+                rows = zip(record.samples["size"], record.samples["crc"], strict=True)
+                whole = all(zlib.crc32(spool.read(int(size))) == int(crc) for size, crc in rows)
+                return whole and not spool.read(1)
+        except OSError as error:
+            refuse(error)
+            return False
 
     def read_whole(self, number: int) -> Record:
         """The record of a part that is done."""
@@ -137,13 +189,37 @@ class Journal:
     def done(self, parts: int) -> list[int]:
         """The numbers of the parts that have a record."""
         there = {entry.name for entry in os.scandir(self.folder)} if self.exists() else set()
-        return [number for number in range(parts) if self.path(number).name in there]
+        suffixes = (SUFFIX, OLD_SUFFIX) if self.is_old() else (SUFFIX,)
+        return [number for number in range(parts)
+                if any(f"{number:05d}{suffix}" in there for suffix in suffixes)]
 
     def remove(self) -> None:
         if self.folder.exists():
             # The header first: half a journal must not be taken for a whole one.
             (self.folder / HEADER).unlink(missing_ok=True)
             shutil.rmtree(self.folder)
+
+
+def with_sum(job: str) -> bytes:
+    """The header of a job: the job, and its SHA-256 in hexadecimal, a line each."""
+    return f"{job}\n{hashlib.sha256(job.encode()).hexdigest()}\n".encode()
+
+
+def parse_record(number: int, content: bytes) -> Record:
+    """A record from its arrays."""
+    with np.load(io.BytesIO(content)) as opened:
+        arrays = dict(opened)
+    text = json.loads(arrays.pop("text").tobytes())
+    samples = arrays.pop("samples")
+    if samples.dtype != SAMPLE:
+        raise ValueError("not the samples of a part")
+    places = {name.removeprefix("places_"): array for name, array in arrays.items()}
+    quarantine = [(int(i), str(reason)) for i, reason in text["quarantine"]]
+    notes = ImageNotes.from_json(text.get("notes", {}))
+    return Record(
+        number, samples, places, quarantine, text["reencoded"], notes, text["beton_end"],
+        text.get("file_bytes", {}),
+    )
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -79,13 +79,19 @@ class Manifest:
     """True where `prepare` found the dataset already there. Not stored."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of manifest.json."""
+        """The content of manifest.json, without its digest."""
         values = dataclasses.asdict(self)
         del values["reused"]
         return {"kind": KIND, "version": VERSION, **values}
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+        values = self.to_dict()
+        return json.dumps({**values, "digest": digest_of(values)}, indent=1) + "\n"
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a manifest's content."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -98,6 +104,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None
     except Damaged as error:
         raise damaged(path, error) from None
+    digest = values.pop("digest", None) if isinstance(values, dict) else None
+    changed = digest is not None and digest != digest_of(values)  # older ones have none
     if not isinstance(values, dict) or values.pop("kind", None) != KIND:
         raise UserError(f"{path}: not written by prep; {folder} is no prepared dataset")
     version = values.pop("version", None)
@@ -106,6 +114,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
                         "run prep again with this release")
     values.pop("reused", None)  # it is not stored
     try:
+        if changed:
+            raise Damaged("its checksum differs")
         manifest = typed(Manifest, values)
         check(manifest)
     except Damaged as error:

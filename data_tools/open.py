@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
 from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.journal import write_whole
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.shards import FORMATS
-from data_tools.store import INDEX, INDEX_DTYPE, KEYS, MappedStore, read_index
+from data_tools.store import INDEX, KEYS, MappedStore, read_index
 
 SCANNED = (tfrecord, recordio, webdataset)
 Progress = Callable[[int, int], None]
@@ -57,18 +57,23 @@ def format_of(path: Path) -> str | None:
     return None
 
 
-def open_store(path: str | os.PathLike[str], progress: Progress | None = None) -> MappedStore:
+def open_store(
+    path: str | os.PathLike[str], progress: Progress | None = None, say: Say = unsaid
+) -> MappedStore:
     """The images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
     WebDataset file.
 
-    progress(done, total): told the bytes of a foreign file that were read to index it.
+    progress(done, total): bytes of a foreign file that were read to index it. say(line): called if
+    its index in the cache was damaged and is made again.
+    Of a prepared dataset the checksums of the manifest and the index are checked, and every file's
+    size; those of the keys and digests when they are read, those of the images by `verify`.
     Raises UserError, naming the file and what to do, for anything else, and for what is truncated.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such dataset; run prep first")
     if path.is_file():
-        return open_foreign(path, progress)
+        return open_foreign(path, progress, say)
     datasets = datasets_in(path)
     if not datasets:
         if (path / UNFINISHED).exists():
@@ -80,12 +85,16 @@ def open_store(path: str | os.PathLike[str], progress: Progress | None = None) -
     if manifest.format not in FORMATS:
         raise UserError(f"{path}: format {manifest.format} is not known; run prep again")
     check_files(path, manifest)
-    columns = read_index(path / INDEX, manifest.samples)
+    sums = {name: file.sha256 for name, file in manifest.files.items()}
+    columns = read_index(path / INDEX, manifest.samples, sums.get(INDEX, ""))
     data = [path / name for name in manifest.data]
-    return MappedStore(path, data, columns, manifest.classes, manifest.fingerprint, path / KEYS)
+    return MappedStore(path, data, columns, manifest.classes, manifest.fingerprint, path / KEYS,
+                       sums.get(KEYS, ""))
 
 
-def open_foreign(path: Path, progress: Progress | None = None) -> MappedStore:
+def open_foreign(
+    path: Path, progress: Progress | None = None, say: Say = unsaid
+) -> MappedStore:
     """A file that prep did not write, or that has lost its directory, as a store."""
     name = format_of(path)
     if name is None:
@@ -96,11 +105,11 @@ def open_foreign(path: Path, progress: Progress | None = None) -> MappedStore:
     status = path.stat()
     identity = f"{name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
     if name == "webdataset":
-        rows, classes, fingerprint = open_webdataset(path, identity, progress)
+        rows, classes, fingerprint = open_webdataset(path, identity, progress, say)
     else:
         fingerprint = digest_of(identity)
         cached = index_cache(fingerprint)
-        found, classes = load_cached(cached)
+        found, classes = load_cached(cached, path, say)
         if found is None:
             module = next(module for module in SCANNED if module.__name__.endswith(name))
             found, classes = module.scan(path, progress)
@@ -112,7 +121,7 @@ def open_foreign(path: Path, progress: Progress | None = None) -> MappedStore:
 
 
 def open_webdataset(
-    path: Path, identity: str, progress: Progress | None
+    path: Path, identity: str, progress: Progress | None, say: Say
 ) -> tuple[np.ndarray, list[str], str]:
     """-> (INDEX_DTYPE rows, classes, fingerprint).
 
@@ -123,7 +132,7 @@ def open_webdataset(
     # An index that an older version cached under the former fingerprint is not looked at.
     places = {own: index_cache(own), former: index_cache(f"{former}-{webdataset.RULE}")}
     for fingerprint, cached in places.items():
-        found, classes = load_cached(cached)
+        found, classes = load_cached(cached, path, say)
         if found is not None:
             return found, classes, fingerprint
     shard = webdataset.read_shard(path, progress)
@@ -137,7 +146,7 @@ def digest_of(identity: str) -> str:
 
 
 def index_cache(name: str) -> Path:
-    return cache_dir() / "index" / f"{name}.npz"
+    return cache_dir() / "index" / f"{name}.index"
 
 
 def cache_dir() -> Path:
@@ -146,21 +155,27 @@ def cache_dir() -> Path:
     return Path(base) / "fastmoco"
 
 
-def load_cached(path: Path) -> tuple[np.ndarray | None, list[str]]:
+def load_cached(cached: Path, path: Path, say: Say) -> tuple[np.ndarray | None, list[str]]:
+    """The index of the file at `path` that save_cached wrote: INDEX_DTYPE [N] and the classes.
+    (None, []) if it is missing, or damaged, which say(line) reports."""
     try:
-        with open(path, "rb") as file, np.load(file) as content:
-            rows, classes = content["rows"], content["classes"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = unsealed(cached.read_bytes(), cached.stem)
+    except OSError:
         return None, []
-    return (rows, classes.tolist()) if rows.dtype == INDEX_DTYPE else (None, [])
+    if content is None:
+        say(f"{cached}: damaged; {path} is indexed again")
+        return None, []
+    with np.load(io.BytesIO(content)) as arrays:
+        return arrays["rows"], arrays["classes"].tolist()
 
 
 def save_cached(path: Path, rows: np.ndarray, classes: list[str]) -> None:
-    """Keeps an index; where the cache can't be written, the next opening scans again."""
+    """Keeps an index; if the cache can't be written, the next opening scans again."""
     buffer = io.BytesIO()
     np.savez(buffer, rows=rows, classes=np.array(classes, np.str_))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, sealed(buffer.getvalue(), path.stem))
+        path.with_suffix(".npz").unlink(missing_ok=True)  # of a release without checksums
     except OSError:
         pass

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.errors import Interrupted, UserError
-from data_tools.journal import JOURNAL, PARTIAL, Journal
+from data_tools.journal import JOURNAL, OLD_SUFFIX, PARTIAL, SUFFIX, Journal
 from data_tools.limits import why
 from data_tools.lock import locked
 from data_tools.manifest import UNFINISHED
@@ -46,7 +46,8 @@ class Output:
                 path.unlink()
 
     def has_parts(self) -> bool:
-        return any((self.out / JOURNAL).glob("*.npz"))
+        journal = self.out / JOURNAL
+        return any(path.suffix in (SUFFIX, OLD_SUFFIX) for path in journal.glob("*.*"))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from data_tools.duplicates import Other
 from data_tools.errors import UserError
 from data_tools.formats import beton
 from data_tools.image import Prepared
-from data_tools.journal import Journal
+from data_tools.journal import HEADER, Journal
 from data_tools.manifest import MANIFEST, WARNING, Manifest, check_files, read_manifest
 from data_tools.output import output_folder, tidy
 from data_tools.policy import Policy
@@ -199,6 +199,9 @@ def under_way(
 
     with output_folder(out, shared, say, done) as output:
         journal = Journal(out, job.header())
+        if journal.is_damaged():
+            say(f"{journal.folder / HEADER}: damaged; parts of this job that are whole count")
+            journal.begin()
         if not journal.matches():
             other = f"{out}: holds an unfinished run of another source or of other options"
             if journal.exists() and shared:  # its shards may be at work
@@ -210,7 +213,9 @@ def under_way(
             journal.begin()
         for name in job.formats:
             job.folder(out, name).mkdir(exist_ok=True)
-        run = Run(files, path, job, out, journal, progress)
+        if journal.is_old():
+            say(f"{out}: an older release began this run, without checksums; going on with it")
+        run = Run(files, path, job, out, journal, progress, say)
         if run.done and not shared:
             say(f"{out}: {len(run.done):,} of {len(run.parts):,} parts are done; going on")
         yield run

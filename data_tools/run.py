@@ -7,18 +7,20 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 from data_tools.assemble import GROWING, Assembly
+from data_tools.checksum import Say, unsaid
 from data_tools.duplicates import Other
 from data_tools.errors import Interrupted, NotEnoughMemory
 from data_tools.formats import beton
 from data_tools.image import BadImage
 from data_tools.journal import Journal
 from data_tools.manifest import MANIFEST, Manifest
+from data_tools.recheck import first_damaged, has_its_files
 from data_tools.shards import Job, Part, PartWriter, plan_parts, write_part
 from data_tools.sources import Source
 from data_tools.workers import Done, work_through
@@ -41,15 +43,32 @@ class Run:
         out: Path,
         journal: Journal,
         progress: Progress | None,
+        say: Say = unsaid,
     ) -> None:
         self.source, self.path, self.job, self.out, self.journal = source, path, job, out, journal
         self.parts = plan_parts(source.sizes, job.part_bytes)
-        self.done = set(journal.done(len(self.parts)))
+        self._say = say
+        self.done = self._whole(journal.done(len(self.parts)))
         self._progress = progress
         self._through = sum(part.stop - part.start for part in self.parts
                             if part.number in self.done)
         self._tell = 0.0
         self._unreadable = 0
+
+    def _whole(self, recorded: Sequence[int]) -> set[int]:
+        """Those of the parts with a record whose record and files are whole."""
+        whole = set()
+        for number in recorded:
+            record = self.journal.read(number)
+            if record is not None and has_its_files(record, self.job, self.out):
+                whole.add(number)
+        self._say_damaged(len(recorded) - len(whole))
+        return whole
+
+    def _say_damaged(self, parts: int) -> None:
+        if parts:
+            self._say(f"{self.out}: {parts:,} finished part{'s' * (parts > 1)} found damaged or "
+                      "without files; done again")
 
     def missing(self, parts: Sequence[Part] | None = None) -> list[Part]:
         return [part for part in parts or self.parts if part.number not in self.done]
@@ -75,22 +94,36 @@ class Run:
             if held < 0:
                 assembly.go_on()
             for part in self.parts:
-                if part.number in self.done:
-                    commits.wait()
-                    assembly.take(self.journal.read_whole(part.number), part.number <= held)
+                if part.number not in self.done:
+                    self._write(assembly, commits, part, results)
+                    continue
+                commits.wait()
+                record = self.journal.read_whole(part.number)
+                in_beton = part.number <= held
+                if in_beton or "beton" not in self.job.formats or self.journal.holds_spool(record):
+                    assembly.take(record, in_beton)
                     if part.number == held:
                         assembly.go_on()
                     continue
-                writer = PartWriter(self.job, self.out, self.journal, part, spool=False)
-                try:
-                    for done in itertools.islice(results, part.stop - part.start):
-                        assembly.add(writer, done)
-                    commits.submit(assembly.finish_part(writer))
-                except BaseException:
-                    writer.close()
-                    raise
+                self._undo(part)
+                self._say_damaged(1)
+                with closing(self._results([part])) as again:
+                    self._write(assembly, commits, part, again)
             commits.wait()
             return assembly.finish(others)
+
+    def _write(
+        self, assembly: Assembly, commits: Commits, part: Part, results: Iterator[Done]
+    ) -> None:
+        """Writes a part from the results, the next of which are its images."""
+        writer = PartWriter(self.job, self.out, self.journal, part, spool=False)
+        try:
+            for done in itertools.islice(results, part.stop - part.start):
+                assembly.add(writer, done)
+            commits.submit(assembly.finish_part(writer))
+        except BaseException:
+            writer.close()
+            raise
 
     def _held(self) -> int:
         """The last part whose images the growing beton holds for sure; -1: none.
@@ -103,8 +136,8 @@ class Run:
             if part.number not in self.done:
                 whole = False
                 continue
-            record = self.journal.read(part.number)
-            if record is None or (record.beton_end >= 0 and not whole):
+            record = self.journal.read_whole(part.number)
+            if record.beton_end >= 0 and not whole:
                 self._undo(part)
                 whole = False
             elif record.beton_end >= 0:
@@ -121,10 +154,22 @@ class Run:
                 if part.number in self.done:
                     self._undo(part)
             return -1
-        return held
+        if held < 0:
+            return -1
+        numbers = self.parts[: held + 1]
+        bad = first_damaged(self.source, self.job, self.out, self.journal, numbers)
+        if bad < 0:
+            return held
+        # What comes behind it in the beton goes with it: the beton only grows at its end.
+        lost = [part for part in numbers[bad:]
+                if self.journal.read_whole(part.number).beton_end >= 0]
+        for part in lost:
+            self._undo(part)
+        self._say_damaged(len(lost))
+        return bad - 1
 
     def _undo(self, part: Part) -> None:
-        self.journal.path(part.number).unlink()
+        self.journal.drop(part.number)
         self.done.remove(part.number)
         self._through -= part.stop - part.start
 

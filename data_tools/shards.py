@@ -76,6 +76,11 @@ def format_module(name: str) -> Any:
     return importlib.import_module(f"data_tools.formats.{name}")
 
 
+def part_file(name: str, number: int) -> str:
+    """The name of a part's file in a sharded format."""
+    return f"train-{number:05d}{format_module(name).SUFFIX}"
+
+
 def plan_parts(sizes: Sequence[int] | np.ndarray, part_bytes: int) -> list[Part]:
     """Cuts a source of images of these sizes into parts of about part_bytes."""
     ends = np.cumsum(np.asarray(sizes, np.int64))
@@ -112,7 +117,7 @@ class PartWriter:
         for name in job.formats:
             if name in SHARDED:
                 module = format_module(name)
-                path = job.folder(out, name) / f"train-{part.number:05d}{module.SUFFIX}"
+                path = job.folder(out, name) / part_file(name, part.number)
                 self._paths[name] = partial_name(path), path
                 self._writers[name] = module.Writer(self._paths[name][0])
                 self._places[name] = []
@@ -166,6 +171,8 @@ class PartWriter:
             reencoded=dict(sorted(self._reencoded.items())),
             notes=self._notes,
             beton_end=beton_end,
+            file_bytes={name: path.stat().st_size for name, (_, path) in self._paths.items()
+                        if name in self._writers and self._rows},
         )
         self._journal.write(record)
         return record

@@ -7,15 +7,17 @@ The index is that table in one .npy (numpy's format 1.0), so opening reads nothi
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from data_tools.checksum import read_checked
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, read_bytes
 from data_tools.limits import raise_open_files, refuse
@@ -111,6 +113,7 @@ class MappedStore:
         classes: list[str],
         fingerprint: str,
         keys: Path | None = None,
+        keys_sha256: str = "",
     ) -> None:
         columns = index if isinstance(index, Columns) else Columns([index], len(index))
         self.path = path
@@ -129,6 +132,7 @@ class MappedStore:
         self._maps: list[tuple[np.ndarray, mmap.mmap] | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
+        self._keys_sha256 = keys_sha256
         self._keys: list[str] | None = None
         self._check_ends()
 
@@ -192,7 +196,7 @@ class MappedStore:
 
     def key(self, i: int) -> str:
         if self._keys is None and self._keys_path is not None:
-            self._keys = read_keys(self._keys_path, len(self))
+            self._keys = read_keys(self._keys_path, len(self), self._keys_sha256)
         if self._keys is None:
             return f"sample {i} of {self.path}"
         return self._keys[i]
@@ -211,8 +215,9 @@ def _map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def read_index(path: Path, samples: int) -> Columns:
-    """The columns of the index in `path`. Raises UserError unless it is one of N samples."""
+def read_index(path: Path, samples: int, sha256: str = "") -> Columns:
+    """The columns of the index in `path`. Raises UserError unless it is one of N samples, and has
+    the SHA-256 (hexadecimal) that is given."""
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
         with open(path, "rb") as file:
@@ -221,8 +226,18 @@ def read_index(path: Path, samples: int) -> Columns:
             rest = os.fstat(file.fileno()).st_size - len(header)
             if file.read(len(header)) != header or rest != samples * INDEX_DTYPE.itemsize:
                 raise ValueError
-            counts = (min(ROWS, samples - at) for at in range(0, samples, ROWS))
-            return Columns((np.fromfile(file, INDEX_DTYPE, n) for n in counts), samples)
+            digest = hashlib.sha256(header)
+
+            def blocks() -> Iterator[np.ndarray]:
+                for at in range(0, samples, ROWS):
+                    block = np.fromfile(file, INDEX_DTYPE, min(ROWS, samples - at))
+                    digest.update(block.view(np.uint8).data)
+                    yield block
+
+            columns = Columns(blocks(), samples)
+            if sha256 and digest.hexdigest() != sha256:
+                raise ValueError
+            return columns
     except (OSError, ValueError, EOFError) as error:
         refuse(error)
         raise damaged from None
@@ -243,10 +258,11 @@ def escape_key(key: str) -> bytes:
     return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
-def read_keys(path: Path, samples: int) -> list[str]:
-    """The key of each sample. Raises UserError unless the file names this many samples."""
+def read_keys(path: Path, samples: int, sha256: str = "") -> list[str]:
+    """The key of each sample. Raises UserError unless the file names this many samples, and has
+    the SHA-256 (hexadecimal) that is given."""
     try:
-        content = read_bytes(path)
+        content = read_checked(path, sha256) if sha256 else read_bytes(path)
     except (OSError, Damaged) as error:
         raise UserError(f"{path}: can't be read ({error}); run prep again") from None
     lines = content.decode("utf-8", "surrogateescape").split("\n")

@@ -18,6 +18,7 @@ import simplejpeg
 
 from data_tools import convert
 from data_tools.assemble import QUARANTINE
+from data_tools.checksum import read_checked
 from data_tools.duplicates import Seen, digests
 from data_tools.errors import UserError
 from data_tools.image import BadImage, sniff_jpeg
@@ -148,6 +149,9 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     if folder is None or manifest is None:
         return {"duplicates": count_duplicates(store)}
     examples: dict[str, list[str]] = {}
+    sealed = manifest.files.get(QUARANTINE)
+    if sealed is not None:
+        read_checked(folder / QUARANTINE, sealed.sha256)
     for row in read_quarantine(folder / QUARANTINE):
         keys = examples.setdefault(row.reason.split(":", 1)[0], [])
         if len(keys) < EXAMPLES:

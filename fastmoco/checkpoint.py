@@ -57,6 +57,8 @@ class Checkpoint:
     """What its weights came from or began as, in a line, where that was another checkpoint."""
     note: str = ""
     """A line on the file that it was read from. It is not written."""
+    epoch: int | None = None
+    """Epochs of training, if the file is the official code's and says so."""
 
 
 def versions() -> dict[str, str]:

@@ -144,7 +144,7 @@ def index(path: Path, quiet: bool) -> None:
 
     if path.is_file():
         with console.progress("indexing", "bytes") as tick:
-            open_store(path, None if quiet else tick)
+            open_store(path) if quiet else open_store(path, tick, console.say)
 
 
 def print_found(found: Any, lines: list[str], as_json: bool) -> None:

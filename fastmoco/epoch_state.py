@@ -1,49 +1,74 @@
-"""What a long evaluation has learnt so far, in the cache after every epoch: run again, go on."""
+"""Resume file of a long evaluation, saved after every epoch: run it again, and it goes on."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 from typing import Any
 
 import torch
 
+from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
 from data_tools.open import cache_dir
 from fastmoco.weights_file import read_weights
-from fastmoco.weights_write import write_weights
 
 
 class EpochState:
-    """One evaluation's state, known by all that decides its result; gone when it is done.
+    """One evaluation's state, keyed by everything that determines its result; removed when the
+    evaluation is done.
 
-    Written at most every `seconds`: what lies between is done again, to the same bits.
+    Written at most every `seconds`: later epochs are done again, to the same bits. A file with a
+    changed bit counts as missing.
     """
 
     def __init__(self, identity: object, seconds: float = 30.0) -> None:
         name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-        self.path = cache_dir() / "evaluations" / f"{name}.pt"
+        self.path = cache_dir() / "evaluations" / f"{name}.state"
+        self._old = self.path.with_suffix(".pt")  # an older release's, without a checksum
         self._seconds, self._saved = seconds, time.monotonic()
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """What save() kept last; None where there is nothing, or nothing whole."""
+    def load(self, device: torch.device, say: Say = unsaid) -> dict[str, Any] | None:
+        """The state that save() kept last; None if there is none, or if it is damaged, which
+        say(line) reports."""
         try:
-            content: dict[str, Any] = read_weights(self.path, device).content
-        except (OSError, UserError):
+            content = unsealed(self.path.read_bytes(), self.path.stem)
+        except OSError:
+            return self._load_old(device, say)
+        if content is None:
+            say(f"{self.path}: damaged; the evaluation starts over")
             return None
-        return content
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+    def _load_old(self, device: torch.device, say: Say) -> dict[str, Any] | None:
+        if not self._old.is_file():
+            return None
+        try:
+            state: dict[str, Any] = read_weights(self._old, device).content
+        except UserError:
+            say(f"{self._old}: damaged; the evaluation starts over")
+            return None
+        say(f"{self._old}: written by an older release, without checksums; going on with it")
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep a state of tensors and plain values, if it is time; atomic."""
         if time.monotonic() - self._saved < self._seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        own = self.path.with_suffix(f".{os.getpid()}.part")  # two evaluations may be the same
-        write_weights(state, own)
-        os.replace(own, self.path)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        try:
+            partial.write_bytes(sealed(buffer.getvalue(), self.path.stem))
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
     def drop(self) -> None:
         """The evaluation is done."""
         self.path.unlink(missing_ok=True)
+        self._old.unlink(missing_ok=True)

@@ -183,6 +183,7 @@ def begin(
 
     ranks: whether the work can be shared out among the processes that torchrun started.
     """
+    from data_tools.checksum import unsaid
     from data_tools.open import open_store
     from fastmoco import console
     from fastmoco.device import pick_device
@@ -210,7 +211,7 @@ def begin(
         joined.barrier()
     how = Extraction(
         device, flags.threads, flags.engine, flags.keep, joined,
-        silent if quiet else console.progress,
+        silent if quiet else console.progress, unsaid if quiet else console.say,
     )
     return loaded, how, stores
 

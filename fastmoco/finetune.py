@@ -205,7 +205,7 @@ def tune(
     )
     learner = Learner(encoder, classes, plan, device, recipe.precision, seed)
     kept, first = EpochState(identity), 0
-    if (state := kept.load(device)) is not None:
+    if (state := kept.load(device, how.say)) is not None:
         learner.load_state_dict(state)
         first = state["epoch"]
     engine = open_engine(how.engine, store, how.threads, device).engine

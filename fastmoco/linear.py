@@ -179,7 +179,7 @@ def train_heads(
         settings.seed, view_of(recipe),
     )
     kept, first = EpochState(identity), 0
-    if (state := kept.load(device)) is not None:
+    if (state := kept.load(device, how.say)) is not None:
         heads.load_state_dict(state["heads"])
         first = state["epoch"]
     engine = open_engine(how.engine, store, how.threads, device).engine

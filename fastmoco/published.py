@@ -23,7 +23,6 @@ from fastmoco.knn import DINO, Protocol, knn
 from fastmoco.labels import class_names
 from fastmoco.linear import Settings, linear
 from fastmoco.selftest import Check
-from fastmoco.weights_in import told_epoch
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def recognise(
 ) -> tuple[Published, str]:
     """Which published checkpoint this is, and by what it was known: its file's name, or the epoch
     and the head in it. Raises UserError where it is none, or where the two don't agree."""
-    recipe, epoch = saved.recipe, told_epoch(saved)
+    recipe, epoch = saved.recipe, saved.epoch
     has_head = any(k.startswith("encoder_q.head.") for k in saved.moco)
     inside = f"a {recipe.arch} with " + (
         f"{'an MLP' if recipe.head == 'mlp' else 'a linear'} head" if has_head else "no head"

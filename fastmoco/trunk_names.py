@@ -1,14 +1,12 @@
-"""What other systems call the parts of a ResNet. The middle is torchvision's naming, without fc.
+"""How other systems name the parts of a ResNet. The reference is torchvision's naming, without fc.
 
-Every function maps the name of one tensor.
+Every function but from_sequential maps the name of one tensor.
 """
 
 from __future__ import annotations
 
 import re
 
-# nn.Sequential(*list(resnet.children())[:-1]), as lightly's examples build their backbones
-SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 KINDS = {"conv": "convolution", "bn": "normalization"}
 STEM = {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization"}
 SHORTCUT = {"downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization"}
@@ -56,8 +54,26 @@ def to_detectron2(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def from_sequential(name: str) -> str:
-    """4.0.conv1.weight -> layer1.0.conv1.weight, by the order of a torchvision ResNet's children;
-    a name that begins with no number stays."""
-    first, dot, rest = name.partition(".")
-    return SEQUENTIAL.get(first, first) + dot + rest
+def from_layer0(name: str) -> str:
+    """layer0.1.weight -> bn1.weight, of networks that put their stem into an nn.Sequential;
+    another name stays."""
+    for ours, theirs in (("conv1.", "layer0.0."), ("bn1.", "layer0.1.")):
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def from_sequential(children: list[int], stages: set[int]) -> dict[str, str] | None:
+    """The parts of an nn.Sequential that was made of a ResNet's children, by their numbers:
+    {"0": "conv1", "1": "bn1", "4": "layer1", ...} for torchvision's order, as lightly's tutorials
+    build their backbones. Other numbers are as good: some leave out the max pooling.
+
+    children: the numbers of those with tensors, ascending; stages: those that hold blocks. None if
+    they are not a convolution, a BatchNorm and stages, in this order.
+    """
+    first = min(stages)
+    stem = [number for number in children if number < first]
+    if len(stem) != 2:
+        return None
+    parts = {str(stem[0]): "conv1", str(stem[1]): "bn1"}
+    return parts | {str(number): f"layer{i + 1}" for i, number in enumerate(sorted(stages))}

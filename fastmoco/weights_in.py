@@ -1,7 +1,7 @@
-"""Checkpoints of other systems, recognised by their keys (fastmoco.layouts) and read as ours.
+"""Checkpoints of other systems, recognised by their names (fastmoco.layouts) and read as ours.
 
-What the keys tell fills the recipe: arch, stem, head, dim, K. What they don't is the recipe's that
-fits them best, and that is said.
+The tensors determine arch, stem, head, dim and K of the recipe. All else is taken from the recipe
+of ours that fits best, and `origin` says so.
 
 The released MoCo, and all that followed it, moves the key encoder before it encodes the keys, we
 after the optimizer's step: the key encoder of their checkpoints is one update behind ours. It is
@@ -20,15 +20,9 @@ import torch
 from data_tools.errors import UserError
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.encoder import build_encoder
-from fastmoco.layouts import (
-    Layout,
-    Tensors,
-    head_of,
-    layout_of,
-    queue_of,
-    tensors_of,
-    trunk_of,
-)
+from fastmoco.foreign_tensors import Tensors, short, tensors_of
+from fastmoco.layouts import Choice, Trunk, choose, head_of, left_out, queue_of
+from fastmoco.other_trunks import other_resnet, what_it_is
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V1, MOCO_V2, Recipe, from_dict
 
 # (blocks a stage, convolutions a block) -> the arch
@@ -37,54 +31,72 @@ DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152",
 }
 
+ONLY = f"of other systems' encoders only {', '.join(DEPTHS.values())} are read"
+
 
 def from_foreign(content: Any, path: str) -> Checkpoint:
     """The content of another system's file as a checkpoint of ours.
 
-    `moco` holds what there is: encoder_q.trunk.*, and where the file has them encoder_q.head.*,
-    encoder_k.*, dictionary.keys [K, dim] and dictionary.pointer; the optimizer of an official file
-    of the same parameters. `origin` says what was found and what was not. Raises UserError where
-    the keys are no layout known here, or don't make one of our encoders.
+    `moco` holds encoder_q.trunk.* and, if the file has them, encoder_q.head.*, encoder_k.*,
+    dictionary.keys [K, dim] and dictionary.pointer; the optimizer of an official file is that of
+    the same parameters. `origin` says in one line which encoder was taken and what was left out.
+    Raises UserError, naming what the file holds, if that is none of our encoders, or if it holds
+    several and no name says which one was trained.
     """
-    found = tensors_of(content)
     inside = content.get("fastmoco") if isinstance(content, Mapping) else None
     ours = _ours_inside(inside, path)
     if ours is not None and ours.recipe.arch not in DEPTHS.values():
         # a trunk that other systems have no layout for, under its own names
-        moco = {f"encoder_q.trunk.{k}": v for k, v in found.items()}
+        named = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        moco = {f"encoder_q.trunk.{k}": v for k, v in named.items()}
         check_encoder(ours.recipe, moco, "encoder_q.", path)
         return replace(ours, moco=moco)
-    layout = layout_of(found)
-    if layout is None:
-        few = ", ".join(list(found)[:3]) or "none"
-        raise UserError(
-            f"{path}: no layout known here (keys: {few} ...); known are the official MoCo's, "
-            "lightly's, solo-learn's, mmselfsup's, VISSL's, transformers' and torchvision's ResNets"
-        )
-    trunk = trunk_of(found, layout.trunk, layout.rename)
+    found = tensors_of(content, path)
+    choice = choose(found, path)
+    if choice is None:
+        raise _unknown(found, path)
+    trunk = choice.trunk.tensors(found)
+    prefix = choice.trunk.prefix
+    beside = {k[len(prefix) :] for k in found if k.startswith(prefix)}
+    if (other := other_resnet(trunk, beside)) is not None:
+        raise UserError(f"{path}: {other}; {ONLY}")
+    channels = trunk["conv1.weight"].shape[1]
+    if channels != 3:
+        raise UserError(f"{path}: its first convolution takes images of {channels} "
+                        f"channel{'s' * (channels != 1)}; fastmoco's images have 3 (RGB)")
     arch, width = _arch(trunk, path)
-    moco, lacks = _moco(found, layout, trunk, width)
+    moco, lacks, used = _moco(found, choice, trunk, width)
     recipe = _recipe(arch, trunk, moco) if ours is None else ours.recipe
     _check_shapes(recipe, moco, path)
     optimizer = _optimizer(content, moco)
     if ours is not None:
         return replace(ours, moco=moco, optimizer=optimizer)
-    epoch = content.get("epoch") if isinstance(content, Mapping) else None
-    origin = _origin(layout, epoch, recipe, moco, lacks)
-    return Checkpoint(recipe, moco, optimizer, {}, 0, "", 0, origin=origin)
+    epoch = content.get("epoch")
+    epoch = epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
+    origin = _origin(choice.name, epoch, recipe, moco, lacks, left_out(found, choice, used))
+    official = choice.layout.name == "official MoCo"
+    return Checkpoint(
+        recipe, moco, optimizer, {}, 0, "", 0, origin=origin, epoch=epoch if official else None,
+    )
 
 
-def told_epoch(saved: Checkpoint) -> int | None:
-    """The epoch that an official file tells, by the `origin` that from_foreign gave it."""
-    found = re.match(r"official MoCo layout, epoch (\d+):", saved.origin)
-    return None if found is None else int(found[1])
+def _unknown(found: Tensors, path: str) -> UserError:
+    """The refusal of a file without a trunk that is known here."""
+    kind = what_it_is(found)
+    if kind is not None:
+        return UserError(f"{path}: {kind}; {ONLY}")
+    few = ", ".join(short(name) for name in list(found)[:3]) or "none"
+    return UserError(
+        f"{path}: no layout known here (keys: {few} ...); known are ResNets under torchvision's or "
+        "transformers' names, with any prefix"
+    )
 
 
 def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
     """The arch whose blocks the trunk has, and its width."""
     blocks: dict[int, set[int]] = {}
     for name in trunk:
-        found = re.match(r"layer(\d)\.(\d+)\.", name)
+        found = re.match(r"layer(\d)\.(\d{1,4})\.", name)
         if found:
             blocks.setdefault(int(found[1]), set()).add(int(found[2]))
     depth = tuple(len(blocks.get(stage, ())) for stage in (1, 2, 3, 4))
@@ -99,25 +111,34 @@ def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
 
 
 def _moco(
-    found: Tensors, layout: Layout, trunk: Tensors, width: int
-) -> tuple[Tensors, list[str]]:
-    """Both encoders and the queue under our names, as far as they are there, and what is not. A
-    key encoder is taken whole or not at all."""
+    found: Tensors, choice: Choice, trunk: Tensors, width: int
+) -> tuple[Tensors, list[str], set[str]]:
+    """Both encoders and the queue under our names, as far as they are there; what is not there;
+    and the names of the tensors that were taken. A key encoder is taken whole or not at all."""
+    layout = choice.layout
     head, why = head_of(found, layout.head, width)
+    used = set(choice.trunk.names) | set(head.values())
     moco = {f"encoder_q.trunk.{k}": v for k, v in trunk.items()}
-    moco |= {f"encoder_q.{k}": v for k, v in head.items()}
+    moco |= {f"encoder_q.{k}": found[v] for k, v in head.items()}
     lacks = [] if head else [why]
-    keys = trunk_of(found, layout.key_trunk, layout.rename) if layout.key_trunk else {}
-    if keys and head:
-        moco |= {f"encoder_k.trunk.{k}": v for k, v in keys.items()}
+    keys = _key_trunk(choice)
+    if keys is not None and head:
         key_head, _ = head_of(found, layout.key_head, width)
-        moco |= {f"encoder_k.{k}": v for k, v in key_head.items()}
+        moco |= {f"encoder_k.trunk.{k}": v for k, v in keys.tensors(found).items()}
+        moco |= {f"encoder_k.{k}": found[v] for k, v in key_head.items()}
+        used |= set(keys.names) | set(key_head.values())
     else:
         lacks.append("no key encoder")
-    queue = queue_of(found)
-    if queue is None:
+    queue, of_queue = queue_of(found, choice.root)
+    if not queue:
         lacks.append("no queue")
-    return moco | (queue or {}), lacks
+    return moco | queue, lacks, used | of_queue
+
+
+def _key_trunk(choice: Choice) -> Trunk | None:
+    """The trunk of the key encoder, if the layout has one and the file too."""
+    prefix = choice.layout.key_trunk
+    return next((t for t, _ in choice.others if prefix and t.prefix == prefix), None)
 
 
 def _recipe(arch: str, trunk: Tensors, moco: Tensors) -> Recipe:
@@ -141,6 +162,8 @@ def _check_shapes(recipe: Recipe, moco: Tensors, path: str) -> None:
     if "encoder_k.trunk.conv1.weight" in moco:
         check_encoder(recipe, moco, "encoder_k.", path)
     keys = moco.get("dictionary.keys")
+    if keys is not None:
+        _check_numbers(keys, "its queue", path)
     if keys is not None and not 0 <= int(moco["dictionary.pointer"]) < max(1, len(keys)):
         raise UserError(
             f"{path}: its queue_ptr is {int(moco['dictionary.pointer'])}, in a queue of {len(keys)}"
@@ -168,8 +191,8 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
             of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
             raise UserError(f"{path}: {word} {prefix}{names[0]}{more} {of}: not whole")
     for k, v in wanted.items():
-        if k in here and not here[k].isfinite().all():
-            raise UserError(f"{path}: {prefix}{k} holds numbers that are not finite")
+        if k in here and not k.endswith("num_batches_tracked"):
+            _check_numbers(here[k], f"{prefix}{k}", path)
         if k in here and here[k].shape != v.shape:
             raise UserError(
                 f"{path}: {prefix}{k} has the shape {list(here[k].shape)}, in a {recipe.arch} it "
@@ -177,11 +200,25 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
             )
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _check_numbers(tensor: torch.Tensor, name: str, path: str) -> None:
+    """Raises UserError unless a tensor holds plain, finite floats: a file may also hold quantised,
+    sparse or meta tensors, of which torch can not even tell whether they are finite."""
+    plain = tensor.layout == torch.strided and tensor.device.type != "meta"
+    if not plain or tensor.is_quantized or tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        raise UserError(f"{path}: {name} is a tensor of {kind}; weights are plain floats")
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {name} holds numbers that are not finite")
+
+
 def _origin(
-    layout: Layout, epoch: Any, recipe: Recipe, moco: Tensors, lacks: list[str]
+    layout: str, epoch: int | None, recipe: Recipe, moco: Tensors, lacks: list[str], left: str
 ) -> str:
-    """What the file was found to be, in a line."""
-    parts = [f"{layout.name} layout" + (f", epoch {epoch}" if isinstance(epoch, int) else "")]
+    """One line that says what the file was found to be."""
+    parts = [layout + ("" if epoch is None else f", epoch {epoch}")]
     parts[0] += f": {recipe.arch}" + (" with a CIFAR stem" if recipe.stem == "cifar" else "")
     if any(k.startswith("encoder_q.head.") for k in moco):
         parts.append(f"{'MLP' if recipe.head == 'mlp' else 'linear'} head of {recipe.dim}")
@@ -190,8 +227,11 @@ def _origin(
         parts.append("both encoders")
     if "dictionary.keys" in moco:
         parts.append(f"queue of {len(moco['dictionary.keys']):,}")
-    origin = ", ".join(parts + lacks) + f"; all else is taken to be {recipe.name}'s"
-    return origin + "; its key encoder is one momentum update behind ours" * with_keys
+    origin = ", ".join(parts + lacks) + (f"; left out: {left}" if left else "")
+    origin += f"; all else is taken to be {recipe.name}'s"
+    if with_keys:
+        origin += "; its key encoder is one momentum update behind ours"
+    return origin
 
 
 def _ours_inside(inside: Any, path: str) -> Checkpoint | None:

@@ -13,10 +13,11 @@ FLOORS = [
     [
         "recipe", "vectors", "blur_numba", "trunk_names", "appended", "zip_records",
         "weights_pickle", "weights_safetensors", "evaluation_file", "bench_file", "run_lock",
+        "foreign_tensors",
     ],
     ["record_digests"],
     ["weights_file", "weights_write"],
-    ["layouts", "run_options", "write_numba", "normalise"],
+    ["layouts", "other_trunks", "run_options", "write_numba", "normalise"],
     ["draws"],
     ["read_ahead"],
     ["batch"],

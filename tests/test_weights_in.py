@@ -263,7 +263,7 @@ def broken(state, how):
         for k in [k for k in state if ".layer4.1." in k]:
             del state[k]
     elif how == "unknown":
-        state = {"blocks.0.attn.qkv.weight": torch.ones(3)}
+        state = {"blocks.0.strange.weight": torch.ones(3)}
     elif how == "empty":
         state = {}
     return {"state_dict": state}
@@ -277,7 +277,7 @@ def broken(state, how):
         ("queue", "its queue holds keys of 64 dimensions, its head gives 128"),
         ("strange", "holds encoder_q.trunk.layer3.1.conv7.weight which a resnet18 has not"),
         ("stages", "its stages have 2 2 2 1 blocks"),
-        ("unknown", "no layout known here (keys: blocks.0.attn.qkv.weight"),
+        ("unknown", "no layout known here (keys: state_dict.blocks.0.strange.weight"),
         ("empty", "no layout known here (keys: none"),
     ],
 )

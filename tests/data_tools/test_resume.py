@@ -171,7 +171,7 @@ def test_what_the_journal_says_must_be_there(
             raise KeyboardInterrupt
 
     def damage_record() -> None:
-        path = sorted((out / "journal").glob("*.npz"))[1]
+        path = sorted((out / "journal").glob("*.record"))[1]
         path.write_bytes(path.read_bytes()[:50])
 
     def cut_beton() -> None:

@@ -178,3 +178,12 @@ def test_equal_looks_at_every_bit():
     assert not equal(a, {**a, "x": [np.arange(3), torch.ones(2) + 1e-7]})
     assert not equal(a, {**a, "x": [np.arange(3, dtype=np.int32), torch.ones(2)]})
     assert not equal(a, {**a, "y": (1.0, float("nan"))}) and not equal(a, {**a, "z": 0})
+
+
+@pytest.mark.parametrize("edit", [mutations.edit_lines, mutations.duplicate])
+def test_change_upon_change_does_not_grow_a_file_without_end(edit):
+    rng, data = random.Random(0), b"some line\n" * 9
+    for _ in range(60):
+        grown = edit(rng, data)
+        assert len(grown) <= 2 * len(data) + 2 * mutations.GROWTH
+        data = grown[: mutations.GROWTH]

@@ -12,7 +12,7 @@ import zipfile
 
 import google_crc32c
 
-from bench.fuzzing.mutations import EXTREMES, change, change_number, edit_json
+from bench.fuzzing.mutations import EXTREMES, change, change_number, copies, edit_json
 from bench.fuzzing.reader import Edit
 
 BLOCK = 512
@@ -43,7 +43,7 @@ def edit_tar(rng: random.Random, data: bytes) -> bytes:
     if way == 0:
         return data[:at] + data[end:]
     if way == 1:
-        return data[:end] + data[at:end] * rng.choice((1, 1, 30)) + data[end:]
+        return data[:end] + data[at:end] * copies(rng.choice((1, 1, 30)), end - at) + data[end:]
     if way == 2:
         return data[:end] + bytes(rng.choice((BLOCK, 2 * BLOCK))) + data[end:]
     if way == 3:  # an extension header before it
@@ -168,7 +168,7 @@ def edit_pickle(rng: random.Random, data: bytes) -> bytes:
     if way == 0:
         return data[:at] + data[end:]
     if way == 1:
-        return data[:end] + data[at:end] * rng.choice((1, 1, 1000)) + data[end:]
+        return data[:end] + data[at:end] * copies(rng.choice((1, 1, 1000)), end - at) + data[end:]
     if way == 2:
         return data[:at] + rng.choice(pickletools.opcodes).code.encode("latin1") + data[at + 1 :]
     if way == 3:

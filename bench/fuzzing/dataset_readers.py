@@ -238,12 +238,19 @@ ZIP_OF_ARRAYS: tuple[Edit, ...] = (containers.edit_zip((".npy", containers.edit_
 
 
 def lists(rng: Any, data: bytes) -> bytes:
-    """An edit of whichever of a dataset's small files it is."""
+    """An edit of whichever of a dataset's small files it is, but for the manifest."""
     if data[:1] == b"\x93":
         return containers.edit_npy(rng, data)
-    if data[:1] != b"{":
-        return edit_lines(rng, data)
-    return (edit_json_line if data.count(b"\n{") or data.count(b"\n") < 2 else edit_json)(rng, data)
+    if data[:2] == b"{\n":
+        raise ValueError("the manifest")
+    return (edit_json_line if data[:1] == b"{" else edit_lines)(rng, data)
+
+
+def manifests(rng: Any, data: bytes) -> bytes:
+    """An edit of a manifest. It may take its checksum out, and then it counts as an old one."""
+    if data[:2] != b"{\n":
+        raise ValueError("no manifest")
+    return edit_json(rng, data)
 
 
 def file(name: str, build: Callable[[Path], list[str]], *edits: Edit) -> Reader:
@@ -255,7 +262,7 @@ READERS = [
     file("tfrecord", build_file("tfrecord", "train-00000.tfrecord"), containers.edit_tfrecord),
     file("recordio", build_file("recordio", "train-00000.rec"), containers.edit_recordio),
     file("webdataset", build_webdataset, containers.edit_tar),
-    Reader("dataset", build_dataset, read_dataset, (lists,), same=as_prepared),
+    Reader("dataset", build_dataset, read_dataset, (lists,), (manifests,), as_prepared),
     Reader("dataset-images", build_data_file, read_dataset, same=as_prepared, slow=True),
     Reader("journal", build_journal, read_journal, HEADERS, ZIP_OF_ARRAYS, equal,
            writes=True, slow=True),

@@ -6,7 +6,9 @@ import json
 import random
 from typing import Any, Literal
 
-LARGEST = 64 << 20  # bytes of a changed file: duplication must not grow it without end
+# Bytes that a change may add: one on top of another must not grow a file, or this process, without
+# end.
+GROWTH = 4 << 20
 EXTREMES = (0, 1, 2, 7, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
             2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1)
 WORDS = (b"\0", b"\xff" * 8, b"\n", b'"', b"{", b"[" * 50, b"%s", b"../", b"/", b"\\", b"NaN",
@@ -18,6 +20,11 @@ VALUES: tuple[Any, ...] = (
     {}, [[]], [None], {"": None}, [1, "a"], {"a": {"b": []}}, [0] * 500, float("nan"),
     float("inf"), float("-inf"),
 )
+
+
+def copies(wanted: int, size: int) -> int:
+    """How many copies of so many bytes a change may make: as many as wanted, if they stay small."""
+    return max(1, min(wanted, GROWTH // max(1, size)))
 
 
 def flip(rng: random.Random, data: bytes) -> bytes:
@@ -87,7 +94,8 @@ def remove(rng: random.Random, data: bytes) -> bytes:
 
 def duplicate(rng: random.Random, data: bytes) -> bytes:
     at, size = place(rng, len(data)), rng.choice((1, 4, 16, 64, 512, 4096, len(data)))
-    piece = data[at : at + size] * rng.choice((1, 1, 2, 50 if size < 100 else 1))
+    piece = data[at : at + size]
+    piece *= copies(rng.choice((1, 1, 2, 50)), len(piece))
     return data[:at] + piece + data[at:]
 
 
@@ -166,7 +174,8 @@ def changed(rng: random.Random, value: Any) -> Any:
         if way < 0.1:
             return value[:at] + value[at + 1 :]
         if way < 0.2:
-            return value[:at] + [value[at]] * rng.choice((2, 2, 1000)) + value[at:]
+            count = copies(rng.choice((2, 2, 1000)), len(repr(value[at])))
+            return value[:at] + [value[at]] * count + value[at:]
         return value[:at] + [changed(rng, value[at])] + value[at + 1 :]
     key = rng.choice(list(value))
     way = rng.random()
@@ -198,7 +207,7 @@ def edit_lines(rng: random.Random, data: bytes) -> bytes:
     elif way == 4:
         lines[at] = rng.choice(WORDS) * rng.choice((1, 1, 30_000))
     else:
-        lines[at : at + 1] = [lines[at]] * rng.choice((3, 2000))
+        lines[at : at + 1] = [lines[at]] * copies(rng.choice((3, 2000)), len(lines[at]) + 1)
     return rng.choice((b"\n", b"\n", b"\n", b"\r\n", b"\r", b"\n\n")).join(lines)
 
 

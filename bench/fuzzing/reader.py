@@ -62,7 +62,9 @@ class Reader:
             return Case(target, mutations.flip(rng, data), False)
         others = [originals[name] for name in sorted(originals)]
         edits, mended = (*self.edits, *self.mending), False
+        most = len(data) + mutations.GROWTH
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            data = data[:most]
             if edits and rng.random() < 0.6:
                 edit = rng.choice(edits)
                 try:
@@ -72,7 +74,7 @@ class Reader:
                 except Exception:  # an earlier change left nothing that can be parsed
                     pass
             data = mutations.change(rng, data, others)
-        return Case(target, data[: mutations.LARGEST], mended)
+        return Case(target, data[:most], mended)
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -74,6 +74,29 @@ def test_open_files_that_run_out_are_no_bad_images(folder, tmp_path):
     assert read_manifest(out).quarantined == {} and read_manifest(out).samples == 96
 
 
+READS = """
+import os, resource, sys
+from data_tools.errors import Interrupted
+from data_tools.policy import Policy
+from data_tools.sources import open_source
+from data_tools.workers import prepare_one
+
+source = open_source(sys.argv[1])
+prepare_one(source, 0, Policy(), 1 << 20)
+most = len(os.listdir("/proc/self/fd")) - 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+try:
+    print(prepare_one(source, 0, Policy(), 1 << 20))
+except Interrupted as error:
+    print(error)
+"""
+
+
+def test_an_image_that_no_file_is_left_for_is_no_bad_image(folder):
+    done = subprocess.run([sys.executable, "-c", READS, folder], capture_output=True, text=True)
+    assert done.stdout.startswith("too many open files: this process may have "), done
+
+
 @pytest.mark.parametrize("kilobytes", [100_000, 400_000, 1_600_000])
 def test_too_little_memory_to_begin_is_one_line(dataset, tmp_path, kilobytes):
     out = tmp_path / "run"
@@ -81,6 +104,7 @@ def test_too_little_memory_to_begin_is_one_line(dataset, tmp_path, kilobytes):
     assert code == 2 and said.count("\n") == 1, said
     assert said.startswith("fastmoco: out of memory: this process may map ") and "ulimit -v" in said
     assert not out.exists()
+    assert ("allow 200.0 MB at least" in said) == (kilobytes == 100_000)
 
 
 def test_files_that_may_not_grow_are_named(dataset, tmp_path, capsys):

@@ -95,6 +95,22 @@ def test_a_second_run_and_a_resume_are_refused_and_a_killed_one_is_taken_over(
     assert not any("taken over" in e.text for e in told if isinstance(e, Noted))
 
 
+# The command, stopped where it would load torch.
+EARLY = """
+import pathlib, sys
+from fastmoco import cli
+
+lock = pathlib.Path(sys.argv[1], "run.lock")
+cli.train_in = lambda *_: print("torch" in sys.modules, lock.exists())
+cli.main(["train", "no data", "--out", sys.argv[1]])
+"""
+
+
+def test_the_command_holds_its_directory_before_torch_is_loaded(tmp_path):
+    process, line = started(EARLY, tmp_path / "run")
+    assert process.wait() == 0 and line == "False True"
+
+
 def test_a_directory_is_held_before_the_data_is_looked_at(tmp_path, capsys):
     with own_run(tmp_path / "run", resume=False):
         said = []

@@ -25,7 +25,7 @@ ROW = struct.Struct("<QQiiqIIB")
 # protobuf's limit for a message too; no image of a training set comes near it.
 LARGEST = 2 << 30
 REPORT = 32 << 20
-WINDOW = 1 << 16
+WINDOW = 1 << 20
 
 
 class Scan:
@@ -83,15 +83,15 @@ class Scan:
     def pread(self, size: int, offset: int) -> bytes:
         """Bytes from any place, fewer at the end; `position` stays.
 
-        Small reads of neighbours come from one window: a system call for each would cost more.
+        One window moves forwards through the file: a system call for each read would cost more.
         """
         at = offset - self._window_at
-        if 0 <= at and at + size <= len(self._window):
-            return self._window[at : at + size]
-        if size >= WINDOW:
+        if at >= len(self._window):
+            self._window = os.pread(self._file.fileno(), max(size, WINDOW), offset)
+            self._window_at, at = offset, 0
+        if at < 0 or (at + size > len(self._window) and offset + size <= self.size):
             return os.pread(self._file.fileno(), size, offset)
-        self._window, self._window_at = os.pread(self._file.fileno(), WINDOW, offset), offset
-        return self._window[:size]
+        return self._window[at : at + size]
 
     def reach(self, position: int) -> None:
         """For a reader that finds its records itself: begins one at this byte."""

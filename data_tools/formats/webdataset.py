@@ -16,13 +16,12 @@ from data_tools.errors import UserError
 from data_tools.formats.pictures import ppm_header
 from data_tools.formats.scanning import LARGEST, Progress, Scan
 from data_tools.formats.tar import BLOCK, Walk
+from data_tools.formats.webdataset_labels import label_samples, labels_as_written
 from data_tools.formats.webdataset_samples import (
     LATER,
     Sample,
     Tally,
     begins_with_samples,
-    label_samples,
-    labels_as_written,
     samples_of,
     stem_of,
 )

@@ -15,13 +15,13 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.file_names import is_ignored
 from data_tools.formats.tar import Walk
+from data_tools.formats.webdataset_labels import label_samples
 from data_tools.formats.webdataset_samples import (
     LATER,
     SUFFIXES,
     Sample,
     Tally,
     begins_with_samples,
-    label_samples,
     samples_of,
     stem_of,
 )

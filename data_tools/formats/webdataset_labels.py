@@ -1,0 +1,78 @@
+"""What the label of a WebDataset sample says, and how labels become numbers: the one rule for prep
+and for every command that opens a shard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_tools.sources.rows import name_labels, number_labels
+
+NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
+SYNSET = re.compile(r"n\d{8}")
+# Characters of a class's name.
+LONGEST_NAME = 1024
+
+
+def json_label(data: bytes) -> str:
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(entries, dict):
+        for name in ("label", "class", "cls", "target"):
+            value = entries.get(name)
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # as pandas writes whole numbers beside missing ones
+            if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+                return clean(str(value))
+    return ""
+
+
+def clean(text: str) -> str:
+    """A label as it can be stored and printed: no blanks or NULs around it, no lone surrogates.
+
+    "" for a text that is too long to name a class.
+    """
+    text = text if len(text) <= LONGEST_NAME else ""
+    return text.strip("\0 \t\r\n\v\f\ufeff").encode("utf-8", "replace").decode()
+
+
+def label_samples(
+    codes: np.ndarray, texts: Sequence[str], shards: np.ndarray, stems: Sequence[str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """-> (labels int64 [N], classes, notes for the user), as for any list of labels.
+
+    codes: int64 [N], which text each sample has, -1 for none. shards: int64 [N], the shard of each;
+    stems: the shards' names. Without any text, shards that are named by synsets are the classes,
+    as in ImageNet's training set.
+    """
+    if not texts:
+        if stems and all(map(SYNSET.fullmatch, stems)):
+            labels, classes = name_labels(stems)
+            return labels[shards], classes, []
+        return codes, [], ["no labels: the samples have no .cls and no label in a .json"]
+    numbers = [whole(text) for text in texts]
+    if None not in numbers:
+        values, classes, note = number_labels(np.array(numbers, np.int64))
+        return np.append(values, -1)[codes], classes, [note] if note else []
+    values, classes = name_labels(texts)
+    return np.append(values, -1)[codes], classes, []
+
+
+def labels_as_written(codes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """The labels of a shard that prep wrote, int64 [N]: its numbers, whatever their range."""
+    numbers = [whole(text) for text in texts]
+    values = [-1 if number is None else max(number, -1) for number in numbers]
+    return np.array([*values, -1], np.int64)[codes]
+
+
+def whole(text: str) -> int | None:
+    """A label that is a whole number of 64 bits; None for a name."""
+    if NUMBER.fullmatch(text) is None:
+        return None
+    value = int(text.partition(".")[0])
+    return value if -(1 << 63) <= value < 1 << 63 else None

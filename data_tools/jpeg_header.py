@@ -19,6 +19,7 @@ BASELINE, EXTENDED, PROGRESSIVE, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # Encoders write some ten. Each costs a pass over the whole image, and may be a few bytes: a bomb.
 MAX_SCANS = 100
+FEW_SCANS = 15
 # The same for large images: a pass over 134 megapixels takes a decoder a fifth of a second.
 MAX_SCANNED_PIXELS = 1 << 31
 EXIF = b"Exif\0\0"
@@ -100,7 +101,8 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
             elif data[body : body + len(XMP_MORE)] == XMP_MORE:
                 more_xmp.append(bytes(data[body + len(XMP_MORE) + XMP_MORE_HEAD : position]))
         elif marker == 0xE2 and not scans and data[body : body + len(ICC)] == ICC:
-            profile.append(bytes(data[body + len(ICC) : position]))
+            at = body + len(ICC)
+            profile.append(bytes(data[at : min(at + 3, position)]))
         elif marker == 0xDC:
             height_follows = True
         elif marker == 0xE0 and length >= 16 and data[body : body + 5] == b"JFIF\0":
@@ -118,7 +120,8 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
                 break
             scanned |= scan_components(bytes(data[body:position]), ids, frame[0], coded)
             scans += 1
-            check_scans(scans, frame)
+            if scans > FEW_SCANS:
+                check_scans(scans, frame)
             found = SCAN_END.search(data, position)
             if found is None:
                 raise TruncatedJpeg("truncated JPEG")
@@ -133,10 +136,12 @@ def sniff_jpeg(data: bytes | memoryview, whole: bool = False) -> JpegHeader:
                        "it first")  # fmt: skip
     if not height or not width:
         raise BadImage("damaged JPEG: no size in its header")
-    orientation = orientation_of(exif or b"", [*xmp, b"".join(more_xmp)])
+    orientation = 1
+    if exif or xmp or more_xmp:
+        orientation = orientation_of(exif or b"", [*xmp, b"".join(more_xmp)])
     return JpegHeader(
         height, width, len(ids), frame[1], frame[0], orientation, transform, sampling, jfif,
-        not is_whole_profile(profile), position if whole else 0,
+        bool(profile) and not is_whole_profile(profile), position if whole else 0,
     )  # fmt: skip
 
 
@@ -146,7 +151,10 @@ def size_of(frame: bytes) -> tuple[int, int]:
 
 
 def is_whole_profile(parts: list[bytes]) -> bool:
-    """Whether ICC segments (ICC.1:2022 annex B.4) are all there, each with its number of parts."""
+    """Whether ICC segments (ICC.1:2022 annex B.4) are all there, and not all are empty.
+
+    parts: the first bytes of each: its number, how many there are, one of the profile.
+    """
     parts = [part for part in parts if len(part) >= 2]
     numbers = sorted(part[0] for part in parts)
     filled = any(len(part) > 2 for part in parts)

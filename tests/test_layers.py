@@ -60,7 +60,7 @@ FLOORS = [
     ["evaluation_flags"],
     ["weights_flags"],
     ["data_cli", "panel"],
-    ["evaluation_cli"],
+    ["evaluation_cli", "bench_cli"],
     ["weights_cli"],
     ["cli"],
     ["__main__"],

@@ -44,17 +44,18 @@ def bench(argv: list[str]) -> int:
 
 
 def measured(
-    data: str | os.PathLike[str], recipe: Recipe, options: RunOptions, rounds: int | None = None,
-    seconds: float = 1.0, quiet: bool = False,
+    data: str | os.PathLike[str], recipe: Recipe, options: RunOptions | None = None,
+    rounds: int | None = None, seconds: float = 1.0, quiet: bool = False,
 ) -> Report:
     """What throughput.bench measures, printed while it is measured unless `quiet`.
 
     Each stage has a row after its first round. Ctrl-C and SIGTERM print the rounds so far and end
     the process as these signals do (KeyboardInterrupt, SystemExit with 143).
     """
+    from fastmoco.run_options import RunOptions
     from fastmoco.throughput import ROUNDS, bench
 
-    rounds = ROUNDS if rounds is None else rounds
+    options, rounds = options or RunOptions(), ROUNDS if rounds is None else rounds
     found: dict[str, Stage] = {}
 
     def show(stage: Stage) -> None:

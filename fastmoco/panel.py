@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,7 +28,10 @@ Figure = tuple[str, str]  # name, value
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The last values as blocks, the least lowest; means where there are more than fit."""
+    """The values as blocks, the least lowest; means if there are more than fit; no NaN or inf."""
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return ""
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         values = [
@@ -151,9 +155,14 @@ class Panel:
             others = i + 1 < len(standing)
             if len(lines) + others > room:
                 if room > 0:
-                    left_out = mark if not i and not others else (
-                        f"{f'and ' if i else f'{mark} and '}{len(standing) - i - (not i)} more")
-                    yield Text(f"{left_out}: see the lines above", style=STYLES[judged.severity])
+                    rest = len(standing) - i
+                    if i:
+                        text = f"and {rest} more: see the lines above"
+                    elif rest == 1:
+                        text = f"{mark}: see the lines above"
+                    else:
+                        text = f"{mark} and {rest - 1} more: see the lines above"
+                    yield Text(text, style=STYLES[judged.severity])
                 return
             yield from lines
             room -= len(lines)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fastmoco import console, data_cli
+from fastmoco import data_cli
 
 if TYPE_CHECKING:
     from fastmoco.recipe import Recipe
@@ -52,6 +52,7 @@ def measured(
     Each stage has a row after its first round. Ctrl-C and SIGTERM print the rounds so far and end
     the process as these signals do (KeyboardInterrupt, SystemExit with 143).
     """
+    from fastmoco import console
     from fastmoco.run_options import RunOptions
     from fastmoco.throughput import ROUNDS, bench
 

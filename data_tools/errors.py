@@ -12,3 +12,12 @@ class UserError(Exception):
 
 class Interrupted(UserError):
     """Something outside failed (a full disk, a vanished source): what is done stays, for resume."""
+
+
+def of_file_system(error: OSError) -> bool:
+    """Whether the file system or network failed; False if what was read is at fault.
+
+    Sources raise a bare OSError with a text alone for an image that they can see is not there, such
+    as an empty cell. Drivers of remote places raise subclasses, some without a number.
+    """
+    return error.errno is not None or type(error) is not OSError

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_tools.workers import DIGEST_BYTES
 
 JOURNAL = "journal"
 HEADER = "header.json"
+STOPPED = "stopped"
 PARTIAL = ".partial"
 
 # One stored image; its label is the source's.
@@ -52,6 +53,8 @@ class Record:
     """Numbers in the source of what was left out, and why."""
     reencoded: dict[str, int]
     """Images by the reason they were re-encoded."""
+    unreadable: list[int] = field(default_factory=list)
+    """Of those left out, the ones that the file system did not give: a later run tries them."""
     beton_end: int = -1
     """Where the beton ended after this part; -1: the part's images wait in the spool."""
 
@@ -84,6 +87,17 @@ class Journal:
         if not self.matches():
             write_whole(self.folder / HEADER, self._header.encode())
 
+    def stop_short(self, images: int) -> None:
+        """Notes that a run gave up on a source of so many images, since it could not read them."""
+        write_whole(self.folder / STOPPED, str(images).encode())
+
+    def stopped_short(self) -> int:
+        """The images that the source had when a run gave up on it; 0 if none did."""
+        try:
+            return int((self.folder / STOPPED).read_text())
+        except (OSError, ValueError):
+            return 0
+
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.npz"
 
@@ -95,6 +109,7 @@ class Journal:
         text = {
             "quarantine": record.quarantine,
             "reencoded": record.reencoded,
+            "unreadable": record.unreadable,
             "beton_end": record.beton_end,
         }
         buffer = io.BytesIO()
@@ -116,7 +131,9 @@ class Journal:
         places = {name.removeprefix("places_"): array for name, array in arrays.items()}
         quarantine = [(int(i), str(reason)) for i, reason in text["quarantine"]]
         return Record(
-            number, samples, places, quarantine, text["reencoded"], text["beton_end"]
+            number, samples, places, quarantine, text["reencoded"],
+            [int(i) for i in text.get("unreadable", [])],  # journals of before have none
+            text["beton_end"],
         )
 
     def read_whole(self, number: int) -> Record:

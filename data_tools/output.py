@@ -44,7 +44,8 @@ class Output:
                 path.unlink()
 
     def has_parts(self) -> bool:
-        return any((self.out / JOURNAL).glob("*.npz"))
+        """Whether a later run needs what is here: parts, or the word that images were missing."""
+        return any((self.out / JOURNAL).glob("*.npz")) or Journal(self.out, {}).stopped_short() > 0
 
 
 @contextmanager

@@ -6,6 +6,7 @@ memory does not grow with the dataset. The heavy calls release the interpreter l
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.errors import UserError
+from data_tools.errors import Interrupted, UserError, of_file_system
 from data_tools.image import BadImage, Prepared, prepare_image
 from data_tools.policy import Policy
 from data_tools.sources import Source
@@ -29,6 +30,7 @@ from data_tools.sources import Source
 CHUNK_IMAGES, CHUNK_BYTES = 256, 2 << 20
 LARGEST_FILE = 1 << 30
 DIGEST_BYTES = 16
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the process lacks something, not the file
 
 
 class Done(NamedTuple):
@@ -42,7 +44,7 @@ class Done(NamedTuple):
     crc: int
     """zlib.crc32 of the bytes to store."""
     unreadable: bool
-    """True where the source could not be read at all."""
+    """True if the file system or network did not give it."""
 
 
 def cores() -> int:
@@ -89,7 +91,8 @@ def work_through(
 def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
     bad = (done for done in results if policy.strict and isinstance(done.result, BadImage))
     for done in bad:
-        raise UserError(f"{source.name}: {source.keys[done.i]}: {done.result} "
+        kind = Interrupted if done.unreadable else UserError
+        raise kind(f"{source.name}: {source.keys[done.i]}: {done.result} "
                         "(--strict stops at the first bad image)")
     return results
 
@@ -120,8 +123,12 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
         # Without the old one's traceback, which would keep the file's bytes alive.
         return Done(i, BadImage(str(error), error.is_image), digest, 0, False)
     except OSError as error:
+        if error.errno in OURS:
+            raise Interrupted(f"{source.name}: {source.keys[i]} can't be read: {error.strerror}; "
+                              "give fewer --workers, or raise the limit (ulimit -n); what is done "
+                              "stays: run prep again") from None
         reason = f"can't be read: {error.strerror or error}"
-        return Done(i, BadImage(reason, is_image=False), digest, 0, True)
+        return Done(i, BadImage(reason, is_image=False), digest, 0, of_file_system(error))
 
 
 def stored_raw(i: int, fraction: float) -> bool:

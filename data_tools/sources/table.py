@@ -14,12 +14,12 @@ import posixpath
 import re
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.regular import read_regular
 from data_tools.sources.rows import LABEL_NAMES, number_labels
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class TableSource:
         if "://" in key:
             place = type(self._folder)(key)
         elif self._folder.local is not None:
-            return Path(self._folder.local, key).read_bytes()
+            return read_regular(os.path.join(self._folder.local, key), int(self.sizes[i]))
         else:
             place = self._folder.child(key)
         return place.pread(place.size(), 0)

@@ -162,7 +162,7 @@ class Run:
         found = f"{self.source.keys[done.i]}: {done.result}"
         if self._gone():
             self.journal.stop_short(len(self.source.keys))
-            raise Interrupted(f"{self.path}: can't be read any more ({found}); what "
+            raise Interrupted(f"{self._where()}: can't be read any more ({found}); what "
                               "is done stays: bring it back and run prep again")
         self._lost_here += 1
         self._first_lost = self._first_lost or found
@@ -186,7 +186,7 @@ class Run:
         if lost * ONE_IN > total:
             self.journal.stop_short(total)
             raise Interrupted(
-                f"{self.path}: {lost:,} of {total:,} images can't be read so far, more than one in "
+                f"{self._where()}: {lost:,} of {total:,} images can't be read so far, more than one in "
                 f"{ONE_IN} (the first is {self._first_lost}); what is done stays: bring them back "
                 "and run prep again")
 
@@ -199,6 +199,11 @@ class Run:
                 continue
             return True
         return False
+
+    def _where(self) -> str:
+        """The source's path as the user gave it, else its name."""
+        given = isinstance(self.path, str | os.PathLike)
+        return str(self.path) if given else self.source.name
 
     def _gone(self) -> bool:
         if self._in_a_row >= UNREADABLE:

@@ -5,6 +5,7 @@ Counts, classes and sizes are of all images; colours and JPEG kinds of a sample,
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
@@ -24,6 +25,7 @@ from data_tools.errors import UserError
 from data_tools.image import BadImage, sniff_jpeg
 from data_tools.manifest import Manifest, read_manifest
 from data_tools.open import datasets_in, format_of, open_store
+from data_tools.regular import open_binary
 from data_tools.store import JPEG, OTHER, RAW, MappedStore, Store
 from data_tools.verify import chosen
 from data_tools.workers import cores, quiet_pillow
@@ -147,7 +149,7 @@ def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) 
     if folder is None or manifest is None:
         return {"duplicates": count_duplicates(store)}
     examples: dict[str, list[str]] = {}
-    with open(folder / QUARANTINE, encoding="utf-8") as file:
+    with io.TextIOWrapper(open_binary(folder / QUARANTINE), encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             keys = examples.setdefault(row["reason"].split(":", 1)[0], [])

@@ -9,7 +9,6 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from data_tools import workers
 from data_tools.errors import UserError
 from data_tools.open import open_store
+from data_tools.regular import open_binary
 from data_tools.store import Store
 from fastmoco import roofline
 from fastmoco.device import describe, peak_memory, pick_device, pick_precision
@@ -177,7 +177,8 @@ def sample(store: Store, count: int = 1000) -> Iterator[int]:
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report that was saved with --json. Raises UserError for any other file."""
     try:
-        saved = json.loads(Path(path).read_text())
+        with open_binary(path) as file:
+            saved = json.load(file)
         rates = {row["name"]: float(row["images_per_s"]) for row in saved["stages"]}
         return {"path": str(path), "rates": rates, "decode": rates["decode"]} | {
             name: saved[name] for name in SAME

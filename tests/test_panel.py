@@ -54,7 +54,7 @@ FIGURES = {
 WITH_KNN = {"knn": "kNN 40.0%", "best": "best 40.0%, epoch 1"}
 BUDGETED = replace(LINE, budget_left=86_000.0)
 EVERY_STEP = replace(LINE, step=999_999, epoch=999_999.0, images_per_s=123_456.7)
-LONG = "leak: loss and pretext accuracy tell more than kNN does; shortcuts of the data, look at views"
+LONG = "loss and pretext accuracy say more than kNN does here: look at views, there may be shortcuts"
 MANY = [Judged(1, f"rule-{i}", "warning", f"{i} {LONG}", False) for i in range(10)]
 PHASES = {
     "first figures": ([LINE], FIGURES),
@@ -204,7 +204,8 @@ def test_before_the_first_line_there_is_a_word():
 
 @pytest.mark.parametrize(
     ("values", "width", "expected"),
-    [([1, 2, 3], 24, "▁▅█"), ([1, math.nan, 3], 24, "▁█"), ([math.inf], 24, ""), ([5.0, 5.0], 24, "▁▁"), ([3, 1], 24, "█▁"),
+    [([1, 2, 3], 24, "▁▅█"), ([1, math.nan, 3], 24, "▁█"), ([math.inf], 24, ""),
+     ([5.0, 5.0], 24, "▁▁"), ([3, 1], 24, "█▁"),
      ([0, 0, 7, 7], 2, "▁█")],
 )
 def test_sparkline(values, width, expected):

@@ -13,7 +13,6 @@ section 4.1), and the steps from v1 to v2 (2003.04297 table 1). Seeds are run on
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -27,7 +26,7 @@ from typing import Any
 
 from bench.ablation_grid import MECHANISMS, STEPS_TO_V2, Cell, grid
 from bench.cifar_split import split
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.curves import Curve, Panel, draw
 from data_tools.open import open_store
 from fastmoco.checkpoint import versions
@@ -47,7 +46,7 @@ ROWS = sorted(STEPS_TO_V2, key=lambda row: row.startswith("v2"))  # as they are 
 
 def main() -> int:
     """Run what is missing, as far as the time goes; then the table and the chart of all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("dir", type=Path, help="where cells, table and chart are kept")
     parser.add_argument("--minutes", type=float, default=60.0, help="when to stop; 0: only show")

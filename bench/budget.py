@@ -10,7 +10,6 @@ than a hundredth of its peak learning rate.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cifar_split import split
-from bench.command import finish
+from bench.command import Flags, finish
 from fastmoco.checkpoint import load, versions
 from fastmoco.console import duration, say, table
 from fastmoco.device import describe, pick_device
@@ -35,7 +34,7 @@ SPIN = "while True: pass"
 
 def main() -> int:
     """Both runs, the table, and whether all is as promised."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--recipe", default="moco-cifar-mini")

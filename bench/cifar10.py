@@ -11,7 +11,6 @@ checkpoints and the kNN itself.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import platform
@@ -20,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
@@ -46,7 +45,7 @@ def to_the_end(event: Event) -> None:
 
 def main() -> int:
     """Prepare, train per seed, measure; exit 1 where the figure is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="moco-cifar-mini", choices=sorted(RECIPES))

@@ -9,7 +9,6 @@ above both kNN before training and kNN of centred raw pixels.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import shutil
@@ -17,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from bench.command import Flags, finish
 
 OUT = Path("demo-out")
 RECIPE = "moco-demo"
@@ -33,7 +34,7 @@ class Failed(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo", description="See make demo.")
+    parser = Flags(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the images and of the training")
     seed = parser.parse_args(argv).seed
     shutil.rmtree(OUT, ignore_errors=True)
@@ -111,4 +112,4 @@ def conclusion(times: dict[str, float], top1: dict[str, float]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

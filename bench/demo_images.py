@@ -11,7 +11,6 @@ a few are broken on purpose.
 
 from __future__ import annotations
 
-import argparse
 import colorsys
 import io
 import math
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from bench.command import Flags, finish
 from bench.demo_textures import KINDS, Plane, Rng, fractal, smooth, step
 from data_tools.workers import cores
 
@@ -242,7 +242,7 @@ def write_broken(folder: Path, seed: int) -> list[str]:
 
 def main() -> None:
     """Parse, generate, say what was written."""
-    parser = argparse.ArgumentParser(description="A labelled folder of drawn images from a seed.")
+    parser = Flags(__doc__)
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=3000, help="images in train/")
@@ -256,4 +256,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

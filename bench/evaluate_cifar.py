@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.command import finish
+from bench.command import Flags, finish
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import Store
@@ -93,7 +93,7 @@ class Results:
 
 def main() -> int:
     """Prepare, train or take a run, evaluate; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, help="a run on CIFAR-10 that is there")
     parser.add_argument("--epochs", type=int, default=13, help="of pre-training")

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.gpu_checks import (
     FORMS,
@@ -218,7 +218,7 @@ def write(result: dict, out: Path | None) -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("data", type=Path, nargs="?", help="a prepared dataset")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tests the script")

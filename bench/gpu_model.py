@@ -12,7 +12,6 @@ Every millisecond below is a prediction, not a measurement.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import types
@@ -34,7 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.command import finish
+from bench.command import Flags, finish
 from fastmoco import draws
 from fastmoco.augment import augment
 from fastmoco.augment_fast import augment_fast
@@ -168,7 +167,7 @@ def counts() -> list[Count]:
 
 def main() -> int:
     """Count, predict, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("--out", type=Path, help="write the counts as JSON")
     args = parser.parse_args()
     found = counts()

@@ -9,7 +9,6 @@ again, up to three times. Prints a line a round and exits with 1 at the first di
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import shutil
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.command import Flags, finish
 from data_tools.shards import FORMATS
 
 PART_BYTES = 60_000
@@ -77,7 +77,7 @@ def start(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Flags(__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray-share", type=float, default=0.2, help="of rounds that run on Ray")
@@ -131,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

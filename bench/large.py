@@ -10,7 +10,6 @@ disk; then once more with the file in memory. Medians of interleaved rounds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -22,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.prep import repeat
 from data_tools.open import open_store
 from data_tools.prepare import prepare
@@ -83,7 +82,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--load"]:
         print(load(Path(sys.argv[2]), sys.argv[3], SECONDS))
         return 0
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--work", type=Path, help="a directory on the disk to measure")

@@ -12,7 +12,6 @@ clock speeds that fall with more cores: an upper bound, a model, not a measureme
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import heapq
 import io
@@ -28,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.run import PHOTOS
 from data_tools.open import open_store
 from data_tools.policy import Policy
@@ -158,7 +157,7 @@ def simulate(costs: Costs, threads: int, images: int = 4000) -> float:
 
 def main() -> int:
     """Measure, simulate, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     args = parser.parse_args()

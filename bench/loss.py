@@ -10,7 +10,6 @@ fastmoco/info_nce.py. Exit code 1 where a promise is not kept.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.command import finish
+from bench.command import Flags, finish
 from fastmoco.checkpoint import versions
 from fastmoco.console import progress, say, table
 from fastmoco.device import describe, pick_device, synchronize
@@ -98,7 +97,7 @@ def change_over(grid: list[dict]) -> int:
 
 def main() -> int:
     """Measure, print; exit 1 where a promise is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="write the result as JSON")

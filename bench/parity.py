@@ -12,7 +12,6 @@ FOLDER holds photographs; without it the demo's are drawn. Exit 1 where ours lea
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -24,7 +23,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.parity_draws import Fit, distributions
 from bench.parity_ops import FORMS, OPS, Form, by_reference, colour_of, does
@@ -222,7 +221,7 @@ def markdown(found: dict[str, Table], fits: list[Fit]) -> str:
 
 def main() -> int:
     """Measure, print; exit 1 where a tolerance or a distribution is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=PHOTOS)
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--draws", type=int, default=20_000)

@@ -11,7 +11,6 @@ named. --out also writes a markdown table beside the JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import statistics
@@ -20,7 +19,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.peer_loaders import Dali, DaliFull, Ffcv, FfcvTwo
 from bench.peer_runs import (
@@ -159,7 +158,7 @@ def installed() -> dict[str, str]:
 
 def main() -> int:
     """Prepare, measure, print; exit 1 where a promise is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=PHOTOS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0)

@@ -9,7 +9,6 @@ are promised within 5 %, rates within 25 %. The machine must be as quiet during 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shutil
@@ -18,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.prep import repeat
 from data_tools.open import open_store
@@ -66,7 +65,7 @@ def sizes_of_formats(source: Path, work: Path) -> dict[str, tuple[int, int]]:
 
 def main() -> int:
     """Predict, then do; exit 1 where a promise is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--images", type=int, default=2400, help="at least so many")
     parser.add_argument("--rounds", type=int, default=5)

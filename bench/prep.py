@@ -10,7 +10,6 @@ interleaved; the ratios are the figures to watch. Wants the extra `ffcv`, and so
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -31,7 +30,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from data_tools.errors import UserError
 from data_tools.manifest import MANIFEST, FileRecord, read_manifest
@@ -235,7 +234,7 @@ def report(rates: dict[str, list[float]]) -> dict[str, float]:
 
 def main() -> int:
     """Measure; exit 1 where a promised figure is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--images", type=int, default=2400, help="at least so many")
     parser.add_argument("--rounds", type=int, default=5)

@@ -9,7 +9,6 @@ seen at 32 pixels. Forms take turns within a seed. Seconds are the trainer's own
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -17,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from bench.cifar_split import COUNT, split
-from bench.command import finish
+from bench.command import Flags, finish
 from data_tools.open import open_store
 from fastmoco.checkpoint import versions
 from fastmoco.console import say, table
@@ -33,7 +32,7 @@ FORMS = ((24,), (16, 24), (16, 20, 24), (12, 24), (16,))
 
 def main() -> int:
     """Train every form with every seed, measure, tell."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)

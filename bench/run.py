@@ -9,14 +9,13 @@ are drawn. The share of the decode bound and the distance from Pillow are the fi
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from data_tools.manifest import summary
 from data_tools.open import open_store
@@ -24,10 +23,10 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco import draws
-from fastmoco.console import print_report, progress, say
+from fastmoco.bench_cli import measured
+from fastmoco.console import say
 from fastmoco.engines.threads import ThreadsEngine, decode
 from fastmoco.recipe import MOCO_V2
-from fastmoco.throughput import bench
 
 PHOTOS = Path("../shared/data/photos-300.tar")
 
@@ -53,19 +52,22 @@ def distance_from_pillow(store: Store, count: int = 300) -> float:
 
 def main() -> int:
     """Prepare, measure, print."""
+    parser = Flags(__doc__)
+    parser.add_argument("source", type=Path, nargs="?",
+                        help="a folder or tar of photographs")
+    source = parser.parse_args().source
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        source = Path(sys.argv[1]) if len(sys.argv) > 1 else PHOTOS
-        if not source.exists():
+        if source is None and PHOTOS.exists():
+            source = PHOTOS
+        if source is None:
             say("no photographs given: drawing the demo's images")
             generate(work / "images", seed=0)
             source = work / "images" / "train"
         policy = Policy(max_side=500, quality=90, reencode="always")
         say(summary(prepare(source, work / "data", policy)))
         recipe = dataclasses.replace(MOCO_V2, arch="resnet18")
-        with progress("measuring", "stages") as tick:
-            report = bench(work / "data", recipe, tick=tick)
-        print_report(report)
+        measured(work / "data", recipe)
         far = distance_from_pillow(open_store(work / "data"))
         say(f"crops differ from Pillow's by {far:.3f}/255 on average")
     return 0

@@ -11,7 +11,6 @@ once. Prints a line a round and exits with 1 at the first difference.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.command import finish
+from bench.command import Flags, finish
 from data_tools.prepare import prepare
 from fastmoco import checkpoint as checkpoints
 from fastmoco.cli import main as fastmoco
@@ -182,7 +181,7 @@ def kill_until_done(
 
 def main() -> int:
     """Round after round, until there were enough kills or a difference."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Flags(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="results as JSON")

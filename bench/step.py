@@ -22,7 +22,6 @@ products: a bound for all sides, which no layout or loop can pass.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -34,7 +33,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.step_sides import (
     CPU,
@@ -161,7 +160,7 @@ def judged(found: dict[tuple[str, str], list[float]]) -> list[tuple[str, bool]]:
 
 def main() -> int:
     """Measure, print; exit 1 where a promise is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("--images", type=Path, help="folder of images by class")
     parser.add_argument("--batch", type=int, default=32, help="of photographs")
     parser.add_argument("--rounds", type=int, default=3)

@@ -17,7 +17,6 @@ Ends with 1 where the last takes more than a quarter of the reference's time.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import json
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cifar_split import split
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.curves import Curve, Panel, draw
 from bench.plain_moco import LEAST
 from bench.time_to_knn_side import FEW
@@ -190,7 +189,7 @@ def show(found: dict[str, Any]) -> bool:
 
 def main() -> int:
     """Split, race, write; exit 1 where ours took more than its share of the time."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Flags(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, help="where the split is kept [default: temporary]")
     parser.add_argument("--out", type=Path, help="folder of the JSON and the chart")

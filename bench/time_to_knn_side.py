@@ -30,6 +30,7 @@ from torch import nn
 
 import fastmoco.start as starting
 from bench.cifar_split import HELD_OUT, TRAIN
+from bench.command import Flags, finish
 from bench.plain_moco import (
     BATCH,
     DIM,
@@ -187,7 +188,9 @@ def ours(turns: Turns, side: dict[str, Any], work: Path) -> None:
 
 def main() -> None:
     """Be the side that the argument describes."""
-    side = json.loads(sys.argv[1])
+    parser = Flags(__doc__)
+    parser.add_argument("side", type=json.loads, help="the JSON that bench.time_to_knn gives")
+    side = parser.parse_args().side
     work = Path(side["work"])
     turns = Turns(work, side["every"], side["goal"])
     if side["kind"] == "plain":
@@ -197,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -2,3 +2,7 @@
 
 `prepare.prepare(source, out)` writes a dataset directory, `open.open_store(path)` reads one.
 """
+
+from data_tools.parsing import guard
+
+guard()

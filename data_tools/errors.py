@@ -16,3 +16,12 @@ class Interrupted(UserError):
 
 class NotEnoughMemory(MemoryError):
     """A valid image does not fit into the memory of this machine. `str(error)` gives its size."""
+
+
+def of_file_system(error: OSError) -> bool:
+    """Whether the file system or network failed; False if what was read is at fault.
+
+    Sources raise a bare OSError with a text alone for an image that they can see is not there, such
+    as an empty cell. Drivers of remote places raise subclasses, some without a number.
+    """
+    return error.errno is not None or type(error) is not OSError

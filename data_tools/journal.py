@@ -32,6 +32,7 @@ from data_tools.workers import DIGEST_BYTES
 
 JOURNAL = "journal"
 HEADER = "header.json"
+STOPPED = "stopped"
 PARTIAL = ".partial"
 SUFFIX, OLD_SUFFIX = ".record", ".npz"
 
@@ -64,6 +65,8 @@ class Record:
     """Images by the reason they were re-encoded."""
     notes: ImageNotes = field(default_factory=ImageNotes)
     """What is to be said of the part's images."""
+    unreadable: list[int] = field(default_factory=list)
+    """Of those left out, the ones that the file system did not give: a later run tries them."""
     beton_end: int = -1
     """Where the beton ended after this part; -1: the part's images wait in the spool."""
     file_bytes: dict[str, int] = field(default_factory=dict)
@@ -115,6 +118,17 @@ class Journal:
         if not self.matches():
             write_whole(self.folder / HEADER, with_sum(self._job))
 
+    def stop_short(self, images: int) -> None:
+        """Notes that a run gave up on a source of so many images, since it could not read them."""
+        write_whole(self.folder / STOPPED, str(images).encode())
+
+    def stopped_short(self) -> int:
+        """The images that the source had when a run gave up on it; 0 if none did."""
+        try:
+            return int((self.folder / STOPPED).read_text())
+        except (OSError, ValueError):
+            return 0
+
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}{SUFFIX}"
 
@@ -127,6 +141,7 @@ class Journal:
             "quarantine": record.quarantine,
             "reencoded": record.reencoded,
             "notes": record.notes.to_json(),
+            "unreadable": record.unreadable,
             "beton_end": record.beton_end,
             "file_bytes": record.file_bytes,
         }
@@ -217,7 +232,9 @@ def parse_record(number: int, content: bytes) -> Record:
     quarantine = [(int(i), str(reason)) for i, reason in text["quarantine"]]
     notes = ImageNotes.from_json(text.get("notes", {}))
     return Record(
-        number, samples, places, quarantine, text["reencoded"], notes, text["beton_end"],
+        number, samples, places, quarantine, text["reencoded"], notes,
+        [int(i) for i in text.get("unreadable", [])],  # older records have none
+        text["beton_end"],
         text.get("file_bytes", {}),
     )
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from data_tools.errors import UserError
+from data_tools.regular import open_binary, open_regular
 from data_tools.remote_file import RemoteFile, time_of
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
@@ -175,7 +176,7 @@ class Location:
     def open(self) -> BinaryIO:
         """The file, buffered and seekable. Raises OSError."""
         if self.local is not None:
-            return open(self.local, "rb")
+            return open_binary(self.local)
         with self.errors() as (driver, path):
             file = driver.open(path, "rb")
         return cast(BinaryIO, io.BufferedReader(RemoteFile(self, file), 1 << 16))
@@ -186,8 +187,7 @@ class Location:
             if self._opened < 0:
                 with self._lock:
                     if self._opened < 0:
-                        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-                        self._opened = os.open(self.local, flags)
+                        self._opened = open_regular(self.local)
             return os.pread(self._opened, size, offset)
         size = min(size, self.size() - offset)
         if size <= 0:

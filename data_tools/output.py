@@ -46,8 +46,11 @@ class Output:
                 path.unlink()
 
     def has_parts(self) -> bool:
-        journal = self.out / JOURNAL
-        return any(path.suffix in (SUFFIX, OLD_SUFFIX) for path in journal.glob("*.*"))
+        """Whether a later run needs what is here: parts, or the word that images were missing."""
+        records = (self.out / JOURNAL).glob("*.*")
+        if any(path.suffix in (SUFFIX, OLD_SUFFIX) for path in records):
+            return True
+        return Journal(self.out, {}).stopped_short() > 0
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.duplicates import Other
-from data_tools.errors import UserError
+from data_tools.errors import Interrupted, UserError
 from data_tools.formats import beton
 from data_tools.image import Prepared
 from data_tools.journal import HEADER, Journal
@@ -203,6 +203,12 @@ def under_way(
             say(f"{journal.folder / HEADER}: damaged; parts of this job that are whole count")
             journal.begin()
         if not journal.matches():
+            before, now = journal.stopped_short(), len(files.keys)
+            if journal.exists() and now < before:
+                raise Interrupted(
+                    f"{out}: the last run stopped because images could not be read; their source "
+                    f"had {before:,} then and has {now:,} now: bring them back and run prep again, "
+                    f"or remove {out} to prepare without them")
             other = f"{out}: holds an unfinished run of another source or of other options"
             if journal.exists() and shared:  # its shards may be at work
                 raise UserError(f"{other}; give another folder, or remove it first")

@@ -17,8 +17,7 @@ from data_tools.checksum import Say, unsaid
 from data_tools.duplicates import Other
 from data_tools.errors import Interrupted, NotEnoughMemory
 from data_tools.formats import beton
-from data_tools.image import BadImage
-from data_tools.journal import Journal
+from data_tools.journal import Journal, Record
 from data_tools.manifest import MANIFEST, Manifest
 from data_tools.recheck import first_damaged, has_its_files
 from data_tools.shards import Job, Part, PartWriter, plan_parts, write_part
@@ -27,6 +26,9 @@ from data_tools.workers import Done, work_through
 
 # So many images in a row that can't be read: the source has gone, or as good as.
 UNREADABLE = 100
+# One image in so many may be unreadable for a reason of the file system. If more are, the source
+# is not what was listed, and a dataset without them would be another one.
+ONE_IN = 100
 # Parts that may wait to be synced, while the next is being written.
 COMMITS = 2
 Progress = Callable[[int, int], None]
@@ -53,7 +55,11 @@ class Run:
         self._through = sum(part.stop - part.start for part in self.parts
                             if part.number in self.done)
         self._tell = 0.0
-        self._unreadable = 0
+        self._in_a_row = 0
+        self._lost: dict[int, int] = {}
+        """By part that is done: how many images the file system did not give."""
+        self._lost_here = 0
+        self._first_lost = ""
 
     def _whole(self, recorded: Sequence[int]) -> set[int]:
         """Those of the parts with a record whose record and files are whole."""
@@ -75,6 +81,10 @@ class Run:
 
     def do(self, parts: Sequence[Part]) -> None:
         """Does those parts that are missing, each by itself, as a shard does."""
+        for part in parts:
+            record = self.journal.read(part.number) if part.number in self.done else None
+            if record is not None and self._readable_again(record):
+                self._undo(part)
         missing = self.missing(parts)
         with closing(self._results(missing)) as results:
             for part in missing:
@@ -85,6 +95,7 @@ class Run:
     def assemble(self, others: Sequence[Other]) -> list[Manifest]:
         """Does the parts that are missing, puts all together and commits."""
         held = self._held()
+        self._refuse_loss()
         assembly = Assembly(self.source, self.job, self.out, self.journal, self.parts)
         with (
             closing(assembly),
@@ -136,11 +147,14 @@ class Run:
             if part.number not in self.done:
                 whole = False
                 continue
-            record = self.journal.read_whole(part.number)
-            if record.beton_end >= 0 and not whole:
+            record = self.journal.read(part.number)
+            in_order = record is not None and (whole or record.beton_end < 0)
+            if record is None or not in_order or self._readable_again(record):
                 self._undo(part)
                 whole = False
-            elif record.beton_end >= 0:
+                continue
+            self._count_lost(record)
+            if record.beton_end >= 0:
                 held, end = part.number, record.beton_end
         if "beton" not in self.job.formats:
             return len(self.parts)
@@ -171,6 +185,7 @@ class Run:
     def _undo(self, part: Part) -> None:
         self.journal.drop(part.number)
         self.done.remove(part.number)
+        self._lost.pop(part.number, None)
         self._through -= part.stop - part.start
 
     def _results(self, parts: Sequence[Part]) -> Generator[Done]:
@@ -186,17 +201,58 @@ class Run:
                               "is done stays: run prep again") from None
 
     def check(self, done: Done) -> None:
-        """Raises Interrupted where the source has gone."""
-        self._unreadable = self._unreadable + 1 if done.unreadable else 0
-        if not isinstance(done.result, BadImage):
+        """Raises Interrupted if the source has gone, or too much of it."""
+        self._in_a_row = self._in_a_row + 1 if done.unreadable else 0
+        if not done.unreadable:
             return
-        if done.unreadable and self._gone():
-            key = self.source.keys[done.i]
-            raise Interrupted(f"{self.path}: can't be read any more ({key}: {done.result}); what "
+        found = f"{self.source.keys[done.i]}: {done.result}"
+        if self._gone():
+            self.journal.stop_short(len(self.source.keys))
+            raise Interrupted(f"{self._where()}: can't be read any more ({found}); what "
                               "is done stays: bring it back and run prep again")
+        self._lost_here += 1
+        self._first_lost = self._first_lost or found
+        self._refuse_loss()
+
+    def _count_lost(self, record: Record) -> None:
+        """Notes how many images the file system did not give when this part was done."""
+        if not record.unreadable:
+            return
+        self._lost[record.number] = len(record.unreadable)
+        reasons = dict(record.quarantine)
+        first = record.unreadable[0]
+        self._first_lost = self._first_lost or f"{self.source.keys[first]}: {reasons[first]}"
+
+    def _refuse_loss(self) -> None:
+        """Raises Interrupted if the file system failed for more than one image in ONE_IN.
+
+        The share is of the whole source, so that it is the same for one process, shards and Ray.
+        """
+        lost, total = sum(self._lost.values()) + self._lost_here, len(self.source.keys)
+        if lost * ONE_IN > total:
+            self.journal.stop_short(total)
+            raise Interrupted(
+                f"{self._where()}: {lost:,} of {total:,} images can't be read so far, more than one "
+                f"in {ONE_IN} (the first is {self._first_lost}); what is done stays: bring them back "
+                "and run prep again")
+
+    def _readable_again(self, record: Record) -> bool:
+        """Whether the file system now gives an image that it did not give before."""
+        for i in record.unreadable:
+            try:
+                self.source.read(i)
+            except OSError:
+                continue
+            return True
+        return False
+
+    def _where(self) -> str:
+        """The source's path as the user gave it, else its name."""
+        given = isinstance(self.path, str | os.PathLike)
+        return str(self.path) if given else self.source.name
 
     def _gone(self) -> bool:
-        if self._unreadable >= UNREADABLE:
+        if self._in_a_row >= UNREADABLE:
             return True
         path = self.path
         # Of patterns and remote places one can't ask in a moment.

@@ -111,6 +111,7 @@ class PartWriter:
         self._rows: list[tuple[int, int, int, int, int, int, bytes]] = []
         self._places: dict[str, list[tuple[int, int]]] = {}
         self._quarantine: list[tuple[int, str]] = []
+        self._unreadable: list[int] = []
         self._reencoded: Counter[str] = Counter()
         self._notes = ImageNotes()
         self._spool: BinaryIO | None = None
@@ -134,6 +135,8 @@ class PartWriter:
         result = done.result
         if isinstance(result, BadImage):
             self._quarantine.append((done.i, str(result)))
+            if done.unreadable:
+                self._unreadable.append(done.i)
             return
         kind = RAW if result.raw else JPEG
         for name, writer in self._writers.items():
@@ -168,6 +171,7 @@ class PartWriter:
             places={name: np.array(places, np.int64).reshape(-1, 2)
                     for name, places in self._places.items()},
             quarantine=self._quarantine,
+            unreadable=self._unreadable,
             reencoded=dict(sorted(self._reencoded.items())),
             notes=self._notes,
             beton_end=beton_end,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.errors import NotEnoughMemory, UserError
+from data_tools.errors import Interrupted, NotEnoughMemory, UserError, of_file_system
 from data_tools.image import BadImage, Prepared, prepare_image
 from data_tools.limits import refuse
 from data_tools.memory_budget import DECODING, READING
@@ -44,7 +44,7 @@ class Done(NamedTuple):
     crc: int
     """zlib.crc32 of the bytes to store."""
     unreadable: bool
-    """True where the source could not be read at all."""
+    """True if the file system or network did not give it."""
 
 
 def cores() -> int:
@@ -92,8 +92,9 @@ def work_through(
 def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
     bad = (done for done in results if policy.strict and isinstance(done.result, BadImage))
     for done in bad:
-        raise UserError(f"{source.name}: {source.keys[done.i]}: {done.result} "
-                        "(--strict stops at the first bad image)")
+        kind = Interrupted if done.unreadable else UserError
+        raise kind(f"{source.name}: {source.keys[done.i]}: {done.result} "
+                   "(--strict stops at the first bad image)")
     return results
 
 
@@ -128,7 +129,7 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
     except OSError as error:
         refuse(error)
         reason = f"can't be read: {error.strerror or error}"
-        return Done(i, BadImage(reason, is_image=False), digest, 0, True)
+        return Done(i, BadImage(reason, is_image=False), digest, 0, of_file_system(error))
 
 
 def stored_raw(i: int, fraction: float) -> bool:

@@ -27,6 +27,7 @@ TRIAL = 8  # steps at the start, of which the median is the rate: the first ones
 TRIAL_SHARE = 0.05  # of the budget, after which three steps must do
 OFTEN = 0.02  # of the budget: how long a plan stands before it is looked at again
 NEAR = 4  # and of the steps that are left, one in so many
+ODD, AGAIN = 2.0, 4  # a step that takes so many times as long is measured again, so many steps on
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -73,6 +74,7 @@ class Budget:
         self._expected, self._trying = 0.0, True
         self._first: list[float] = []
         self._side: int | None = None  # of the views at the last renewal
+        self._each, self._doubted = 0.0, False
         self.aside = 0.0
         """Seconds that the last kNN took, which the end needs again; a checkpoint's are in the
         reserve."""
@@ -103,6 +105,8 @@ class Budget:
             each = statistics.median(self._first)
         each, left, aside = (share(x) for x in (each, self.left(), self.aside))
         side = self._recipe.size_at(plan.done(step))
+        if self._is_odd(each, side):
+            return AGAIN, None
         end = None
         if self._side in (None, side):  # else `each` is of steps of two sizes
             end = self._end(plan, step, each, left, aside)
@@ -122,6 +126,19 @@ class Budget:
         # a power of two: where it changes, the next line is never only a step away, whose time
         # would say nothing
         return 2 ** max(0, int(math.log2(max(1.0, often)))), line
+
+    def _is_odd(self, each: float, side: int) -> bool:
+        """Whether steps are so much slower than before that one measurement is no proof of it.
+
+        A process that was stopped for a while (Ctrl-Z, a suspended job or machine) sees one such
+        rate. A plan drawn by it would end the run after a few steps, and take the learning rate
+        down with it, which no later plan can undo.
+        """
+        same_views = self._side in (None, side)
+        self._doubted = same_views and not self._doubted and each > ODD * self._each > 0
+        if not self._doubted:
+            self._each = each
+        return self._doubted
 
     def _end(
         self, plan: Plan, step: int, seconds_per_step: float, left: float, aside: float

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from data_tools.errors import UserError
 from data_tools.json_file import shown_json
 from data_tools.limits import MEMORY, check_memory, limit, reason
-from fastmoco import __version__, data_cli, evaluation_cli, report_cli, weights_cli
+from fastmoco import __version__, bench_cli, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
     from fastmoco.flags import TrainArgs
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
-        "views": views, "bench": bench, "train": train, "knn": evaluation_cli.knn,
+        "views": views, "bench": bench_cli.bench, "train": train, "knn": evaluation_cli.knn,
         "linear": evaluation_cli.linear, "finetune": evaluation_cli.finetune,
         "embed": evaluation_cli.embed,
         "export": weights_cli.export, "selftest": weights_cli.selftest,
@@ -150,35 +150,6 @@ def views(argv: list[str]) -> None:
         data_cli.prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
     )
     console.say(f"{args.out}: {len(ids)} images with their two windows, and both views")
-
-
-def bench(argv: list[str]) -> int:
-    """fastmoco bench DATA"""
-    from fastmoco.flags import BenchArgs, parse
-
-    args = parse(BenchArgs, argv, "bench")
-    from fastmoco import console
-    from fastmoco.run_options import RunOptions
-    from fastmoco.throughput import bench, compare, read_report
-
-    options = RunOptions(
-        device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
-    )
-    saved = None if args.against is None else read_report(args.against)
-    data = data_cli.prepared(args.data, quiet=args.json)
-    with console.progress("measuring", "stages") as tick:
-        report = bench(
-            data, args.recipe.plain(), options, args.rounds, args.seconds,
-            None if args.json else tick,
-        )
-    if args.json:
-        print(shown_json(dataclasses.asdict(report)))
-    else:
-        console.print_report(report)
-    slower = [] if saved is None else compare(report, saved)
-    for line in slower:
-        print(f"slower: {line}", file=sys.stderr)
-    return 1 if slower else 0
 
 
 def train(argv: list[str]) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
+
+from data_tools.plan_text import human
 
 if TYPE_CHECKING:
     from fastmoco.sizing import DryRun
-    from fastmoco.throughput import Report
+    from fastmoco.throughput import Report, Stage
 
 screen = Console(highlight=False, soft_wrap=True)
-PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
+PACE_OVER = 30.0  # seconds
+BAR, LEAST_BAR = 40, 8  # characters
 
 
 def say(text: str) -> None:
@@ -24,39 +32,93 @@ def say(text: str) -> None:
     screen.print(text, markup=False)
 
 
+class Pace:
+    """The rate of the last half minute: a process that slept for an hour soon has its own again."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()  # (time.monotonic(), items done)
+
+    def __call__(self, done: int) -> float:
+        """Items per second; 0 at the first call, since a resumed run begins above 0."""
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= 1:
+            self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= PACE_OVER:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        return (done - before) / (now - then) if now > then else 0.0
+
+
+class Counter:
+    """How far a long task is, as a line of rich: no figure is cut, the bar takes what is left."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit = title, unit
+        self._done = self._total = 0
+        self._rate, self._pace = 0.0, Pace()
+
+    def update(self, done: int, total: int) -> None:
+        self._done, self._total, self._rate = done, total, self._pace(done)
+
+    def pieces(self) -> list[str]:
+        """Count, rate and time left; the last two once they are known."""
+        done, total, rate = self._done, self._total, self._rate
+        if not total:
+            return []
+        if self._unit == "bytes":
+            found = [f"{human(done)} of {human(total)}"]
+            speed = f"{human(rate)}/s"
+        else:
+            found = [f"{done:,} of {total:,}"]
+            speed = f"{_number(rate)} {self._unit}/s"
+        return [*found, speed, f"{duration((total - done) / rate)} left"] if rate > 0 else found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, figures = options.max_width, self.pieces()
+        bar = min(BAR, width - len("  ".join([self._title, *figures])) - 4)
+        if bar >= LEAST_BAR:
+            yield Text(f"{self._title}  ", end="")
+            yield ProgressBar(self._total or None, self._done, width=bar, pulse=not self._total)
+            yield Text("  " + "  ".join(figures))
+            return
+        for line in flowed([self._title, *figures], width):
+            yield from wrapped(line, "", console, width)
+
+
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A (done, total) callback that shows rate and time left."""
-    begun = time.monotonic()
+    """A (done, total) callback that shows count, rate and time left."""
+    counter = Counter(title, unit)
     if screen.is_terminal:
-        rate = TextColumn("{task.fields[rate]}")
-        bar = Progress(
-            TextColumn(title), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(),
-            console=screen, transient=True,
-        )
-        with bar:
-            task = bar.add_task(title, total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                speed = done / max(time.monotonic() - begun, 1e-9)
-                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s")
-
-            yield show
+        with Live(counter, console=screen, transient=True):  # drawn four times a second
+            yield counter.update
         return
-    shown = begun
+    shown = time.monotonic()
 
     def line(done: int, total: int) -> None:
         nonlocal shown
-        now = time.monotonic()
-        if now - shown >= PLAIN_EVERY:
-            shown = now
-            speed = done / (now - begun)
-            say(
-                f"{title}: {done:,} of {total:,}, {speed:,.0f} {unit}/s, "
-                f"{duration((total - done) / speed)} left"
-            )
+        counter.update(done, total)
+        if time.monotonic() - shown >= PLAIN_EVERY:
+            shown = time.monotonic()
+            say(f"{title}: {', '.join(counter.pieces())}")
 
     yield line
+
+
+def flowed(pieces: Sequence[str], width: int) -> list[str]:
+    """Pieces joined by two blanks, on as many lines as they need; none is divided."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 2 + len(piece) <= width:
+            lines[-1] += f"  {piece}"
+        else:
+            lines.append(piece)
+    return lines
+
+
+def wrapped(text: str, style: str, console: Console, width: int) -> list[Text]:
+    """A text as lines. Live prints with the console's soft wrap, which would crop it."""
+    return list(Text(text, style=style).wrap(console, width, overflow="fold", no_wrap=False))
 
 
 def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
@@ -77,7 +139,9 @@ def on_one_line(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4 s, 3 min 20 s, 2 h 05 min."""
+    """4 s, 3 min 20 s, 2 h 05 min; "unknown time" for what is no number."""
+    if not math.isfinite(seconds):
+        return "unknown time"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -88,6 +152,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min"
 
 
+def stage_row(stage: Stage) -> str:
+    """One stage of `fastmoco bench` as a line, while the others are still to come."""
+    return f"  {stage.name:<31}{_number(stage.images_per_s):>10}"
+
+
+def stage_table(stages: Iterable[Stage]) -> None:
+    """The stages of `fastmoco bench`, in images/s."""
+    table(
+        ("stage", "images/s", "per core", "least", "most"),
+        [(s.name, *map(_number, (s.images_per_s, s.per_core, s.least, s.most))) for s in stages],
+    )
+
+
 def print_report(report: Report) -> None:
     """What `fastmoco bench` found."""
     say(
@@ -96,13 +173,7 @@ def print_report(report: Report) -> None:
         f"batch {report.batch}, {report.precision}"
     )
     say(f"on {report.machine}; engine {report.engine}")
-    table(
-        ("stage", "images/s", "per core", "least", "most"),
-        [
-            (s.name, *(_number(v) for v in (s.images_per_s, s.per_core, s.least, s.most)))
-            for s in report.stages
-        ],
-    )
+    stage_table(report.stages)
     if any("decode" in bound.name for bound in report.bounds):
         share = report.rate("two views") / report.rate("decode")
         say(f"two views run at {share:.0%} of the decode bound")

@@ -220,7 +220,7 @@ def waiting(s: Seen) -> Verdict | None:
     recent = s.lines[-RECENT:]
     if len(recent) < RECENT:
         return None
-    share = statistics.mean(p.data_wait for p in recent)
+    share = statistics.median(p.data_wait for p in recent)  # a pause of the process is one line
     if share < (0.1 if s.standing else 0.2):
         return None
     return Verdict(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,7 @@ from fastmoco.recipe import Recipe
 from fastmoco.step import BadSteps
 
 LOST = 3  # skipped steps in a row after which a checkpoint would hold a run that has diverged
+STEADY = 5  # log lines whose median rate gives the time left: a pause of one does not show in it
 COMPARE_EVERY = 10  # log lines: all weights and keys are read for it
 
 
@@ -68,6 +71,7 @@ class Window:
         self.count = 0
         self.begun, self.waited = 0.0, 0.0
         self.steps_here, self.lines = 0, 0
+        self.rates: deque[float] = deque(maxlen=STEADY)
 
     def add(self, stats: dict[str, torch.Tensor], index: torch.Tensor) -> None:
         """Add one step's scalars, skipped steps' not, and keep its sample ids; no sync."""
@@ -103,6 +107,7 @@ class Window:
         now, waited = clock.seconds(), self.loader.data_wait
         elapsed = max(now - self.begun, 1e-9)
         rate = self.steps_here / elapsed
+        self.rates.append(rate)
         watched = {name: float(x) for name, x in self.watched.items()}
         # a skipped step's are no numbers, which neither health nor JSON can take
         self.last |= {name: x for name, x in watched.items() if math.isfinite(x)}
@@ -124,7 +129,7 @@ class Window:
             lr=lr,
             images_per_s=rate * r.batch,
             data_wait=(waited - self.waited) / elapsed,
-            seconds_left=max(0, plan.steps - step) / rate,
+            seconds_left=max(0, plan.steps - step) / statistics.median(self.rates),
             alignment=self.last.get("alignment", 0.0),
             uniformity=self.last.get("uniformity", 0.0),
             feature_std=self.last.get("feature_std", 0.0),

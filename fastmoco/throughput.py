@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,9 @@ class Stage:
     per_core: float
 
 
+Show = Callable[[Stage], None]
+
+
 @dataclass(frozen=True)
 class Report:
     """What `fastmoco bench` shows."""
@@ -78,10 +81,12 @@ def bench(
     rounds: int = ROUNDS,
     seconds: float = 1.0,
     tick: Tick | None = None,
+    show: Show | None = None,
 ) -> Report:
     """Measure the stages alone and together, interleaved, `seconds` each in every round.
 
-    On the CPU the batch is 64 at the most, so that a large encoder can be measured at all.
+    `show` is called with a stage after each of its rounds: the figures so far. On the CPU the batch
+    is 64 at the most, so that a large encoder can be measured at all.
     """
     if rounds < 1 or not 0 < seconds < math.inf:
         raise UserError(f"--rounds {rounds} --seconds {seconds}: give 1 or more, and above 0")
@@ -99,23 +104,27 @@ def bench(
     laps = -(-64 * batch // len(store))
     many = Subset(store, np.tile(np.arange(len(store)), laps))
     threads = options.threads or workers.cores()
-    disk, memory = read_rates(store, threads, seconds)
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, rate: float) -> None:
+        found.setdefault(name, []).append(rate)
+        if show is not None:
+            show(stage_of(name, found[name], threads))
+
+    for stage, rate in zip(UNSTEADY, read_rates(store, threads, seconds), strict=False):
+        note(stage, rate)
     engine, name, how = open_engine(options.engine, many, options.threads, device)
     try:
         stages = Stages(many, recipe, options, device, engine)
-        found = interleaved(stages, rounds, seconds, tick)
+        interleaved(stages, rounds, seconds, note, tick)
     finally:
         engine.close()
     cores = engine.threads
-    measured = {"read, from disk": [disk], "read, in memory": [memory], **found}
-    rows = [
-        Stage(n, statistics.median(f), min(f), max(f), statistics.median(f) / cores)
-        for n, f in measured.items()
-    ]
-    rate = {row.name: row.images_per_s for row in rows}
+    rows = [stage_of(stage, rates, cores) for stage, rates in found.items()]
+    rate_of = {row.name: row.images_per_s for row in rows}
     overlap = device.type == "cuda"
     can = pick_precision("auto", device) == "bfloat16"
-    costs = roofline.without_decoding(rate) if name == "resident" else rate
+    costs = roofline.without_decoding(rate_of) if name == "resident" else rate_of
     changes = roofline.changes(costs, store, recipe, overlap, cores, can)
     return Report(
         data=str(data),
@@ -132,25 +141,32 @@ def bench(
         stages=rows,
         bounds=roofline.bounds(costs, overlap),
         binds=roofline.binds(costs, overlap),
-        advice=roofline.advice(changes, rate),
+        advice=roofline.advice(changes, rate_of),
         changes=changes,
         device_memory=peak_memory(device),
     )
 
 
+def stage_of(name: str, rates: Sequence[float], cores: int) -> Stage:
+    """The row of a stage whose rounds gave these images/s."""
+    median = statistics.median(rates)
+    return Stage(name, median, min(rates), max(rates), median / cores)
+
+
 def interleaved(
-    stages: Stages, rounds: int, seconds: float, tick: Tick | None
-) -> dict[str, list[float]]:
-    """Images/s of every stage, one figure a round: what slows the machine for a while slows them
-    all."""
+    stages: Stages, rounds: int, seconds: float, note: Callable[[str, float], None],
+    tick: Tick | None,
+) -> None:
+    """Runs all stages once per round, so that what slows the machine for a while slows them all.
+
+    note(name, images/s) is called after each stage of each round.
+    """
     stages.warm_up()
-    found: dict[str, list[float]] = {name: [] for name in stages.runs}
     for i in range(rounds):
         for j, (name, run) in enumerate(stages.runs.items()):
-            found[name].append(run(seconds))
+            note(name, run(seconds))
             if tick is not None:
                 tick(i * len(stages.runs) + j + 1, rounds * len(stages.runs))
-    return found
 
 
 def sample(store: Store, count: int = 1000) -> Iterator[int]:

@@ -147,6 +147,19 @@ def run_on(machine, recipe=LONG, knn=0.0, cost=None):
     return plan
 
 
+def once(cost):
+    """Of the steps that take longer than a second, only the first does; the others take 0.1."""
+    stopped = []
+
+    def step(done):
+        if stopped or cost(done) <= 1:
+            return 0.1
+        stopped.append(done)
+        return cost(done)
+
+    return step
+
+
 @pytest.mark.parametrize(
     "cost",
     [
@@ -157,8 +170,11 @@ def run_on(machine, recipe=LONG, knn=0.0, cost=None):
         lambda done: 0.1 if done < 0.95 else 0.8,
         lambda done: 0.1 + 0.1 * (int(1000 * done) % 7 == 0),
         lambda done: 5.0 if done < 0.02 else 0.1,  # the first steps compile
+        once(lambda done: 60.0 if done > 0.3 else 0.1),  # SIGSTOP, SIGCONT a minute later
+        once(lambda done: 10.0 if done > 0.9 else 0.1),
     ],
-    ids=["steady", "slower", "faster", "slower late", "at the end", "uneven", "slow start"],
+    ids=["steady", "slower", "faster", "slower late", "at the end", "uneven", "slow start",
+         "stopped", "stopped late"],
 )
 def test_a_run_ends_inside_its_budget_whatever_the_machine_does(cost, monkeypatch):
     machine = Machine(cost, 300.0, monkeypatch)
@@ -167,6 +183,20 @@ def test_a_run_ends_inside_its_budget_whatever_the_machine_does(cost, monkeypatc
     assert plan.done(plan.steps) == 1
     last = learning_rate(LONG, plan.done(plan.steps - 1), PER_EPOCH, True)
     assert last < 0.01 * LONG.lr
+
+
+def test_a_stopped_process_does_not_hurry_its_schedule(monkeypatch):
+    """A minute's stop in a budget of five leaves four: a step's share of the training may grow by
+    half, not by hundreds of times."""
+    machine, shares = Machine(None, 300.0, monkeypatch), []
+
+    def cost(plan, step):
+        shares.append(plan.done(step + 1) - plan.done(step))
+        return 60.0 if step == 800 else 0.1
+
+    plan = run_on(machine, cost=cost)
+    assert 0.92 * 300 <= machine.now <= 300 and plan.steps > 2200
+    assert max(shares[100:]) < 1.5 * min(s for s in shares[100:] if s)
 
 
 def test_the_time_of_knn_is_kept_free(monkeypatch):

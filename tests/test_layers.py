@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +65,7 @@ FLOORS = [
     ["evaluation_flags"],
     ["weights_flags"],
     ["data_cli", "panel"],
-    ["evaluation_cli"],
+    ["evaluation_cli", "bench_cli"],
     ["weights_cli"],
     ["cli"],
     ["__main__"],
@@ -77,12 +76,7 @@ HEAVY = {"torch", "torchvision", "kornia", "numba", "rich"}
 @functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
-    gc.disable()  # what it runs in between makes Python 3.11 raise SystemError (recursion depth)
-    try:
-        tree = ast.parse(path.read_text())
-    finally:
-        gc.enable()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):

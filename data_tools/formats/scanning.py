@@ -17,7 +17,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import sniff
-from data_tools.regular_file import open_regular
+from data_tools.regular import open_regular
 from data_tools.store import INDEX_DTYPE
 
 Progress = Callable[[int, int], None]

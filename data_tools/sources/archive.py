@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from data_tools.errors import UserError
 from data_tools.formats.tar import REMOTE_WINDOW, WINDOW, Walk
-from data_tools.regular_file import open_regular
+from data_tools.regular import open_regular
 from data_tools.sources import inflate
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import os
 from array import array
@@ -14,6 +13,7 @@ from data_tools.errors import UserError
 from data_tools.file_names import is_ignored
 from data_tools.formats.pictures import HEAD
 from data_tools.location import on_disk
+from data_tools.regular import read_head, read_regular
 from data_tools.sources.keys import Keys
 from data_tools.sources.labels import label_files
 from data_tools.sources.tar import digest_of
@@ -117,10 +117,15 @@ class FolderSource:
         return self._read(i, -1)
 
     def _read(self, i: int, most: int) -> bytes:
-        if self._root is not None:
-            with builtins.open(on_disk(f"{self._root}/{self.keys[i]}"), "rb", buffering=0) as file:
-                return file.read(most)
         size = int(self.sizes[i])
+        if self._root is not None:
+            path = on_disk(f"{self._root}/{self.keys[i]}")
+            try:
+                return read_regular(path, size) if most < 0 else read_head(path, most)
+            except OSError:
+                if not size and os.path.islink(path):  # so it was listed: nothing has vanished
+                    raise OSError("a link that leads nowhere") from None
+                raise
         return self._place.child(self.keys[i]).pread(size if most < 0 else min(most, size), 0)
 
     def close(self) -> None:

@@ -34,14 +34,16 @@ def with_slashes(folder: Location, name: str) -> str:
     return other if found and not there else ""
 
 
-def read_listed(folder: Location, name: str) -> bytes:
-    """The bytes of the file called `name`.
+def read_listed(folder: Location, name: str, listed: int = -1) -> bytes:
+    """The bytes of the file called `name`, which had `listed` bytes when the list was read (-1: not
+    known).
 
     Raises OSError with the reason, in one line, for one that can't be read; UserError if a package
     has to be installed first, which the files after it need as well.
     """
     try:
-        return place_of(folder, name).read(LARGEST_FILE)
+        place = place_of(folder, name)
+        data = place.read(LARGEST_FILE)
     except NeedsPackage:
         raise
     except UserError as error:
@@ -55,3 +57,7 @@ def read_listed(folder: Location, name: str) -> bytes:
         if is_url(name):  # which fsspec's error doesn't say
             raise FileNotFoundError(errno.ENOENT, f"no such file: {name}") from None
         raise
+    if place.local is not None and listed not in (-1, len(data)):
+        raise OSError(errno.ESTALE, f"changed since it was listed: {listed:,} bytes then, "
+                                    f"{len(data):,} now")
+    return data

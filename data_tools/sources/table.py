@@ -198,7 +198,7 @@ class TableSource:
                             "separator; list each image once")
 
     def read(self, i: int) -> bytes:
-        return read_listed(self._folder, self.keys[i])
+        return read_listed(self._folder, self.keys[i], int(self.sizes[i]))
 
     def close(self) -> None:
         pass

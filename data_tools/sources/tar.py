@@ -75,7 +75,7 @@ class TarSource:
 
     def _read(self, i: int, most: int) -> bytes:
         if self._offsets[i] < 0:
-            raise FileNotFoundError(2, "a link to a file that the tar doesn't hold")
+            raise OSError("a link to a file that the tar doesn't hold")
         return self._archive.pread(min(most, int(self.sizes[i])), int(self._offsets[i]))
 
     def close(self) -> None:

@@ -78,8 +78,9 @@ class ImageNotes:
             pages = f"{self.most_pages:,} pages each"
             if self.fewest_pages < self.most_pages:
                 pages = f"{self.fewest_pages:,} to {self.most_pages:,} pages each"
+            files = "TIFF file holds" if self.stacks == 1 else "TIFF files hold"
             lines.append(
-                f"warning: {self.stacks:,} TIFF files hold several pages of one size ({pages}): "
-                "only the first page is stored"
+                f"warning: {self.stacks:,} {files} several pages of one size ({pages}): only the "
+                "first page is stored"
             )
         return lines

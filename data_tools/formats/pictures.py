@@ -12,6 +12,7 @@ import warnings
 
 from data_tools.image import FORMATS, BadImage, sniff_jpeg
 from data_tools.store import JPEG, OTHER, RAW
+from data_tools.tiff_header import is_tiff, read_tiff
 
 PPM = re.compile(rb"P6\s(\d{1,9})\s(\d{1,9})\s255\s")
 # The first bytes of the formats that are images by anybody's reckoning, also of those that prep
@@ -55,6 +56,8 @@ def sniff(data: bytes) -> tuple[int, int, int, int]:
     from PIL import Image
 
     try:
+        if is_tiff(data):
+            read_tiff(data)  # raises for tags that claim more than the file: Pillow reads them all
         # Only the header is read. What Pillow warns of (many pixels) is for who decodes.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,9 +13,11 @@ from handmade_images import chunk, png, tiff
 from PIL import Image
 from sample_images import encode, jpeg, smooth
 
+from data_tools.formats.pictures import sniff
 from data_tools.image import BadImage, prepare_image
 from data_tools.jpeg_header import sniff_jpeg
 from data_tools.policy import Policy
+from data_tools.store import OTHER
 from data_tools.tiff_header import read_tiff
 from data_tools.workers import quiet_pillow
 
@@ -177,6 +179,13 @@ def test_the_reason_is_said(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage) as caught, quiet_pillow():
         prepare_image(data, Policy())
     assert str(caught.value) == reason
+
+
+def test_a_store_of_others_looks_at_such_a_file_no_closer() -> None:
+    begun = time.perf_counter()
+    assert sniff(many_tags(1)) == (OTHER, 0, 0, 0)
+    assert time.perf_counter() - begun < 1
+    assert sniff(circle()) == (OTHER, 8, 8, 0)
 
 
 def test_scans_that_encoders_write_are_taken() -> None:

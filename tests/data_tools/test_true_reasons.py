@@ -15,6 +15,7 @@ from sample_images import encode, smooth
 
 from data_tools.image import BadImage, prepare_image
 from data_tools.policy import Policy
+from data_tools.tiff_header import Tiff, read_tiff
 from data_tools.workers import quiet_pillow
 
 HEIGHT, WIDTH = 30, 50
@@ -149,6 +150,10 @@ def test_bytes_without_a_kind_stay_unnamed() -> None:
         named += reason != "not an image"
         assert is_image == (reason != "not an image")
     assert named <= 3
+    # Short signatures, with what can't be behind them.
+    for data in (b"\x01\xda\7\7" + bytes(99), b"\xff\x0a", b"\0\0\0\3mdat",
+                 b"\x08\0\5\0" + bytes(99), b"\0\x10\0\0\x11\xaf\1\0" + b"\7" * 99):  # fmt: skip
+        assert rejection(data) == ("not an image", False)
     for data in (b"hello\n", bytes(4096), b"\xff" * 4096, b"\0\0\1\0" + bytes(60)):
         assert rejection(data) == ("not an image", False)
 
@@ -244,6 +249,13 @@ def test_a_thumbnail_is_not_stored_as_the_image() -> None:
     picture = {**small, "kind": (254, 0)}
     got, reason = lossless(two_pages(picture, {"height": 5, "width": 10, "kind": (254, 1)}))
     assert (got == 0x55).all() and reason == "TIFF, stored raw"
+
+
+def test_pages_that_are_thumbnails_are_no_pages_of_a_stack() -> None:
+    page = read_tiff(tiff(np.empty((HEIGHT, WIDTH)), 8, bytes(HEIGHT * WIDTH))).pages[0]
+    thumbnail, smaller = page._replace(subfile=1), page._replace(width=WIDTH // 2)
+    empty = page._replace(has_data=False)
+    assert Tiff([page, thumbnail, page, smaller, empty, page], [page]).stack() == 3
 
 
 def test_bands_that_are_left_out_are_counted() -> None:

@@ -28,6 +28,8 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 # The archives unpack to 190 MB; what goes on and on is no CIFAR.
 UNPACKED_BYTES, MEMBER_BYTES = 512 << 20, 256 << 20
+# Photographs shrink by a tenth. What shrinks to a hundredth may fill the memory from a small file.
+SMALL_BYTES, SHRINKS = 64 << 20, 20
 TAR_BLOCK = 512
 
 
@@ -105,7 +107,7 @@ def layout_of(location: Location) -> Layout | None:
                 return layout
         return None
     with unpacked(location) as file:
-        name, _ = next(members(file), ("", 0))
+        name, _ = next(members(file, most_bytes(location)), ("", 0))
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return LAYOUTS.get(parts[0]) if parts else None
 
@@ -118,8 +120,14 @@ def unpacked(location: Location) -> Iterator[IO[bytes] | gzip.GzipFile]:
         yield gzip.GzipFile(fileobj=file) if packed else file
 
 
-def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of a tar's folders and files, the file standing at its data.
+def most_bytes(location: Location) -> int:
+    """Bytes that an archive may unpack to."""
+    return min(UNPACKED_BYTES, SMALL_BYTES + SHRINKS * location.size())
+
+
+def members(file: IO[bytes] | gzip.GzipFile, most: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of a tar's folders and files, the file standing at its data. Raises ValueError
+    where they are more than `most` bytes together.
 
     The archives are plain: no name is long, so extension headers are passed over.
     """
@@ -131,7 +139,7 @@ def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, int]]:
         length = int.from_bytes(size[1:], "big") if size[0] & 0x80 else int(
             size.strip(b" \0") or b"0", 8)
         data += TAR_BLOCK
-        if not 0 <= length <= MEMBER_BYTES or data + length > UNPACKED_BYTES:
+        if not 0 <= length <= MEMBER_BYTES or data + length > most:
             raise ValueError("it unpacks to more than a CIFAR holds")
         if block[156:157] in b"\x0005":
             yield block[:100].split(b"\0", 1)[0].decode("latin1"), length
@@ -144,7 +152,7 @@ def read_tar(location: Location, layout: Layout, pattern: str) -> dict[str, byte
     """The members wanted, by their base names."""
     files: dict[str, bytes] = {}
     with unpacked(location) as file:
-        for path, size in members(file):
+        for path, size in members(file, most_bytes(location)):
             name = posixpath.basename(path)
             if name == layout.names or re.fullmatch(pattern, name):
                 files[name] = file.read(size)

@@ -220,6 +220,19 @@ def test_what_unpacks_without_an_end_is_refused(tmp_path: Path) -> None:
         cifar.open(Location(path))
 
 
+def test_a_small_archive_that_unpacks_to_a_large_one_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.size = 100 << 20
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+        file.write(bytes(1024))
+    with pytest.raises(UserError, match="more than a CIFAR"):
+        cifar.open(Location(path))
+
+
 def test_an_archive_that_ends_between_two_members_is_cut_off(tmp_path: Path) -> None:
     files = layout_files("cifar-10-batches-bin", python2)
     whole = gzip.decompress(pack(write(tmp_path / "cifar-10-batches-bin", files)).read_bytes())

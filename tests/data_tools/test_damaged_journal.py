@@ -1,8 +1,9 @@
-"""A changed bit in the journal, the spool or the beton under way costs the part again, no more."""
+"""A changed bit in the journal, the spool or the beton under way costs its part again, no more."""
 
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ from sample_images import encode, jpeg, smooth
 
 from data_tools.assemble import GROWING
 from data_tools.checksum import DIGEST
+from data_tools.duplicates import digests
+from data_tools.errors import UserError
 from data_tools.journal import HEADER, Journal
 from data_tools.manifest import MANIFEST, digest_of, read_manifest
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
+from data_tools.survey import survey
+from data_tools.verify import verify
 
 PART = 4000
 FORMATS = ["beton", "tfrecord"]
@@ -209,3 +214,20 @@ def test_a_manifest_of_the_release_before_opens(zoo: Path, tmp_path: Path) -> No
     path.write_text(json.dumps(values, indent=1) + "\n")
     assert read_manifest(path.parent) == new and len(open_store(path.parent)) == 33
     assert json.loads(new.to_json())["digest"] == digest
+
+
+@pytest.mark.parametrize("name", ["keys.txt", "digests.npy", "quarantine.jsonl"])
+def test_a_changed_list_of_a_dataset_is_one_line(name: str, zoo: Path, tmp_path: Path) -> None:
+    """open_store does not read these; whatever does refuses them."""
+    source = tmp_path / "source"
+    shutil.copytree(zoo, source)
+    (source / "a" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    prepare(source, tmp_path / "out")
+    read = {"keys.txt": lambda: open_store(tmp_path / "out").key(3),
+            "digests.npy": lambda: list(digests(open_store(tmp_path / "out"))),
+            "quarantine.jsonl": lambda: survey(tmp_path / "out", 1)}[name]
+    read()
+    flip(tmp_path / "out" / name, 20)
+    with pytest.raises(UserError, match=f"{name}: changed since it was prepared .its checksum"):
+        read()
+    assert verify(tmp_path / "out")[0].problems[0].startswith(f"{name}: changed since")

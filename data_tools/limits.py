@@ -20,7 +20,8 @@ FILES, MEMORY, SPACE = "NOFILE", "AS", "FSIZE"
 # What the dynamic loader and libraries say when they get no memory, no file or no thread.
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory",
              "cannot create shared object descriptor", "cannot map zero-fill pages",
-             "could not find/load shared object file")
+             "could not find/load shared object file", "could not create a primitive", "bad_alloc",
+             "buffer allocation failed")
 NO_THREAD = ("can't start new thread", "thread creation failed", "resource temporarily unavailable")
 
 

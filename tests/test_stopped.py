@@ -1,5 +1,6 @@
 """SIGSTOP and SIGCONT amid prep and train, and a clock that is set back: the same bits."""
 
+import dataclasses
 import datetime
 import json
 import os
@@ -8,49 +9,51 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from fastmoco.checkpoint import load
+from fastmoco.events import Ended, Progress
+from fastmoco.run_options import RunOptions
+from fastmoco.train import train
+from tests.test_train import RECIPE
 
 TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32",
         "--device", "cpu", "--threads", "1", "--engine", "threads", "--log-every", "2"]
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <time.h>
-/* The time of day is an hour back from the third second on; other clocks go on. */
+#include <unistd.h>
+/* The time of day is an hour back once the file SET_BACK is there; other clocks go on. */
 int clock_gettime(clockid_t which, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
-    static struct timespec first;
-    struct timespec up;
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
     int found = real(which, now);
-    if (which != CLOCK_REALTIME) return found;
-    real(CLOCK_MONOTONIC, &up);
-    if (!first.tv_sec) first = up;
-    if (up.tv_sec - first.tv_sec >= 3) now->tv_sec -= 3600;
+    if (which == CLOCK_REALTIME && !access(getenv("SET_BACK"), F_OK)) now->tv_sec -= 3600;
     return found;
 }
 """
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 
-@pytest.fixture(scope="module")
-def set_back(tmp_path_factory):
-    """The environment of a process whose clock is set back by an hour."""
-    folder = tmp_path_factory.mktemp("shim")
-    (folder / "shim.c").write_text(SHIM)
-    shim = folder / "shim.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, folder / "shim.c", "-ldl"], check=True)
-    return {**os.environ, "LD_PRELOAD": str(shim)}
+@pytest.fixture
+def set_back(tmp_path):
+    """The environment of a process whose clock goes back by an hour when its SET_BACK is made."""
+    shim = tmp_path / "shim.so"
+    shim.with_suffix(".c").write_text(SHIM)
+    command = ["gcc", "-shared", "-fPIC", "-o", shim, shim.with_suffix(".c"), "-ldl"]
+    subprocess.run(command, check=True)
+    return {**os.environ, "LD_PRELOAD": str(shim), "SET_BACK": str(tmp_path / "set back")}
 
 
 def start(*argv, env=None):
     command = [sys.executable, "-m", "fastmoco", *map(str, argv), "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=env)
+                            env={**(env or os.environ), "OMP_NUM_THREADS": "1"})  # tiny tensors
 
 
 def stop_and_go_on(process, seconds):
@@ -61,12 +64,13 @@ def stop_and_go_on(process, seconds):
 
 @needs_gcc
 def test_the_shim_sets_the_time_of_day_back_and_no_other_clock(set_back):
-    code = ("import time; a, b = time.time(), time.monotonic(); time.sleep(4);"
+    code = ("import os, time; a, b = time.time(), time.monotonic();"
+            "open(os.environ['SET_BACK'], 'w').close();"
             "print(time.time() - a, time.monotonic() - b)")
     done = subprocess.run([sys.executable, "-c", code], env=set_back, text=True, check=True,
                           capture_output=True)
     day, up = map(float, done.stdout.split())
-    assert day < -3500 and 4 <= up < 3000
+    assert day < -3500 and 0 <= up < 3000
 
 
 @needs_gcc
@@ -78,6 +82,7 @@ def test_training_is_the_same_to_the_bit(dataset, tmp_path, set_back):
     for line in stopped.stdout:
         lines.append(json.loads(line))
         if lines[-1]["event"] == "progress" and lines[-1]["step"] in (10, 30):
+            Path(set_back["SET_BACK"]).touch()
             stop_and_go_on(stopped, 1.5)
     for process in (whole, stopped):
         _, error = process.communicate(timeout=120)
@@ -106,28 +111,26 @@ def same_tensors(one, other, at=""):
             same_tensors(a, b, f"{at}/{i}")
 
 
-@needs_gcc
-def test_until_ends_in_time_though_the_clock_is_set_back(dataset, tmp_path, set_back):
-    """The hour that the clock goes back is no hour more; the stop is not taken for slow steps."""
-    end = datetime.datetime.now() + datetime.timedelta(seconds=24)
-    begun = time.monotonic()
-    process = start("train", dataset, *TINY, "--until", end.isoformat(), "--epochs", "100000",
-                    "--out", tmp_path / "run", env=set_back)
-    shares, stopped = [], False
-    for line in process.stdout:
-        row = json.loads(line)
-        if row["event"] == "progress" and row["steps"]:
-            shares.append(row["lr"])
-            if not stopped and len(shares) > 20:
-                stopped = True
-                stop_and_go_on(process, 3)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
-    assert stopped and row["event"] == "ended" and row["finished"] and row["step"] == row["steps"]
-    assert time.monotonic() - begun < 24 + 10  # on a machine with much else to do
-    # the learning rate falls step by step, not by a third in the few steps behind the stop
-    falls = [a - b for a, b in zip(shares, shares[1:], strict=False)]
-    assert max(falls) < 0.34 * max(shares)
+def test_until_ends_in_time_though_the_clock_is_set_back(dataset, tmp_path, monkeypatch):
+    """The hour that the clock goes back is no hour more, and a second's stop breaks nothing."""
+    def pause():
+        pid = os.getpid()
+        command = f"kill -STOP {pid}; sleep 1; kill -CONT {pid}"
+        subprocess.run(["sh", "-c", command], check=True)
+
+    def listen(event):
+        told.append(event)
+        if isinstance(event, Progress) and event.step == 10:
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() - 3600)
+            pause()
+
+    told, begun = [], time.monotonic()
+    end = datetime.datetime.now() + datetime.timedelta(seconds=8)
+    options = RunOptions(out=str(tmp_path / "run"), until=end.isoformat(), device="cpu")
+    train(dataset, dataclasses.replace(RECIPE, epochs=100_000), options, [listen])
+    assert time.monotonic() - begun < 8 + 20  # on a machine with much else to do
+    assert isinstance(told[-1], Ended) and told[-1].finished and told[-1].step > 10
 
 
 def test_prep_is_the_same_to_the_bit(folder, tmp_path):

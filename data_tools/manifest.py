@@ -114,10 +114,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
                         "run prep again with this release")
     values.pop("reused", None)  # it is not stored
     try:
-        if changed:
-            raise Damaged("its checksum differs")
         manifest = typed(Manifest, values)
         check(manifest)
+        if changed:
+            raise Damaged("its checksum differs")
     except Damaged as error:
         raise damaged(path, error) from None
     return manifest

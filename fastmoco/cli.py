@@ -196,14 +196,16 @@ def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float
                 train(data, recipe, options, [listener], begun)
         return
     except (MemoryError, RuntimeError) as error:
-        if reason(error) or not _is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
+        limited = reason(error).removeprefix("out of memory").removeprefix(": ")
     # here, where the failed step's tensors are gone
     from data_tools.open import open_store
     from fastmoco.sizing import out_of_memory
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    raise UserError(out_of_memory(recipe, open_store(data), options, ranks))
+    line = out_of_memory(recipe, open_store(data), options, ranks)
+    raise UserError(line + (f"; {limited}" if limited else ""))
 
 
 def dry_run(args: TrainArgs) -> None:

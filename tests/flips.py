@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_tools.checksum import unsaid
 from data_tools.errors import UserError
 from data_tools.journal import SAMPLE, Journal, Record
 from data_tools.open import load_cached, open_store, save_cached
@@ -77,7 +78,7 @@ def index_cache(path: Path) -> Target:
     save_cached(path, rows, ["a", "b", "c"])
 
     def opened() -> tuple[Any, list[str]]:
-        got = load_cached(path)
+        got = load_cached(path, path, unsaid)
         return (None if got[0] is None else got), []
 
     return Target(

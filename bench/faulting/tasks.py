@@ -83,7 +83,7 @@ def exported(place: Path, printed: str) -> Any:
     for name, digest in mark.pop("sha256").items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
     card = (out / "README.md").read_text()
-    return mark, card, read_weights(out / "model.safetensors")
+    return mark, card, read_weights(out / "model.safetensors").content
 
 
 def report(inputs: Path, place: Path) -> list[str]:

@@ -54,7 +54,7 @@ FIGURES = {
 WITH_KNN = {"knn": "kNN 40.0%", "best": "best 40.0%, epoch 1"}
 BUDGETED = replace(LINE, budget_left=86_000.0)
 EVERY_STEP = replace(LINE, step=999_999, epoch=999_999.0, images_per_s=123_456.7)
-LONG = "loss and pretext accuracy say more than kNN does here: look at views, there may be shortcuts"
+LONG = "loss and pretext accuracy say more than kNN does here: look at views for shortcuts"
 MANY = [Judged(1, f"rule-{i}", "warning", f"{i} {LONG}", False) for i in range(10)]
 PHASES = {
     "first figures": ([LINE], FIGURES),

@@ -186,8 +186,8 @@ class Run:
         if lost * ONE_IN > total:
             self.journal.stop_short(total)
             raise Interrupted(
-                f"{self._where()}: {lost:,} of {total:,} images can't be read so far, more than one "
-                f"in {ONE_IN} (the first is {self._first_lost}); what is done stays: bring them "
+                f"{self._where()}: {lost:,} of {total:,} images can't be read so far, more than "
+                f"one in {ONE_IN} (the first is {self._first_lost}); what is done stays: bring them "
                 "back and run prep again")
 
     def _readable_again(self, record: Record) -> bool:

@@ -187,8 +187,8 @@ class Run:
             self.journal.stop_short(total)
             raise Interrupted(
                 f"{self._where()}: {lost:,} of {total:,} images can't be read so far, more than "
-                f"one in {ONE_IN} (the first is {self._first_lost}); what is done stays: bring them "
-                "back and run prep again")
+                f"one in {ONE_IN} (the first is {self._first_lost}); what is done stays: bring "
+                "them back and run prep again")
 
     def _readable_again(self, record: Record) -> bool:
         """Whether the file system now gives an image that it did not give before."""

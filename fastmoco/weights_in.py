@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from data_tools.errors import UserError
-from fastmoco.checkpoint import Checkpoint
+from fastmoco.checkpoint import Checkpoint, check_types
 from fastmoco.encoder import build_encoder
 from fastmoco.foreign_tensors import Tensors, short, tensors_of
 from fastmoco.layouts import Choice, Trunk, choose, head_of, left_out, queue_of
@@ -240,7 +240,8 @@ def _ours_inside(inside: Any, path: str) -> Checkpoint | None:
         return None
     try:
         values = dict(inside)
-        return Checkpoint(recipe=from_dict(values.pop("recipe")), moco={}, optimizer={}, **values)
+        recipe = from_dict(values.pop("recipe"))
+        return check_types(Checkpoint(recipe=recipe, moco={}, optimizer={}, **values), path)
     except (TypeError, KeyError, AttributeError, ValueError):
         raise UserError(f"{path}: exported by another version of fastmoco") from None
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -32,11 +31,13 @@ def refused(capsys, *argv):
 def test_help_is_quick_and_complete():
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-m", "fastmoco", "--help"], capture_output=True, text=True, check=True
         )
-        times.append(time.perf_counter() - begun)
+        after = os.times()  # of the processor: other work on the machine takes none of it
+        times.append(after.children_user + after.children_system
+                     - before.children_user - before.children_system)
     assert min(times) < 0.3
     commands = "prep", "views", "bench", "train", "knn", "linear", "finetune", "embed", "selftest"
     assert all(c in done.stdout for c in commands)

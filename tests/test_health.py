@@ -181,6 +181,15 @@ def test_the_papers_recipes_are_not_found_fault_with(recipe):
     assert found([], recipe, 1_281_167 if recipe.size == 224 else 50_000) == {}
 
 
+def test_one_line_with_a_pause_in_it_is_no_waiting_for_data():
+    """A process that was stopped while it waited for a batch, and goes on."""
+    watch = Watch()
+    paused = [line(1000 + 20 * i, data_wait=0.99 if i == 3 else 0.01) for i in range(8)]
+    started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a", "data")
+    assert not [j for event in [started, *healthy(), *paused] for j in watch(event)
+                if j.name == "waiting"]
+
+
 def test_each_verdict_is_told_once_and_again_when_it_is_over():
     watch = Watch()
     started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a", "data")
@@ -190,7 +199,7 @@ def test_each_verdict_is_told_once_and_again_when_it_is_over():
         for judged in watch(event)
     ]
     assert [(j.name, j.step, j.over) for j in told] == [
-        ("waiting", 1020, False), ("waiting", 1160, True)
+        ("waiting", 1020, False), ("waiting", 1140, True)
     ]
     assert told[0].text == told[1].text and told[0].severity == "warning"
 

@@ -185,7 +185,8 @@ def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:
     for name in ("step", "samples", "threads"):
         value = getattr(saved, name)
         fields[name] = type(value) is int and 0 <= value < 1 << 60
-    fields["epoch"] = saved.epoch is None or (type(saved.epoch) is int and 0 <= saved.epoch < 1 << 60)
+    epoch = saved.epoch
+    fields["epoch"] = epoch is None or (type(epoch) is int and 0 <= epoch < 1 << 60)
     for name in ("dataset", "origin", "note"):
         fields[name] = isinstance(getattr(saved, name), str)
     wrong = [name for name, fits in fields.items() if not fits]

@@ -9,11 +9,9 @@ an error was none of ours.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bench.command import Flags, finish
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
 from fastmoco.zip_records import read_records
@@ -87,7 +86,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    flags = Flags(__doc__ or "")
     flags.add_argument("checkpoint", type=Path)
     flags.add_argument("--flips", type=int, default=20_000)
     flags.add_argument("--seed", type=int, default=0)
@@ -100,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.command import Flags
 from bench.command import finish as exit_with
 from bench.faulting import trial
 from bench.faulting.shim import PRELOADED, compile_shim, set_fault
@@ -161,8 +162,7 @@ def shim_arm(fault: str, how: Any) -> Arm:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(__doc__ or "")
     names = [task.name for task in TASKS]
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--trials", type=int, default=1 << 40, help="at most so many")

@@ -22,7 +22,7 @@ import time
 import traceback
 from pathlib import Path
 
-from bench.command import finish
+from bench.command import Flags, finish
 from bench.fuzzing.reader import Case, Reader
 from bench.fuzzing.readers import READERS
 from bench.fuzzing.supervise import KINDS, Supervisor
@@ -35,8 +35,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--files", type=int, default=NO_END,
                         help="at most so many per reader, and an eighth of it for slow readers")

@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import re
-import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -201,13 +200,8 @@ class Location:
         """All of a file of up to `most` bytes. Raises OSError, also for a FIFO or a device."""
         if self.local is None:
             return self._read_remote(most)
-        # Opening a FIFO without O_NONBLOCK waits for a writer.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = os.open(self.local, flags)
-        with open(handle, "rb", buffering=0) as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
+        with open(open_regular(self.local), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
             if status.st_size > most:
                 raise OSError(errno.EFBIG, f"larger than {most} bytes")
             # A file of the system that says it is empty may go on without end.

@@ -57,7 +57,7 @@ def read_listed(folder: Location, name: str, listed: int = -1) -> bytes:
         if is_url(name):  # which fsspec's error doesn't say
             raise FileNotFoundError(errno.ENOENT, f"no such file: {name}") from None
         raise
-    if place.local is not None and listed not in (-1, len(data)):
+    if listed not in (-1, len(data)) and not is_url(name) and place.local is not None:
         raise OSError(errno.ESTALE, f"changed since it was listed: {listed:,} bytes then, "
                                     f"{len(data):,} now")
     return data

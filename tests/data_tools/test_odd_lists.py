@@ -158,7 +158,7 @@ def test_devices_and_fifos_in_a_list_neither_hang_nor_fill_the_memory(folder: Pa
     (folder / "x.csv").write_text("path,label\na.jpg,1\nfifo.jpg,1\n/dev/zero,1\nimg,1\n")
     source = open_source(folder / "x.csv")
     for i in (1, 2, 3):
-        with pytest.raises(OSError, match="not a regular file|Is a directory"):
+        with pytest.raises(OSError, match=", not a file|Is a directory"):
             source.read(i)
 
 

@@ -1,13 +1,14 @@
 """Where the keys come from: the paper's three mechanisms (1911.05722 section 3.2, figure 2).
 
-Each says what a batch's queries are contrasted with, and what becomes of its keys:
+Each knows the negatives of a batch's queries, and what becomes of the batch's keys:
 
     loss, accuracy = dictionary.contrast(q, keys, index, drawn, T)
-    dictionary.update(keys.all, index)
+    dictionary.update(keys.all, q, index, gather)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastmoco.info_nce import info_nce, info_nce_in_batch
+
+Gather = Callable[[torch.Tensor], torch.Tensor]  # [n, ...] of every rank -> [N, ...] of all
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Keys:
     first: int = 0
     """Where mine begin in all."""
 
+    def rows(self, first: int, count: int) -> Keys:
+        """The keys of a part of this rank's queries, which see the same keys of all ranks."""
+        return Keys(self.mine[first : first + count], self.all, self.first + first)
+
 
 class Queue(nn.Module):
     """MoCo: the last K keys, [K, dim] float32, as a ring whose pointer stays on the device.
@@ -35,6 +42,7 @@ class Queue(nn.Module):
     It begins as random unit vectors, like the official code's, whose layout is [dim, K].
     """
 
+    encodes_keys, trains_keys = True, False
     keys: torch.Tensor
     pointer: torch.Tensor
 
@@ -45,14 +53,21 @@ class Queue(nn.Module):
         self._write = enqueue
 
     def contrast(
-        self, q: torch.Tensor, k: Keys, index: torch.Tensor | None,
+        self, q: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
         drawn: torch.Tensor | None, T: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and pretext accuracy of queries [N, C] against the whole queue."""
+        assert k is not None
         return info_nce(q, k.mine, self.keys, T)
 
+    def update(
+        self, keys: torch.Tensor, q: torch.Tensor, index: torch.Tensor | None, gather: Gather
+    ) -> None:
+        """The batch's keys replace the oldest."""
+        self.enqueue(keys)
+
     @torch.no_grad()
-    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
+    def enqueue(self, keys: torch.Tensor) -> None:
         """Write keys [N, dim], N <= K, over the oldest; no sync, any N, nothing dropped."""
         if keys.shape[0] > self.keys.shape[0]:
             raise ValueError(f"{keys.shape[0]} keys do not fit a queue of {self.keys.shape[0]}")
@@ -67,6 +82,7 @@ class MemoryBank(nn.Module):
     """A key for every sample, [samples, dim] float32 (1805.01978): what its query was when it was
     last seen, as normalise(0.5 old + 0.5 q). It begins as random unit vectors."""
 
+    encodes_keys, trains_keys = False, False
     keys: torch.Tensor
 
     def __init__(self, samples: int, dim: int) -> None:
@@ -84,29 +100,46 @@ class MemoryBank(nn.Module):
             q, self.keys.index_select(0, index), self.keys.index_select(0, drawn), T
         )
 
-    @torch.no_grad()
-    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
-        """keys [N, dim]: this batch's queries, of samples index [N]; what is not finite is left
-        out."""
+    def update(
+        self, keys: torch.Tensor, q: torch.Tensor, index: torch.Tensor | None, gather: Gather
+    ) -> None:
+        """The entries of the batch's samples move towards their queries."""
         assert index is not None
+        self.refresh(gather(q), gather(index))
+
+    @torch.no_grad()
+    def refresh(self, keys: torch.Tensor, index: torch.Tensor) -> None:
+        """keys [N, dim]: the queries of samples index [N]. A query that is not finite leaves its
+        entry as it is."""
         old = self.keys.index_select(0, index)
         new = F.normalize(0.5 * old + 0.5 * keys.to(old.dtype), dim=1)
         finite = keys.isfinite().all(dim=1, keepdim=True)
         self.keys.index_copy_(0, index, torch.where(finite, new, old))
 
+    def compile_write(self) -> None:
+        """It stays eager: three launches a step."""
+
 
 class EndToEnd(nn.Module):
     """No memory: the negatives are the batch's other keys, and gradients reach all of them."""
 
+    encodes_keys, trains_keys = True, True
+
     def contrast(
-        self, q: torch.Tensor, k: Keys, index: torch.Tensor | None,
+        self, q: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
         drawn: torch.Tensor | None, T: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and pretext accuracy of queries [N, C] against all keys of the batch."""
+        assert k is not None
         return info_nce_in_batch(q, k.all, k.first, T)
 
-    def update(self, keys: torch.Tensor, index: torch.Tensor | None) -> None:
+    def update(
+        self, keys: torch.Tensor, q: torch.Tensor, index: torch.Tensor | None, gather: Gather
+    ) -> None:
         """Nothing is kept."""
+
+    def compile_write(self) -> None:
+        """Nothing is written."""
 
 
 Dictionary = Queue | MemoryBank | EndToEnd

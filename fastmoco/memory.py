@@ -245,7 +245,7 @@ def _name_what_is_done(moco: MoCo, living: Living) -> list[int]:
     moco.encoder_q.register_forward_pre_hook(lambda *_: now("activations"))
     moco.encoder_q.register_forward_hook(queries_done)
     if moco.encoder_k is not None:
-        name = "activations" if moco.trains_keys else "keys' forward pass"
+        name = "activations" if moco.dictionary.trains_keys else "keys' forward pass"
         moco.encoder_k.register_forward_pre_hook(lambda *_: now(name))
         moco.encoder_k.register_forward_hook(lambda *_: now("loss"))
     return kept

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +28,21 @@ from fastmoco.recipe import Recipe
 
 @dataclass(frozen=True)
 class Out:
-    """What a step gives: everything stays on the device."""
+    """Result of one step. All tensors stay on the device."""
 
     loss: torch.Tensor
     """[], with its graph."""
+    accuracy: torch.Tensor
+    """[]: the share of queries whose own key is nearer than every negative."""
+    q: torch.Tensor
+    """[N, C] float, no gradient: this rank's queries."""
+    k: torch.Tensor | None
+    """[N, C] float, no gradient: their positive keys; None for a memory bank."""
     keys: torch.Tensor
-    """[M, C] float, no gradient: what update gives to the dictionary, of all ranks."""
+    """[M, C] float, no gradient: the keys of all ranks that update gives to the dictionary."""
     index: torch.Tensor | None
-    """int64 [M]: the sample ids of the keys."""
-    stats: dict[str, torch.Tensor]
+    """int64 [N]: the sample ids of the queries."""
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
     """Scalars for the log, each []."""
 
 
@@ -67,99 +73,88 @@ class MoCo(nn.Module):
     ) -> None:
         super().__init__()
         self.m, self.T, self.symmetric = m, T, symmetric
-        self.trains_keys = isinstance(dictionary, EndToEnd)
         self.key_parts, self.ranks = key_parts, ranks
         self.encoder_q = encoder_q
         self.encoder_k: nn.Module | None = None
-        if not isinstance(dictionary, MemoryBank) and not shared:
-            self.encoder_k = copy.deepcopy(encoder_q).requires_grad_(self.trains_keys)
+        if dictionary.encodes_keys and not shared:
+            self.encoder_k = copy.deepcopy(encoder_q).requires_grad_(dictionary.trains_keys)
         self.dictionary = dictionary
-        self._wrapped: list[nn.Module] = []  # a list: none of this module's own children
+        self.begin_step: Callable[[], None] = _nothing
+        """Called before each step (CUDA graphs need to know)."""
+        # A wrapper holds the module that it wraps: as a child it would name every tensor twice.
+        self._wrappers: dict[nn.Module, nn.Module] = {}
         self._lists: _Lists | None = None
 
     def distribute(self) -> None:
         """From now on the gradients of trained encoders are means over the ranks."""
-        self._wrapped = [self.ranks.wrap(self.encoder_q)]
-        if self.trains_keys and self.encoder_k is not None:
-            self._wrapped.append(self.ranks.wrap(self.encoder_k))
+        trained = [self.encoder_q]
+        if self.encoder_k is not None and self.dictionary.trains_keys:
+            trained.append(self.encoder_k)
+        self._wrappers = {encoder: self.ranks.wrap(encoder) for encoder in trained}
 
     @contextlib.contextmanager
     def gradients_stay(self) -> Iterator[None]:
         """Backward passes in here leave the exchange of gradients to a later one."""
         with contextlib.ExitStack() as stack:
-            for encoder in self._wrapped:
+            for encoder in self._wrappers.values():
                 if isinstance(encoder, nn.parallel.DistributedDataParallel):
                     stack.enter_context(encoder.no_sync())
             yield
 
     def forward(
-        self,
-        im_q: torch.Tensor,
-        im_k: torch.Tensor,
-        index: torch.Tensor | None = None,
-        shuffle: torch.Tensor | None = None,
-        drawn: torch.Tensor | None = None,
-        keys: list[Keys] | None = None,
-        watch: bool = False,
+        self, im_q: torch.Tensor, im_k: torch.Tensor, index: torch.Tensor | None = None,
+        shuffle: torch.Tensor | None = None, drawn: torch.Tensor | None = None,
     ) -> Out:
-        """im_q, im_k: [N, 3, S, S], two views of the same images; index: int64 [N], their sample
-        ids; shuffle: int64 [M], how the keys of the whole batch are dealt to the parts of split
-        BatchNorm; drawn: int64 [K], a memory bank's negatives; keys: what encode_keys gave, where
-        that was asked before. With watch, stats tell more (fastmoco.health)."""
-        if keys is None:
-            keys = self.encode_keys(im_q, im_k, shuffle)
-        losses, accuracies, queries = [], [], []
-        for image, k in zip((im_q, im_k), keys, strict=False):
-            q = unit(self._encode(0, self.encoder_q, image))  # queries: NxC
-            loss, accuracy = self.dictionary.contrast(q, k, index, drawn, self.T)
-            losses.append(loss)
-            accuracies.append(accuracy)
-            queries.append(q)
-        stats = {
-            "loss": torch.stack([x.detach() for x in losses]).sum(),
-            "pretext_accuracy": torch.stack(accuracies).mean(),
-        }
-        q = queries[0].detach()
-        if watch:
-            stats |= geometry(q, keys[0].mine.detach())
-        if isinstance(self.dictionary, MemoryBank):
-            new = self.ranks.gather(q)
-            ids = None if index is None else self.ranks.gather(index)
-        else:
-            # the keys of im_q before those of im_k, as the official demo's symmetric loss has it
-            new, ids = torch.cat([k.all.detach() for k in reversed(keys)]), None
-        return Out(torch.stack(losses).sum(), new, ids, stats)
+        """Algorithm 1 for one batch. im_q, im_k: [N, 3, S, S], two views of the same images; index:
+        int64 [N], their sample ids; shuffle: int64 [M], the order in which the keys of all ranks
+        are dealt to the parts of split BatchNorm; drawn: int64 [K], a memory bank's negatives."""
+        k = self.encode_keys(im_k, shuffle)  # keys: [N, C]
+        if not self.symmetric:
+            return self.contrast(im_q, k, index, drawn)
+        # The official CIFAR demo: each view is query once and key once.
+        k_of_q = self.encode_keys(im_q, shuffle)
+        return added(
+            self.contrast(im_q, k, index, drawn), self.contrast(im_k, k_of_q, index, drawn)
+        )
+
+    def contrast(
+        self, image: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
+        drawn: torch.Tensor | None,
+    ) -> Out:
+        """Queries of image [N, 3, S, S] against their keys k and the dictionary's negatives."""
+        q = unit(self._encode(self.encoder_q, image))  # queries: [N, C]
+        loss, accuracy = self.dictionary.contrast(q, k, index, drawn, self.T)
+        mine = None if k is None else k.mine.detach()
+        keys = q.new_empty(0) if k is None else k.all.detach()
+        return Out(loss, accuracy.detach(), q.detach(), mine, keys, index)
 
     def encode_keys(
-        self, im_q: torch.Tensor, im_k: torch.Tensor, shuffle: torch.Tensor | None, pieces: int = 1
-    ) -> list[Keys]:
-        """The keys of im_k and, with the symmetric loss, of im_q; in so many pieces of the batch,
-        which bounds the memory."""
-        if isinstance(self.dictionary, MemoryBank):
-            none = im_q.new_empty(0)
-            return [Keys(none, none)]
-        images = (im_k, im_q) if self.symmetric else (im_k,)
-        with contextlib.nullcontext() if self.trains_keys else torch.no_grad():
-            return [self._keys_of(image, shuffle, pieces) for image in images]
-
-    def _keys_of(self, image: torch.Tensor, shuffle: torch.Tensor | None, pieces: int) -> Keys:
+        self, image: torch.Tensor, shuffle: torch.Tensor | None, pieces: int = 1
+    ) -> Keys | None:
+        """The keys of image [N, 3, S, S], encoded in this many pieces, which bounds the memory;
+        None if the dictionary needs none. Only end-to-end gives them a gradient."""
+        if not self.dictionary.encodes_keys:
+            return None
         n, rank, size = image.shape[0], self.ranks.rank, self.ranks.size
-        if shuffle is None:
-            k = self.ranks.gather_with_gradient(self._pieces(image, pieces))
-        else:  # this rank encodes a random part of the whole batch
-            part = shuffle if size == 1 else shuffle[rank * n : (rank + 1) * n]
-            dealt = self._pieces(deal(self.ranks.gather(image), part), pieces)
-            k = undeal(self.ranks.gather_with_gradient(dealt), shuffle)
+        with contextlib.nullcontext() if self.dictionary.trains_keys else torch.no_grad():
+            if shuffle is None:
+                k = self.ranks.gather_with_gradient(self._in_pieces(image, pieces))
+            else:
+                # Section 3.3 of the paper: the keys are encoded in another order than the queries,
+                # so that the statistics of a part don't tell a query which key is its own.
+                part = shuffle if size == 1 else shuffle[rank * n : (rank + 1) * n]
+                dealt = self._in_pieces(deal(self.ranks.gather(image), part), pieces)
+                k = undeal(self.ranks.gather_with_gradient(dealt), shuffle)
         return Keys(k if size == 1 else k[rank * n : (rank + 1) * n], k, rank * n)
 
-    def _pieces(self, image: torch.Tensor, pieces: int) -> torch.Tensor:
+    def _in_pieces(self, image: torch.Tensor, pieces: int) -> torch.Tensor:
         encoder = self.encoder_q if self.encoder_k is None else self.encoder_k
-        parts = [image] if pieces * self.key_parts == 1 else image.chunk(pieces * self.key_parts)
-        which = 0 if self.encoder_k is None else 1
-        return torch.cat([unit(self._encode(which, encoder, part)) for part in parts])
+        count = pieces * self.key_parts
+        parts = [image] if count == 1 else image.chunk(count)
+        return torch.cat([unit(self._encode(encoder, part)) for part in parts])
 
-    def _encode(self, which: int, encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
-        return (self._wrapped[which] if which < len(self._wrapped) else encoder)(image)
+    def _encode(self, encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        return self._wrappers.get(encoder, encoder)(image)
 
     @torch.no_grad()
     def update(self, out: Out) -> None:
@@ -167,7 +162,7 @@ class MoCo(nn.Module):
         lists = self._listed()
         if lists.followers:
             torch._foreach_lerp_(lists.followers, lists.leaders, 1 - self.m)
-        self.dictionary.update(out.keys, out.index)
+        self.dictionary.update(out.keys, out.q, out.index, self.ranks.gather)
         # each rank saw other parts: the same mean on all, as one process has over its parts
         self.ranks.mean_(self.statistics)
 
@@ -185,7 +180,7 @@ class MoCo(nn.Module):
         milliseconds of a deep network."""
         if self._lists is None:
             encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
-            follows = self.encoder_k is not None and not self.trains_keys
+            follows = self.encoder_k is not None and not self.dictionary.trains_keys
             followers: list[torch.Tensor] = [*encoders[-1].parameters()] if follows else []
             leaders: list[torch.Tensor] = [*encoders[0].parameters()] if follows else []
             self._lists = _Lists(
@@ -197,6 +192,20 @@ class MoCo(nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True) -> MoCo:
         self._lists = None  # .to() and .double() put other tensors in the places of these
         return super()._apply(fn, recurse)
+
+
+def added(first: Out, second: Out) -> Out:
+    """Both halves of the symmetric loss as one: losses are added up, accuracies averaged. The
+    second half's keys, those of im_q, are enqueued first, as the official demo has it."""
+    return Out(
+        torch.stack([first.loss, second.loss]).sum(),
+        torch.stack([first.accuracy, second.accuracy]).mean(),
+        first.q, first.k, torch.cat([second.keys, first.keys]), first.index,
+    )
+
+
+def _nothing() -> None:
+    pass
 
 
 def build_moco(
@@ -241,16 +250,15 @@ def compile_parts(moco: MoCo, graphs: bool = False) -> None:
     can then not change its code. Evaluation calls the trunks by themselves, which stay eager.
     With graphs, as CUDA graphs too."""
     mode = "reduce-overhead" if graphs else None
-    if graphs:  # what the last step's graphs gave may be written over
-        moco.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+    if graphs:  # a new step may write over the results of the last step's graphs
+        moco.begin_step = torch.compiler.cudagraph_mark_step_begin
     for encoder in (moco.encoder_q, moco.encoder_k):
         if encoder is not None:
             encoder.compile(dynamic=False, mode=mode)
-    if isinstance(moco.dictionary, Queue):
-        moco.dictionary.compile_write()
+    moco.dictionary.compile_write()
 
 
-def geometry(q: torch.Tensor, k: torch.Tensor) -> dict[str, torch.Tensor]:
+def geometry(q: torch.Tensor, k: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """How the queries [N, C] lie (2005.10242): alignment, the mean of |q - k|^2 over positives (0
     is best, 2 unrelated); uniformity, log of the mean of exp(-2 |q_i - q_j|^2) over pairs (-4 is
     spread out, 0 collapsed); feature_std, the mean over dimensions of their deviation, times
@@ -258,7 +266,7 @@ def geometry(q: torch.Tensor, k: torch.Tensor) -> dict[str, torch.Tensor]:
     n = q.shape[0]
     near = torch.exp(4 * (q @ q.T) - 4)  # |q_i - q_j|^2 = 2 - 2 q_i q_j
     return {
-        "alignment": (q - k).square().sum(dim=1).mean() if k.numel() else q.new_zeros(()),
+        "alignment": (q - k).square().sum(dim=1).mean() if k is not None else q.new_zeros(()),
         "uniformity": ((near.sum() - n) / (n * (n - 1))).log(),
         "feature_std": q.std(dim=0).mean() * q.shape[1] ** 0.5,
     }

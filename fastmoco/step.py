@@ -15,8 +15,8 @@ import torch
 from fastmoco.batch import Batch, Prepared
 from fastmoco.device import autocast
 from fastmoco.distributed import Ranks
-from fastmoco.moco import MoCo, Out
-from fastmoco.recipe import Recipe
+from fastmoco.moco import MoCo, Out, added, geometry
+from fastmoco.recipe import Precision, Recipe
 
 
 def training_step(
@@ -37,16 +37,22 @@ def training_step(
     stats["skipped"] is 1 where the step was skipped; with watch, stats also hold what
     fastmoco.health looks at.
     """
+    moco.begin_step()
     shuffle = batch.shuffle if recipe.bn_splits > 1 else None  # one part: nothing to deal
     precision = (im_q.device, recipe.precision)
     before = _flat(moco.statistics)
     if pieces == 1:
         with autocast(*precision):
-            out = moco(im_q, im_k, batch.index, shuffle, batch.drawn, watch=watch)
+            out = moco(im_q, im_k, batch.index, shuffle, batch.drawn)
         scaler.scale(out.loss).backward()
+        outs = [out]
     else:
-        out = _in_pieces(moco, scaler, im_q, im_k, batch, shuffle, recipe, pieces, watch)
-    finite = out.loss.isfinite() & out.keys.isfinite().all()
+        outs = _in_pieces(moco, scaler, im_q, im_k, batch, shuffle, precision, pieces)
+        out = _joined(outs)
+    out.stats.update(loss=out.loss.detach(), pretext_accuracy=out.accuracy)
+    if watch:
+        out.stats.update(_mean([geometry(o.q, o.k) for o in outs]))
+    finite = out.loss.isfinite() & out.q.isfinite().all() & out.keys.isfinite().all()
     gradients = [p.grad for p in moco.trained() if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if watch:
@@ -81,36 +87,46 @@ def _put_back(statistics: list[torch.Tensor], before: torch.Tensor, bad: torch.T
 
 def _in_pieces(
     moco: MoCo, scaler: torch.amp.GradScaler, im_q: torch.Tensor, im_k: torch.Tensor,
-    batch: Batch | Prepared,
-    shuffle: torch.Tensor | None, recipe: Recipe, pieces: int, watch: bool,
-) -> Out:
-    precision = (im_q.device, recipe.precision)
+    batch: Batch | Prepared, shuffle: torch.Tensor | None,
+    precision: tuple[torch.device, Precision], pieces: int,
+) -> list[Out]:
+    """Forward and backward passes of one piece of the batch after the other. All keys are encoded
+    before, because a piece's queries see the whole batch's."""
     with autocast(*precision):
-        keys = moco.encode_keys(im_q, im_k, shuffle, pieces)
+        keys = moco.encode_keys(im_k, shuffle, pieces)
+        keys_of_q = moco.encode_keys(im_q, shuffle, pieces) if moco.symmetric else None
     n = im_q.shape[0] // pieces
     outs = []
     for i in range(pieces):
         rows = slice(i * n, (i + 1) * n)
-        here = [type(k)(k.mine[rows], k.all, k.first + i * n) for k in keys]
+        index = batch.index[rows]
+        # Gradients are exchanged between ranks once, with the last piece.
         later = moco.gradients_stay() if i < pieces - 1 else contextlib.nullcontext()
         with later:
             with autocast(*precision):
-                out = moco(
-                    im_q[rows], im_k[rows], batch.index[rows], None, batch.drawn, here, watch
-                )
+                here = None if keys is None else keys.rows(i * n, n)
+                out = moco.contrast(im_q[rows], here, index, batch.drawn)
+                if keys_of_q is not None:
+                    there = keys_of_q.rows(i * n, n)
+                    out = added(out, moco.contrast(im_k[rows], there, index, batch.drawn))
             scaler.scale(out.loss / pieces).backward()
         outs.append(out)
-    stats = {
-        name: torch.stack([o.stats[name] for o in outs]).mean() for name in outs[0].stats
-    }
-    loss = torch.stack([o.loss.detach() for o in outs]).mean()
+    return outs
+
+
+def _joined(outs: list[Out]) -> Out:
+    """The pieces of a batch as one. Every piece has the keys of the whole batch."""
     last = outs[-1]
-    if last.index is None:
-        return Out(loss, last.keys, None, stats)
-    ranks = moco.ranks.size
-    whole = [torch.cat([x.view(ranks, n, *x.shape[1:]) for x in xs], dim=1).flatten(0, 1)
-             for xs in ([o.keys for o in outs], [o.index for o in outs])]
-    return Out(loss, whole[0], whole[1], stats)
+    index = None if last.index is None else torch.cat([o.index for o in outs])  # type: ignore
+    return Out(
+        torch.stack([o.loss.detach() for o in outs]).mean(),
+        torch.stack([o.accuracy for o in outs]).mean(),
+        torch.cat([o.q for o in outs]), None, last.keys, index,
+    )
+
+
+def _mean(stats: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([s[name] for s in stats]).mean() for name in stats[0]}
 
 
 class BadSteps:

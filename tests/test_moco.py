@@ -87,18 +87,18 @@ def test_the_queue_is_the_last_K_keys_at_any_batch_size(n):
     keys = torch.arange(2.0 * n * 9).reshape(-1, 2)
     seen = queue.keys.clone()
     for i in range(9):
-        queue.update(keys[i * n : (i + 1) * n], None)
+        queue.enqueue(keys[i * n : (i + 1) * n])
         seen = torch.cat([seen, keys[i * n : (i + 1) * n]])
         place = int(queue.pointer)
         assert torch.equal(torch.roll(queue.keys, -place, 0), seen[-10:])
     with pytest.raises(ValueError, match="11 keys do not fit"):
-        queue.update(torch.zeros(11, 2), None)
+        queue.enqueue(torch.zeros(11, 2))
 
 
 def test_a_key_that_is_not_finite_is_never_enqueued():
     queue = Queue(6, 2)
     before = queue.keys.clone()
-    queue.update(torch.tensor([[1.0, 0], [torch.nan, 0], [0, torch.inf], [0, 1]]), None)
+    queue.enqueue(torch.tensor([[1.0, 0], [torch.nan, 0], [0, torch.inf], [0, 1]]))
     assert torch.equal(queue.keys[[0, 3]], torch.tensor([[1.0, 0], [0, 1]]))
     assert torch.equal(queue.keys[[1, 2, 4, 5]], before[[1, 2, 4, 5]])
     assert int(queue.pointer) == 4
@@ -209,5 +209,5 @@ def test_loss_and_enqueue_compile_to_one_graph(function):
         for _ in range(3):
             keys = torch.randn(4, 2)
             compiled(ours.keys, ours.pointer, keys)
-            plain.update(keys, None)
+            plain.enqueue(keys)
         assert torch.equal(ours.keys, plain.keys) and int(ours.pointer) == 3

@@ -101,9 +101,9 @@ def breaks(monkeypatch, what):
 
         monkeypatch.setattr(selftest_module.MoCo, "update", late)
     elif what == "queue":
-        update = selftest_module.Queue.update
+        enqueue = selftest_module.Queue.enqueue
         monkeypatch.setattr(
-            selftest_module.Queue, "update", lambda self, keys, index: update(self, keys.flip(0), 0)
+            selftest_module.Queue, "enqueue", lambda self, keys: enqueue(self, keys.flip(0))
         )
     elif what == "not a number":
         wrong = scaled(selftest_module.info_nce_streaming, float("nan"))

@@ -53,8 +53,8 @@ def accuracies(moco, shuffled):
     for im_q, im_k, order, another in batches(2, 80):
         as_trained = moco(im_q, im_k, None, order if shuffled else None)
         dealt = moco(im_q, im_k, None, another)
-        found += torch.stack([o.stats["pretext_accuracy"] for o in (as_trained, dealt)]) / 80
-        moco.dictionary.update(as_trained.keys, None)
+        found += torch.stack([o.accuracy for o in (as_trained, dealt)]) / 80
+        moco.dictionary.enqueue(as_trained.keys)
     return found.tolist()
 
 

@@ -63,11 +63,16 @@ def test_cuda_graphs_are_told_where_a_step_begins(graphs, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: modes.append(how))
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
     how = How(TINY)
-    moco, _ = build(how, CPU)
+    moco, optimizer = build(how, CPU)
     compile_parts(moco, graphs)
     assert modes == 2 * [{"dynamic": False, "mode": "reduce-overhead" if graphs else None}]
-    moco(*torch.randn(2, 8, 3, 16, 16))
-    assert len(begun) == graphs
+    images = torch.randn(2, 8, 3, 16, 16)
+    for _ in range(2):
+        training_step(
+            moco, optimizer, grad_scaler(CPU, "float32"), *images,
+            prepared(how.recipe, images), how.recipe,
+        )
+    assert len(begun) == 2 * graphs
 
 
 def test_cuda_graphs_are_off_unless_asked_for_with_what_they_need():

@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 
 from bench.command import Flags, finish
 from bench.demo_textures import KINDS, Plane, Rng, fractal, smooth, step
-from data_tools.workers import cores
+from data_tools.machine import cores
 
 DRAWN = 240  # longer side at which a scene is drawn; enlarging it costs a photograph's softness
 # Every so many images of a kind are of an unusual sort: (first, every) by the image's number.

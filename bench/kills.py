@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from bench.command import Flags, finish
-from data_tools.shards import FORMATS
+from data_tools.formats.registry import FORMATS
 
 PART_BYTES = 60_000
 KILLS_A_ROUND = 3

@@ -40,10 +40,10 @@ from bench.peer_workers import (
     TorchvisionTensors,
 )
 from bench.peers_chart import draw
+from data_tools.machine import cores
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.workers import cores
 from fastmoco.checkpoint import versions
 from fastmoco.console import progress, say, table
 from fastmoco.device import describe, pick_device

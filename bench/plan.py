@@ -20,12 +20,12 @@ from pathlib import Path
 from bench.command import Flags, finish
 from bench.demo_images import generate
 from bench.prep import repeat
+from data_tools.formats.registry import FORMATS
 from data_tools.open import open_store
 from data_tools.plan import Plan, plan, ways
 from data_tools.plan_text import lines
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.shards import FORMATS
 from fastmoco.checkpoint import versions
 from fastmoco.console import progress, say, table
 from fastmoco.device import describe, pick_device

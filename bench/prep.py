@@ -33,7 +33,8 @@ from PIL import Image
 from bench.command import Flags, finish
 from bench.demo_images import generate
 from data_tools.errors import UserError
-from data_tools.manifest import MANIFEST, FileRecord, read_manifest
+from data_tools.files import FileRecord
+from data_tools.manifest import MANIFEST, read_manifest
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import INDEX, INDEX_DTYPE, KEYS

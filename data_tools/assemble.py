@@ -19,14 +19,26 @@ import numpy as np
 
 from data_tools.duplicates import Other, Seen
 from data_tools.errors import UserError
+from data_tools.files import PARTIAL, FileRecord, Sealed
 from data_tools.formats import beton, recordio, tfrecord, webdataset
+from data_tools.formats.registry import SHARDED, part_file
 from data_tools.image_notes import ImageNotes
-from data_tools.journal import PARTIAL, Journal, Record
-from data_tools.manifest import FileRecord, Manifest, Sealed, commit
-from data_tools.shards import SHARDED, Job, Part, PartWriter, part_file
+from data_tools.journal import Journal, Record
+from data_tools.manifest import Manifest, commit
+from data_tools.shards import Job, Part, PartWriter
 from data_tools.sources import Source
-from data_tools.store import DIGESTS, INDEX, INDEX_DTYPE, JPEG, KEYS, RAW, escape_key, npy_header
-from data_tools.workers import DIGEST_BYTES, Done
+from data_tools.store import (
+    DIGEST_BYTES,
+    DIGESTS,
+    INDEX,
+    INDEX_DTYPE,
+    JPEG,
+    KEYS,
+    RAW,
+    escape_key,
+    npy_header,
+)
+from data_tools.workers import Done
 
 QUARANTINE, DUPLICATES = "quarantine.jsonl", "duplicates.jsonl"
 # Under this name until the manifest is there: a beton grows in place.

@@ -7,6 +7,10 @@ flatten for how its images become RGB or grey.
 from __future__ import annotations
 
 import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -252,3 +256,21 @@ def require_memory(width: int, height: int) -> None:
     Decoders report a failed allocation in as many ways as they report damage.
     """
     np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
+    from PIL import Image
+
+    log = logging.getLogger("PIL")
+    level = log.level
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+        log.setLevel(level)

@@ -11,8 +11,7 @@ import numpy as np
 from data_tools.checksum import read_checked
 from data_tools.manifest import damaged, read_manifest
 from data_tools.open import open_store
-from data_tools.store import DIGESTS, RAW, Store, npy_header
-from data_tools.workers import DIGEST_BYTES, digest_of
+from data_tools.store import DIGEST_BYTES, DIGESTS, RAW, Store, digest_of, npy_header
 
 # So many new digests are kept as Python objects before they go into the sorted arrays.
 RECENT = 1 << 14

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
 import zlib
 from dataclasses import dataclass, field
@@ -26,14 +25,14 @@ import numpy as np
 
 from data_tools.checksum import sealed, unsealed
 from data_tools.errors import Interrupted
+from data_tools.files import write_whole
 from data_tools.image_notes import ImageNotes
 from data_tools.limits import refuse
-from data_tools.workers import DIGEST_BYTES
+from data_tools.store import DIGEST_BYTES
 
 JOURNAL = "journal"
 HEADER = "header.json"
 STOPPED = "stopped"
-PARTIAL = ".partial"
 SUFFIX, OLD_SUFFIX = ".record", ".npz"
 
 # One stored image; its label is the source's.
@@ -71,11 +70,6 @@ class Record:
     """Where the beton ended after this part; -1: the part's images wait in the spool."""
     file_bytes: dict[str, int] = field(default_factory=dict)
     """Size of the part's file by sharded format; empty in records of the release before."""
-
-
-def partial_name(path: Path) -> Path:
-    """A name of its own: two processes, on any machines, that do the same part don't meet."""
-    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
 
 
 class Journal:
@@ -237,13 +231,3 @@ def parse_record(number: int, content: bytes) -> Record:
         text["beton_end"],
         text.get("file_bytes", {}),
     )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is either all there or not at all."""
-    partial = partial_name(path)
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
+from data_tools.files import FileRecord, Sealed, sync_folder
 from data_tools.json_file import Damaged, printable, read_json, typed
 
 MANIFEST = "manifest.json"
@@ -19,15 +20,6 @@ UNFINISHED = "manifest.json.partial"
 KIND = "data_tools dataset"
 VERSION = 2
 WARNING = "warning: "
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of a dataset."""
-
-    bytes: int
-    sha256: str = ""
-    """Empty for data files: the index holds a checksum of each image."""
 
 
 @dataclass(frozen=True)
@@ -171,38 +163,6 @@ def check_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
                             f"{size} bytes, not {file.bytes}; remove {folder} and run prep again")
 
 
-class Sealed:
-    """A file that is written once, durably, and gets a record."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "wb")
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self._digest.update(data)
-        self._bytes += len(data)
-        self._file.write(data)
-
-    def write_json(self, value: dict[str, Any]) -> None:
-        """One line of JSON."""
-        self.write(json.dumps(value).encode() + b"\n")
-
-    @property
-    def record(self) -> FileRecord:
-        return FileRecord(self._bytes, self._digest.hexdigest())
-
-    def __enter__(self) -> Sealed:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-
-
 def commit(folder: Path, manifest: Manifest) -> None:
     """Makes the dataset count: the manifest appears whole, after all that it speaks of."""
     partial = folder / (MANIFEST + ".new")
@@ -211,14 +171,6 @@ def commit(folder: Path, manifest: Manifest) -> None:
     sync_folder(folder)
     os.replace(partial, folder / MANIFEST)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def summary(manifest: Manifest, warned: bool = False) -> str:

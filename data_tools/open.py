@@ -6,6 +6,7 @@ file's path, size and time.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import io
 import os
@@ -16,14 +17,12 @@ import numpy as np
 
 from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
-from data_tools.formats import beton, recordio, tfrecord, webdataset
-from data_tools.journal import write_whole
+from data_tools.files import cache_dir, write_whole
+from data_tools.formats import beton, recordio, webdataset
+from data_tools.formats.registry import FORMATS, TABLE, format_of
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
-from data_tools.shards import FORMATS
+from data_tools.progress import Tick
 from data_tools.store import INDEX, KEYS, MappedStore, read_index
-
-SCANNED = (tfrecord, recordio, webdataset)
-Progress = Callable[[int, int], None]
 
 
 def is_dataset(path: str | os.PathLike[str]) -> bool:
@@ -46,19 +45,8 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     return is_dataset(path) or (path.is_file() and format_of(path) is not None)
 
 
-def format_of(path: Path) -> str | None:
-    """The format of a file, told by its bytes; None where it is none of ours."""
-    if beton.is_beton(path):
-        return "beton"
-    for module in SCANNED:
-        name = module.__name__.rsplit(".", 1)[1]
-        if getattr(module, f"is_{name}")(path):
-            return name
-    return None
-
-
 def open_store(
-    path: str | os.PathLike[str], progress: Progress | None = None, say: Say = unsaid
+    path: str | os.PathLike[str], progress: Tick | None = None, say: Say = unsaid
 ) -> MappedStore:
     """The images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
     WebDataset file.
@@ -89,11 +77,11 @@ def open_store(
     columns = read_index(path / INDEX, manifest.samples, sums.get(INDEX, ""))
     data = [path / name for name in manifest.data]
     return MappedStore(path, data, columns, manifest.classes, manifest.fingerprint, path / KEYS,
-                       sums.get(KEYS, ""))
+                       sums.get(KEYS, ""), recordio.join)
 
 
 def open_foreign(
-    path: Path, progress: Progress | None = None, say: Say = unsaid
+    path: Path, progress: Tick | None = None, say: Say = unsaid
 ) -> MappedStore:
     """A file that prep did not write, or that has lost its directory, as a store."""
     name = format_of(path)
@@ -111,17 +99,16 @@ def open_foreign(
         cached = index_cache(fingerprint)
         found, classes = load_cached(cached, path, say)
         if found is None:
-            module = next(module for module in SCANNED if module.__name__.endswith(name))
-            found, classes = module.scan(path, progress)
+            found, classes = TABLE[name].scan(path, progress)
             save_cached(cached, found, classes)
         rows = found
     if not len(rows):
         raise UserError(f"{path}: holds no images")
-    return MappedStore(path, [path], rows, classes, fingerprint)
+    return MappedStore(path, [path], rows, classes, fingerprint, join=recordio.join)
 
 
 def open_webdataset(
-    path: Path, identity: str, progress: Progress | None, say: Say
+    path: Path, identity: str, progress: Tick | None, say: Say
 ) -> tuple[np.ndarray, list[str], str]:
     """-> (INDEX_DTYPE rows, classes, fingerprint).
 
@@ -149,12 +136,6 @@ def index_cache(name: str) -> Path:
     return cache_dir() / "index" / f"{name}.index"
 
 
-def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/fastmoco, by default ~/.cache/fastmoco."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "fastmoco"
-
-
 def load_cached(cached: Path, path: Path, say: Say) -> tuple[np.ndarray | None, list[str]]:
     """The index of the file at `path` that save_cached wrote: INDEX_DTYPE [N] and the classes.
     (None, []) if it is missing, or damaged, which say(line) reports."""
@@ -179,3 +160,12 @@ def save_cached(path: Path, rows: np.ndarray, classes: list[str]) -> None:
         path.with_suffix(".npz").unlink(missing_ok=True)  # of a release without checksums
     except OSError:
         pass
+
+
+def _reopened(store: MappedStore) -> tuple[Callable[[Path], MappedStore], tuple[Path]]:
+    return open_store, (store.path,)
+
+
+# A store pickles as its path, so that a worker process opens the files itself. The store cannot say
+# so: it would have to import this module, which imports it.
+copyreg.pickle(MappedStore, _reopened)

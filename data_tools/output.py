@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.errors import Interrupted, UserError
-from data_tools.journal import JOURNAL, OLD_SUFFIX, PARTIAL, SUFFIX, Journal
+from data_tools.files import PARTIAL
+from data_tools.journal import JOURNAL, OLD_SUFFIX, SUFFIX, Journal
 from data_tools.limits import why
 from data_tools.lock import locked
 from data_tools.manifest import UNFINISHED

@@ -11,21 +11,21 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.plan_text import human
+from data_tools.machine import cores
 from data_tools.policy import Policy
 from data_tools.predict import VIEW, loader_memory, predicted_bytes
 from data_tools.prepare import page_size_for
+from data_tools.progress import Tick
+from data_tools.quantities import human
 from data_tools.sources import Source, open_source
 from data_tools.trial import Load, Sample, Trial, decode_rate, write_rate
-from data_tools.workers import cores
 
-Progress = Callable[[int, int], None]
 ROUNDS = 3
 # The sample grows until the bytes are known this well (95 %), or to so many images.
 ERROR, MOST = 0.04, 1200
@@ -100,7 +100,7 @@ def plan(
     target_rate: float | None = None,
     disk: int | None = None,
     out: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Plan:
     """Predicts what preparing `source` costs in each of a few ways, and chooses one.
 
@@ -130,7 +130,7 @@ def plan(
 
 def try_ways(
     files: Source, policy: Policy, form: str, count: int, load: Load, scratch: Path,
-    progress: Progress | None,
+    progress: Tick | None,
 ) -> tuple[list[Trial], Sample]:
     """Each way tried on the same images, as many as the bytes ask for; then timed, in rounds."""
     trials = [Trial(name, flags, changed, page_size_for(files, changed), scratch / str(number))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from data_tools.formats import beton
+from data_tools.machine import cores
 from data_tools.sources import Source
 from data_tools.trial import Sample, Trial
-from data_tools.workers import cores
 
 # Ours: a ring of 4 batches of 256, two views of 224 pixels. FFCV's loader: see loader_memory.
 BATCH, RING, VIEW, FFCV_SLOTS = 256, 4, 224, 5

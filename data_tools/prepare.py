@@ -17,13 +17,15 @@ import numpy as np
 from data_tools.duplicates import Other
 from data_tools.errors import Interrupted, UserError
 from data_tools.formats import beton
+from data_tools.formats.registry import FORMATS, SHARDED
 from data_tools.image import Prepared
 from data_tools.journal import HEADER, Journal
 from data_tools.manifest import MANIFEST, WARNING, Manifest, check_files, read_manifest
 from data_tools.output import output_folder, tidy
 from data_tools.policy import Policy
-from data_tools.run import Progress, Run
-from data_tools.shards import FORMATS, SHARDED, Job
+from data_tools.progress import Tick
+from data_tools.run import Run
+from data_tools.shards import Job
 from data_tools.sources import Source, open_source
 from data_tools.workers import prepare_one
 
@@ -44,12 +46,12 @@ def prepare(
     against: Sequence[Path_] = (),
     part_bytes: int = PART_BYTES,
     ray: str | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
     say: Say | None = None,
 ) -> Manifest:
     """Prepares whatever lies at `source` into the dataset directory `out`.
 
-    formats: of shards.FORMATS; several go into a directory each, of that name, in `out`.
+    formats: of formats.registry.FORMATS; several go into a directory each, of that name, in `out`.
     labels: a file with the labels of a flat set (see sources.open_source).
     against: datasets to look in for images that are also in this one.
     part_bytes: about the bytes of the source that make a part, which is a file where the format
@@ -94,7 +96,7 @@ def prepare_shard(
     *,
     labels: Path_ | None = None,
     part_bytes: int = PART_BYTES,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
     say: Say | None = None,
 ) -> tuple[int, int]:
     """Does every n-th part of `prepare`, from part i on; shard = (i, n).
@@ -187,7 +189,7 @@ def under_way(
     path: Path_ | Source,
     job: Job,
     out: Path,
-    progress: Progress | None,
+    progress: Tick | None,
     say: Say | None,
     shared: bool = False,
 ) -> Iterator[Run]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import Interrupted, UserError
 from data_tools.journal import Journal
+from data_tools.machine import cores
 from data_tools.shards import Job, Part, write_part
 from data_tools.sources import Source, open_source
-from data_tools.workers import cores, work_through
+from data_tools.workers import work_through
 
 if TYPE_CHECKING:
     from data_tools.run import Run

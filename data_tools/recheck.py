@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.assemble import GROWING, Assembly
+from data_tools.formats.registry import SHARDED, part_file
 from data_tools.journal import Journal, Record
-from data_tools.shards import SHARDED, Job, Part, part_file
+from data_tools.machine import cores
+from data_tools.shards import Job, Part
 from data_tools.sources import Source
-from data_tools.workers import cores
 
 # Images that a thread checks in one go.
 CHUNK = 256

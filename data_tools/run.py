@@ -19,6 +19,7 @@ from data_tools.errors import Interrupted, NotEnoughMemory
 from data_tools.formats import beton
 from data_tools.journal import Journal, Record
 from data_tools.manifest import MANIFEST, Manifest
+from data_tools.progress import Tick
 from data_tools.recheck import first_damaged, has_its_files
 from data_tools.shards import Job, Part, PartWriter, plan_parts, write_part
 from data_tools.sources import Source
@@ -31,7 +32,6 @@ UNREADABLE = 100
 ONE_IN = 100
 # Parts that may wait to be synced, while the next is being written.
 COMMITS = 2
-Progress = Callable[[int, int], None]
 
 
 class Run:
@@ -44,7 +44,7 @@ class Run:
         job: Job,
         out: Path,
         journal: Journal,
-        progress: Progress | None,
+        progress: Tick | None,
         say: Say = unsaid,
     ) -> None:
         self.source, self.path, self.job, self.out, self.journal = source, path, job, out, journal

@@ -6,28 +6,26 @@ job array and a cluster all write the same bytes, and what is lost at worst is o
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.image import BadImage, Prepared
+from data_tools.files import partial_name
+from data_tools.formats.registry import SHARDED, TABLE, Writer, part_file
+from data_tools.image import BadImage
 from data_tools.image_notes import ImageNotes
-from data_tools.journal import SAMPLE, Journal, Record, partial_name
+from data_tools.journal import SAMPLE, Journal, Record
 from data_tools.policy import Policy
 from data_tools.sources import Source
 from data_tools.store import JPEG, RAW
 from data_tools.workers import Done
 
-# Formats that are cut into one file a part; a beton is one file.
-SHARDED = ("tfrecord", "recordio", "webdataset")
-FORMATS = ("beton", *SHARDED)
 # Tiny images: bounds what a part keeps in memory.
 PART_IMAGES = 1 << 15
 # A file's number has five digits.
@@ -62,23 +60,6 @@ class Job:
     def folder(self, out: Path, name: str) -> Path:
         """Where the dataset in one format lies: in `out` itself if it is the only one."""
         return out if len(self.formats) == 1 else out / name
-
-
-class Writer(Protocol):
-    """A file of a sharded format: see formats/tfrecord.py, recordio.py and webdataset.py."""
-
-    def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]: ...
-    def finish(self) -> None: ...
-    def close(self) -> None: ...
-
-
-def format_module(name: str) -> Any:
-    return importlib.import_module(f"data_tools.formats.{name}")
-
-
-def part_file(name: str, number: int) -> str:
-    """The name of a part's file in a sharded format."""
-    return f"train-{number:05d}{format_module(name).SUFFIX}"
 
 
 def plan_parts(sizes: Sequence[int] | np.ndarray, part_bytes: int) -> list[Part]:
@@ -117,10 +98,11 @@ class PartWriter:
         self._spool: BinaryIO | None = None
         for name in job.formats:
             if name in SHARDED:
-                module = format_module(name)
+                form = TABLE[name]
+                assert form.writer is not None
                 path = job.folder(out, name) / part_file(name, part.number)
                 self._paths[name] = partial_name(path), path
-                self._writers[name] = module.Writer(self._paths[name][0])
+                self._writers[name] = form.writer(self._paths[name][0])
                 self._places[name] = []
         if spool and "beton" in job.formats:
             self._paths["spool"] = partial_name(journal.spool(part.number)), journal.spool(

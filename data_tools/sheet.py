@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
+from data_tools.files import partial_name
 from data_tools.image import BadImage
-from data_tools.journal import partial_name
 from data_tools.store import MappedStore
 from data_tools.survey import pixels_of
 

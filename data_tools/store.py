@@ -11,7 +11,7 @@ import hashlib
 import io
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,8 @@ from data_tools.checksum import read_checked
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, read_bytes
 from data_tools.limits import raise_open_files, refuse
+
+DIGEST_BYTES = 16
 
 INDEX = "index.npy"
 KEYS = "keys.txt"
@@ -44,6 +46,10 @@ JPEG, RAW, OTHER = 0, 1, 2
 SPLIT = 4
 # Samples of the index read at once: opening needs the columns, and never the whole table too.
 ROWS = 1 << 16
+
+
+# (a file's bytes, uint8 [n], where a sample begins, its size) -> the sample's bytes, uint8 [size]
+Join = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 class Store(Protocol):
@@ -102,7 +108,7 @@ class MappedStore:
 
     The index comes as an array (INDEX_DTYPE, [N]) or as blocks of one; nothing of it is kept but
     the columns. Files are mapped when they are first read, so it opens at once and is shared by
-    threads and forked processes. It pickles as its path, so worker processes reopen it.
+    threads and forked processes. join reads a sample that its format broke into pieces (SPLIT).
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class MappedStore:
         fingerprint: str,
         keys: Path | None = None,
         keys_sha256: str = "",
+        join: Join | None = None,
     ) -> None:
         columns = index if isinstance(index, Columns) else Columns([index], len(index))
         self.path = path
@@ -133,6 +140,7 @@ class MappedStore:
         self.has_keys = keys is not None
         self._keys_path = keys
         self._keys_sha256 = keys_sha256
+        self._join = join
         self._keys: list[str] | None = None
         self._check_ends()
 
@@ -189,9 +197,8 @@ class MappedStore:
                 "prepare it again, and don't write to a dataset in use"
             )
         if self._any_split and self._split[i]:
-            from data_tools.formats.recordio import join
-
-            return join(content, int(start), int(length))
+            assert self._join is not None
+            return self._join(content, int(start), int(length))
         return content[start : start + length]
 
     def key(self, i: int) -> str:
@@ -203,11 +210,6 @@ class MappedStore:
 
     def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._files[ids].astype(np.int64), self._starts[ids], self.lengths[ids]
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        from data_tools.open import open_store
-
-        return open_store, (self.path,)
 
 
 def _map_file(path: Path) -> mmap.mmap:
@@ -271,3 +273,37 @@ def read_keys(path: Path, samples: int, sha256: str = "") -> list[str]:
                         "and run prep again")
     plain = [line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\") for line in lines]
     return plain
+
+
+class Subset:
+    """Some samples of a store, as a store: ids [n] in the order given."""
+
+    def __init__(self, store: Store, ids: np.ndarray) -> None:
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self.path, self.classes, self.fingerprint = store.path, store.classes, store.fingerprint
+        self.sizes, self.labels, self.kinds = (
+            store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]
+        )
+        self.lengths, self.data = store.lengths[self.ids], store.data
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encoded(self, i: int) -> np.ndarray:
+        return self._store.encoded(int(self.ids[i]))
+
+    def key(self, i: int) -> str:
+        return self._store.key(int(self.ids[i]))
+
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._store.places(self.ids[ids])
+
+
+def digest_of(data: bytes | np.ndarray) -> bytes:
+    """DIGEST_BYTES of SHA-256 of a file's bytes, or of an array's shape and pixels."""
+    if isinstance(data, np.ndarray):
+        digest = hashlib.sha256(repr(data.shape).encode())
+        digest.update(np.ascontiguousarray(data).data)
+        return digest.digest()[:DIGEST_BYTES]
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +18,19 @@ import simplejpeg
 from data_tools import convert
 from data_tools.assemble import QUARANTINE
 from data_tools.checksum import read_checked
+from data_tools.convert import quiet_pillow
 from data_tools.duplicates import Seen, digests
 from data_tools.errors import UserError
+from data_tools.formats.registry import format_of
 from data_tools.image import BadImage, sniff_jpeg
 from data_tools.json_file import Damaged, read_lines, typed
+from data_tools.machine import cores
 from data_tools.manifest import Manifest, damaged, read_manifest
-from data_tools.open import datasets_in, format_of, open_store
+from data_tools.open import datasets_in, open_store
+from data_tools.progress import Tick
 from data_tools.store import JPEG, OTHER, RAW, MappedStore, Store
 from data_tools.verify import chosen
-from data_tools.workers import cores, quiet_pillow
 
-Progress = Callable[[int, int], None]
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 # Files of others are hashed to find equal images in them, up to so many.
 MOST_HASHED = 200_000
@@ -93,7 +94,7 @@ def survey(
     path: str | os.PathLike[str],
     sample: int = 500,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Survey:
     """Looks at a prepared dataset, or at a beton, TFRecord, RecordIO or WebDataset file.
 
@@ -190,7 +191,7 @@ def count_duplicates(store: MappedStore) -> int:
 
 
 def look_at(
-    store: Store, ids: np.ndarray, workers: int, progress: Progress | None
+    store: Store, ids: np.ndarray, workers: int, progress: Tick | None
 ) -> dict[str, Any]:
     """Colours and JPEG kinds of the images `ids`."""
     jpegs: Counter[str] = Counter()

@@ -14,10 +14,11 @@ import simplejpeg
 from data_tools.errors import UserError
 from data_tools.formats import beton
 from data_tools.image import BadImage
+from data_tools.machine import cores
 from data_tools.policy import Policy
 from data_tools.sources import Source
 from data_tools.store import INDEX_DTYPE, JPEG, RAW, MappedStore
-from data_tools.workers import cores, stored_raw, work_through
+from data_tools.workers import stored_raw, work_through
 
 Load = Callable[[MappedStore], float]
 # A timing lasts about so long, but writes at most so much.

@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from data_tools import convert
+from data_tools.convert import quiet_pillow
 from data_tools.errors import UserError
-from data_tools.formats import beton, webdataset
+from data_tools.formats import webdataset
+from data_tools.formats.registry import TABLE, format_of
 from data_tools.image import BadImage, sniff_jpeg
+from data_tools.machine import cores
 from data_tools.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
-from data_tools.open import SCANNED, datasets_in, format_of, open_foreign, open_store
+from data_tools.open import datasets_in, open_foreign, open_store
+from data_tools.progress import Tick
 from data_tools.store import INDEX, JPEG, RAW, MappedStore
-from data_tools.workers import cores, quiet_pillow
 
-Progress = Callable[[int, int], None]
 # Problems that are told in words; of more only the number.
 MOST = 20
 # Images that a thread looks at in one go.
@@ -70,7 +72,7 @@ def verify(
     path: str | os.PathLike[str],
     quick: int = 0,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> list[Report]:
     """Checks a prepared dataset (a report for each format in it) or a file of a format.
 
@@ -94,7 +96,7 @@ def verify(
     return [verify_dataset(folder, quick, workers, progress) for folder in folders]
 
 
-def verify_dataset(folder: Path, quick: int, workers: int, progress: Progress | None) -> Report:
+def verify_dataset(folder: Path, quick: int, workers: int, progress: Tick | None) -> Report:
     report = Report(str(folder))
     try:
         manifest = read_manifest(folder)
@@ -122,7 +124,7 @@ def verify_dataset(folder: Path, quick: int, workers: int, progress: Progress | 
     return report
 
 
-def verify_file(path: Path, quick: int, workers: int, progress: Progress | None) -> Report:
+def verify_file(path: Path, quick: int, workers: int, progress: Tick | None) -> Report:
     report = Report(str(path), format_of(path) or "")
     try:
         store = open_foreign(path)
@@ -183,7 +185,7 @@ def check_structure(
         mine = np.flatnonzero(rows["file"] == number)
         ours = rows[mine]
         try:
-            theirs = structure_of(path, manifest.format)
+            theirs = TABLE[manifest.format].reread(path)
         except UserError as error:
             report.add(str(error).removeprefix(f"{store.path}{os.sep}"))
             continue
@@ -197,23 +199,13 @@ def check_structure(
                            f"{there}, the index says {here}")
 
 
-def structure_of(path: Path, form: str) -> np.ndarray:
-    """A data file's own index rows."""
-    if form == "beton":
-        return beton.rows_of(path)
-    if form == "webdataset":
-        return webdataset.read_shard(path, as_written=True).rows
-    module = next(module for module in SCANNED if module.__name__.endswith(form))
-    return module.scan(path)[0]
-
-
 def check_images(
     store: MappedStore,
     crcs: np.ndarray | None,
     quick: int,
     workers: int,
     report: Report,
-    progress: Progress | None,
+    progress: Tick | None,
 ) -> None:
     """Checksums and pixels, in threads. crcs: of each image's bytes, where they are known."""
     ids = chosen(len(store), quick)

@@ -6,31 +6,27 @@ memory does not grow with the dataset. The heavy calls release the interpreter l
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
+from data_tools.convert import quiet_pillow
 from data_tools.errors import Interrupted, NotEnoughMemory, UserError, of_file_system
 from data_tools.image import BadImage, Prepared, prepare_image
 from data_tools.limits import refuse
+from data_tools.machine import cores, free_memory
 from data_tools.memory_budget import DECODING, READING
-from data_tools.memory_limit import free_memory
 from data_tools.policy import Policy
 from data_tools.sources import Source
+from data_tools.store import digest_of
 
 # A chunk is one task of a thread: large enough that handing it over costs nothing.
 CHUNK_IMAGES, CHUNK_BYTES = 256, 2 << 20
 LARGEST_FILE = 1 << 30
-DIGEST_BYTES = 16
 
 
 class Done(NamedTuple):
@@ -45,11 +41,6 @@ class Done(NamedTuple):
     """zlib.crc32 of the bytes to store."""
     unreadable: bool
     """True if the file system or network did not give it."""
-
-
-def cores() -> int:
-    """Those this process may use; where that can't be asked, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_memory(processes: int = 1) -> None:
@@ -135,30 +126,3 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
 def stored_raw(i: int, fraction: float) -> bool:
     """Whether image i is stored raw: evenly spread, and of the first n, n x fraction are."""
     return int((i + 1) * fraction) > int(i * fraction)
-
-
-def digest_of(data: bytes | np.ndarray) -> bytes:
-    """DIGEST_BYTES of SHA-256 of a file's bytes, or of an array's shape and pixels."""
-    if isinstance(data, np.ndarray):
-        digest = hashlib.sha256(repr(data.shape).encode())
-        digest.update(np.ascontiguousarray(data).data)
-        return digest.digest()[:DIGEST_BYTES]
-    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
-    from PIL import Image
-
-    log = logging.getLogger("PIL")
-    level = log.level
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-        log.setLevel(level)

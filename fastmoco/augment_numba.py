@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from data_tools.workers import cores
+from data_tools.machine import cores
 from fastmoco.augment import BRIGHTNESS, CONTRAST, SATURATION
 from fastmoco.blur_numba import SUMS_IN_ANY_ORDER, blur_plane
 from fastmoco.draws import Colour

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from data_tools.files import cache_dir
 from data_tools.manifest import UNFINISHED, summary
-from data_tools.open import cache_dir, is_dataset, is_store
+from data_tools.open import is_dataset, is_store
 from data_tools.prepare import prepare
 from data_tools.sources import open_source
 

@@ -213,7 +213,7 @@ def dry_run(args: TrainArgs) -> None:
     if not args.dry_run:
         raise UserError("--memory goes with --dry-run")
     from data_tools.open import open_store
-    from data_tools.plan_text import parse_size
+    from data_tools.quantities import parse_size
     from fastmoco import console
     from fastmoco.sizing import dry_run
 

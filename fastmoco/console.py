@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from data_tools.plan_text import human
+from data_tools.quantities import human
 
 if TYPE_CHECKING:
     from fastmoco.sizing import DryRun

@@ -68,7 +68,8 @@ def prep_shard(args: PrepArgs) -> None:
 
 def show_plan(args: PrepArgs) -> None:
     from data_tools.plan import plan
-    from data_tools.plan_text import lines, parse_size
+    from data_tools.plan_text import lines
+    from data_tools.quantities import parse_size
     from fastmoco import console
     from fastmoco.load_rate import load_rate
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
-from data_tools.memory_limit import memory
+from data_tools.machine import memory
 from fastmoco.recipe import Precision
 
 T = TypeVar("T")

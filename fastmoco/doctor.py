@@ -21,8 +21,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from data_tools.memory_limit import memory
-from data_tools.workers import cores
+from data_tools.machine import cores, memory
 from fastmoco import __version__
 from fastmoco.compiling import missing_compiler
 from fastmoco.device import cards, driver, pick_device, pick_precision

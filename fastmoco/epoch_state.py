@@ -12,7 +12,7 @@ import torch
 
 from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
-from data_tools.open import cache_dir
+from data_tools.files import cache_dir
 from fastmoco.weights_file import read_weights
 
 

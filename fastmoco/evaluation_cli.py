@@ -185,11 +185,11 @@ def begin(
     """
     from data_tools.checksum import unsaid
     from data_tools.open import open_store
+    from data_tools.progress import silent
     from fastmoco import console
     from fastmoco.device import pick_device
     from fastmoco.distributed import join
     from fastmoco.feature_cache import Extraction
-    from fastmoco.features import silent
     from fastmoco.interop import open_checkpoint
 
     if flags.threads < 0:

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from data_tools.checksum import BLOCK, Say, block_crcs, unsaid
 from data_tools.errors import UserError
+from data_tools.files import cache_dir
 from data_tools.limits import why
-from data_tools.open import cache_dir
-from data_tools.store import Store, npy_header
-from data_tools.workers import cores
+from data_tools.machine import cores
+from data_tools.progress import ShowProgress, silent
+from data_tools.store import Store, Subset, npy_header
 from fastmoco.distributed import ALONE, Ranks
 from fastmoco.encoder import Encoder
-from fastmoco.features import ShowProgress, Subset, extract, silent
+from fastmoco.features import extract
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import EngineName
 from fastmoco.weights_file import tensors_digest

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from data_tools.progress import Tick
 from data_tools.store import Store
 from fastmoco.augment import centre_view
 from fastmoco.checkpoint import Checkpoint
@@ -22,40 +20,6 @@ from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import EvalLoader
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import EngineName
-
-Tick = Callable[[int, int], None]  # (done, total)
-ShowProgress = Callable[[str, str], AbstractContextManager[Tick]]  # (title, unit)
-
-
-@contextmanager
-def silent(title: str, unit: str) -> Iterator[Tick]:
-    """Progress that is shown to nobody."""
-    yield lambda done, total: None
-
-
-class Subset:
-    """Some samples of a store, as a store: ids [n] in the order given."""
-
-    def __init__(self, store: Store, ids: np.ndarray) -> None:
-        self.ids = np.asarray(ids, dtype=np.int64)
-        self.path, self.classes, self.fingerprint = store.path, store.classes, store.fingerprint
-        self.sizes, self.labels, self.kinds = (
-            store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]
-        )
-        self.lengths, self.data = store.lengths[self.ids], store.data
-        self._store = store
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def encoded(self, i: int) -> np.ndarray:
-        return self._store.encoded(int(self.ids[i]))
-
-    def key(self, i: int) -> str:
-        return self._store.key(int(self.ids[i]))
-
-    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._store.places(self.ids[ids])
 
 
 @torch.no_grad()

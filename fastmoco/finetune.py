@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_tools.errors import UserError
-from data_tools.store import Store
+from data_tools.store import Store, Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast, grad_scaler
@@ -27,7 +27,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, images_digest, view_of
-from fastmoco.features import Subset, beginning, extract, initial_encoder, load_encoder
+from fastmoco.features import beginning, extract, initial_encoder, load_encoder
 from fastmoco.labels import class_names, few_labels, shared_labels
 from fastmoco.scores import Score, score
 

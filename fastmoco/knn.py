@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from data_tools.errors import UserError
+from data_tools.progress import Tick
 from data_tools.store import Store
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.feature_cache import Extraction, features_of
-from fastmoco.features import Tick, beginning, initial_encoder, load_encoder, raw_pixels
+from fastmoco.features import beginning, initial_encoder, load_encoder, raw_pixels
 from fastmoco.labels import class_names, shared_labels
 from fastmoco.scores import Score, score
 

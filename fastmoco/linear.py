@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
-from data_tools.store import Store
+from data_tools.store import Store, Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast
@@ -19,7 +19,7 @@ from fastmoco.encoder import Encoder
 from fastmoco.engines import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, features_of, images_digest, view_of
-from fastmoco.features import Subset, beginning, initial_encoder, load_encoder, pixel_encoder
+from fastmoco.features import beginning, initial_encoder, load_encoder, pixel_encoder
 from fastmoco.heads import Heads, choose
 from fastmoco.labels import class_names, few_labels, held_out, shared_labels
 from fastmoco.scores import Score, score

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_tools.store import Store
+from data_tools.store import Store, Subset
 from fastmoco import draws
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.device import free_memory
 from fastmoco.feature_cache import Extraction, features_of
-from fastmoco.features import Subset, raw_pixels
+from fastmoco.features import raw_pixels
 from fastmoco.heads import Heads, choose
 from fastmoco.linear import (
     Found,

@@ -9,11 +9,11 @@ from typing import cast
 import torch
 
 from data_tools.open import open_store
-from data_tools.store import Store
+from data_tools.store import Store, Subset
 from fastmoco import draws
 from fastmoco.encoder import Encoder
 from fastmoco.events import Evaluated
-from fastmoco.features import Subset, extract
+from fastmoco.features import extract
 from fastmoco.knn import CIFAR_DEMO, weighted_knn
 from fastmoco.labels import shared_labels
 from fastmoco.moco import MoCo

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.memory_limit import memory
+from data_tools.machine import memory
 from data_tools.store import Store
 from fastmoco import draws
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_tools.errors import UserError
 from data_tools.json_file import printable
 from data_tools.limits import why
-from fastmoco.features import Tick
+from data_tools.progress import Tick
 from fastmoco.report_page import page
 from fastmoco.report_pictures import pictures
 from fastmoco.report_tables import tables, waterfall

@@ -18,12 +18,13 @@ from PIL import Image
 from data_tools.errors import UserError
 from data_tools.location import on_disk
 from data_tools.open import open_store
+from data_tools.progress import Tick
 from data_tools.sheet import thumbnail
-from data_tools.store import Store
+from data_tools.store import Store, Subset
 from fastmoco import draws
 from fastmoco.checkpoint import Checkpoint, load
 from fastmoco.device import pick_device
-from fastmoco.features import Subset, Tick, extract, load_encoder
+from fastmoco.features import extract, load_encoder
 from fastmoco.run_record import RunRecord
 from fastmoco.views import sheet
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from data_tools.formats.registry import FORMATS
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.shards import FORMATS
 from data_tools.verify import verify
 from fastmoco import checkpoint as checkpoints
 from fastmoco import draws

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 
 from data_tools.errors import UserError
+from data_tools.machine import cores
 from data_tools.open import open_store
 from data_tools.store import Store
-from data_tools.workers import cores
 from fastmoco import checkpoint as checkpoints
 from fastmoco.batch import Batch, Engine, Prepared
 from fastmoco.budget import Budget, Plan, budget_seconds

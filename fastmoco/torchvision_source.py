@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.sources.rows import RowKeys, number_labels
+from data_tools.label_values import number_labels
+from data_tools.sources.keys import RowKeys
 
 PREFIX = "torchvision:"
 ROOT = "data"

@@ -10,8 +10,9 @@ import torch
 from bench.demo_images import generate
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from data_tools.store import Subset
 from fastmoco.checkpoint import Checkpoint
-from fastmoco.features import Subset, initial_encoder
+from fastmoco.features import initial_encoder
 from fastmoco.recipe import MOCO_CIFAR, Recipe
 
 CPU = torch.device("cpu")

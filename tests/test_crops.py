@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from data_tools.store import Subset
 from fastmoco import draws
 from fastmoco.augment import centre_view
 from fastmoco.crops import CROP_AND_FLIP, CropLoader
 from fastmoco.engines import open_engine
 from fastmoco.engines.resident import ResidentEngine
-from fastmoco.features import Subset
 from tests.evaluation_parts import CPU, RECIPE
 
 

@@ -8,11 +8,11 @@ from PIL import Image
 from data_tools.checksum import BLOCK, sealed, unsealed
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.store import npy_header
+from data_tools.store import Subset, npy_header
 from fastmoco import feature_cache
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, features_of
-from fastmoco.features import Subset, load_encoder
+from fastmoco.features import load_encoder
 from tests.evaluation_parts import CPU, RECIPE, untrained
 from tests.flips import FLIPS, caches, flipped
 

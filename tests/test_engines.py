@@ -19,13 +19,12 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.store import RAW
+from data_tools.store import RAW, Subset
 from fastmoco import draws
 from fastmoco.engines import Opened, open_engine
 from fastmoco.engines.faults import bad_sample
 from fastmoco.engines.resident import ResidentEngine
 from fastmoco.engines.threads import decode
-from fastmoco.features import Subset
 from fastmoco.loader import EvalLoader, TrainLoader
 from fastmoco.recipe import MOCO_V2
 from tests.conftest import smooth_image

@@ -10,9 +10,10 @@ import torch
 
 import fastmoco.feature_cache as cache_module
 from data_tools.errors import UserError
+from data_tools.store import Subset
 from fastmoco.distributed import Ranks
 from fastmoco.feature_cache import Extraction, features_of, opened, place, sweep
-from fastmoco.features import Subset, extract, initial_encoder, load_encoder
+from fastmoco.features import extract, initial_encoder, load_encoder
 from tests.evaluation_parts import CPU, RECIPE, untrained
 
 

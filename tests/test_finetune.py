@@ -7,10 +7,11 @@ import torch
 import fastmoco.epoch_state as state_module
 import fastmoco.finetune as finetune_module
 from data_tools.errors import UserError
+from data_tools.store import Subset
 from fastmoco.batchnorm import SplitBatchNorm2d
 from fastmoco.engines.threads import decode
 from fastmoco.feature_cache import Extraction
-from fastmoco.features import Subset, extract, load_encoder
+from fastmoco.features import extract, load_encoder
 from fastmoco.finetune import Plan, Settings, finetune, plan_of, tune
 from tests.evaluation_parts import CPU, untrained
 

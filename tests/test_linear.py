@@ -11,10 +11,11 @@ from torch import nn
 import fastmoco.epoch_state as state_module
 import fastmoco.linear as linear_module
 from data_tools.errors import UserError
+from data_tools.store import Subset
 from fastmoco.crops import CropLoader
 from fastmoco.engines import open_engine
 from fastmoco.feature_cache import Extraction
-from fastmoco.features import Subset, extract, load_encoder, pixel_encoder, raw_pixels
+from fastmoco.features import extract, load_encoder, pixel_encoder, raw_pixels
 from fastmoco.heads import Heads
 from fastmoco.linear import Settings, linear
 from tests.evaluation_parts import CPU, RECIPE, untrained

@@ -15,10 +15,10 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from data_tools.store import Subset
 from fastmoco import draws
 from fastmoco.distributed import Ranks
 from fastmoco.engines.threads import ThreadsEngine, decode
-from fastmoco.features import Subset
 from fastmoco.loader import EvalLoader, TrainLoader
 from fastmoco.recipe import MOCO_V2
 from tests.conftest import smooth_image

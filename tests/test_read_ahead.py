@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.memory_limit import memory
+from data_tools.machine import memory
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco import checkpoint, draws, read_ahead

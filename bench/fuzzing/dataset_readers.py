@@ -18,10 +18,11 @@ from bench.fuzzing.reader import Edit, Reader, equal
 from bench.fuzzing.source_readers import POLICY, packed, samples, written
 from data_tools.duplicates import Other
 from data_tools.errors import UserError
+from data_tools.files import cache_dir
 from data_tools.formats import beton
 from data_tools.journal import JOURNAL
 from data_tools.manifest import read_manifest
-from data_tools.open import cache_dir, open_store
+from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.sources import Source, open_source
 from data_tools.store import Store

@@ -13,11 +13,11 @@ from PIL import Image
 
 from bench.fuzzing import pictures
 from bench.fuzzing.reader import Reader
+from data_tools.convert import quiet_pillow
 from data_tools.errors import UserError
 from data_tools.formats.pictures import sniff
 from data_tools.image import BadImage, prepare_image
 from data_tools.policy import Policy
-from data_tools.workers import quiet_pillow
 
 # A header may claim what it likes up to the limit on pixels, and each takes 3 to 8 bytes: with this
 # one the limit on memory is about what the policy does not explain.

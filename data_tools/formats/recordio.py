@@ -21,8 +21,9 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import ppm_header
-from data_tools.formats.scanning import LARGEST, Progress, Scan, beginning
+from data_tools.formats.scanning import LARGEST, Scan, beginning
 from data_tools.image import Prepared
+from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW, SPLIT
 
 SUFFIX = ".rec"
@@ -145,7 +146,7 @@ def is_recordio(path: Path) -> bool:
     return head[:4] == MAGIC_BYTES and len(head) == 8 and head[7] >> 5 in (WHOLE, FIRST)
 
 
-def scan(path: Path, progress: Progress | None = None) -> tuple[np.ndarray, list[str]]:
+def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str]]:
     """The images of a RecordIO file: INDEX_DTYPE [N], and no classes.
 
     A record without an image (some files begin with one) is passed over. A label that is no whole

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import sniff
+from data_tools.progress import Tick
 from data_tools.regular import open_regular
 from data_tools.store import INDEX_DTYPE
 
-Progress = Callable[[int, int], None]
 ROW = struct.Struct("<QQiiqIIB")
 # protobuf's limit for a message too; no image of a training set comes near it.
 LARGEST = 2 << 30
@@ -35,7 +34,7 @@ class Scan:
     progress(done, total): told bytes, now and then.
     """
 
-    def __init__(self, path: Path, progress: Progress | None = None, unit: str = "record") -> None:
+    def __init__(self, path: Path, progress: Tick | None = None, unit: str = "record") -> None:
         self.path = path
         self.unit = unit
         """What `begin` counts, in messages."""

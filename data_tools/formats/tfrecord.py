@@ -23,8 +23,9 @@ from data_tools.formats.example import (
     integer_of,
     label_name,
 )
-from data_tools.formats.scanning import Progress, Scan, beginning, inflated
+from data_tools.formats.scanning import Scan, beginning, inflated
 from data_tools.image import Prepared
+from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW
 
 SUFFIX = ".tfrecord"
@@ -85,7 +86,7 @@ def begins_record(head: bytes) -> bool:
 
 
 def scan(
-    path: Path, progress: Progress | None = None, check: bool = True
+    path: Path, progress: Tick | None = None, check: bool = True
 ) -> tuple[np.ndarray, list[str]]:
     """The images of a TFRecord file: INDEX_DTYPE [N], and no classes.
 

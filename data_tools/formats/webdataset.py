@@ -14,7 +14,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.pictures import ppm_header
-from data_tools.formats.scanning import LARGEST, Progress, Scan
+from data_tools.formats.scanning import LARGEST, Scan
 from data_tools.formats.tar import BLOCK, Walk
 from data_tools.formats.webdataset_labels import label_samples, labels_as_written
 from data_tools.formats.webdataset_samples import (
@@ -26,6 +26,7 @@ from data_tools.formats.webdataset_samples import (
     stem_of,
 )
 from data_tools.image import Prepared
+from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW
 
 SUFFIX = ".tar"
@@ -128,7 +129,7 @@ class Shard(NamedTuple):
     """Older versions took other members for its images."""
 
 
-def scan(path: Path, progress: Progress | None = None) -> tuple[np.ndarray, list[str]]:
+def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str]]:
     """The images of a WebDataset tar: INDEX_DTYPE [N], and the classes.
 
     Which members make a sample, and what its label is: see formats/webdataset_samples.py. Samples
@@ -139,7 +140,7 @@ def scan(path: Path, progress: Progress | None = None) -> tuple[np.ndarray, list
 
 
 def read_shard(
-    path: Path, progress: Progress | None = None, as_written: bool = False
+    path: Path, progress: Tick | None = None, as_written: bool = False
 ) -> Shard:
     """Reads every header and image of a tar. as_written: keep numbers that prep wrote as labels,
     whatever their range."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.sources.rows import name_labels, number_labels
+from data_tools.label_values import name_labels, number_labels
 
 NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
 SYNSET = re.compile(r"n\d{8}")

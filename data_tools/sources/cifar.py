@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from data_tools.formats.tar import Walk
 from data_tools.sources.archive import Archive, compression, head_of
 from data_tools.sources.arrays import ArraySource
-from data_tools.sources.rows import RowKeys
+from data_tools.sources.keys import RowKeys
 
 if TYPE_CHECKING:
     from data_tools.location import Location

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.sources.cells import holds_bytes, holds_paths, is_binary, is_text, stored_type
-from data_tools.sources.rows import (
+from data_tools.label_values import (
     LABEL_NAMES,
     BadLabel,
     is_storable,
@@ -19,6 +18,7 @@ from data_tools.sources.rows import (
     whole_number,
     whole_numbers,
 )
+from data_tools.sources.cells import holds_bytes, holds_paths, is_binary, is_text, stored_type
 from data_tools.sources.splits import SPLIT_COLUMNS
 
 if TYPE_CHECKING:

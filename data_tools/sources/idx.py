@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.label_values import number_labels
 from data_tools.sources.archive import compression, head_of, opened
 from data_tools.sources.arrays import ArraySource
 from data_tools.sources.inflate import Broken, most_unpacked, pieces
-from data_tools.sources.rows import RowKeys, number_labels
+from data_tools.sources.keys import RowKeys
 
 if TYPE_CHECKING:
     from data_tools.location import Location

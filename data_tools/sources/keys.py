@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from data_tools.store import MappedStore
 
 
 class Keys(Sequence[str]):
@@ -51,3 +56,67 @@ class Keys(Sequence[str]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class RowKeys(Sequence[str]):
+    """Keys "file/row", made when they are asked for: a million of them take no memory."""
+
+    def __init__(self, files: Sequence[str], rows: Sequence[int]) -> None:
+        self._files = list(files)
+        self._ends = list(itertools.accumulate(rows))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        file, row = self.locate(range(len(self))[i])
+        return f"{self._files[file]}/{row}"
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """The file that sample i lies in, and its row there."""
+        file = bisect.bisect_right(self._ends, i)
+        return file, i - (self._ends[file - 1] if file else 0)
+
+
+class StoreKeys(Sequence[str]):
+    """The keys that prep kept: paths as its own source had them."""
+
+    def __init__(self, store: MappedStore) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        return self._store.key(range(len(self))[i])
+
+
+class Picked(Sequence[str]):
+    """Some of many names, without a list of them."""
+
+    def __init__(self, names: Sequence[str], which: Sequence[int]) -> None:
+        self._names, self._which = names, which
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        if isinstance(i, slice):
+            return [self._names[j] for j in self._which[i]]
+        return self._names[self._which[i]]

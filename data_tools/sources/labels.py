@@ -17,6 +17,7 @@ import numpy as np
 from data_tools.file_names import IMAGE_SUFFIXES
 from data_tools.formats.pictures import is_picture
 from data_tools.sources import common_prefix, refuse_splits
+from data_tools.sources.keys import Picked
 
 if TYPE_CHECKING:
     from data_tools.location import Location
@@ -61,21 +62,6 @@ def label_files(
     whole = np.full(len(keys), -1, np.int64)
     whole[np.frombuffer(images, np.int64)] = labels
     return Labelled(whole, classes, notes)
-
-
-class Picked(Sequence[str]):
-    """Some of many names, without a list of them."""
-
-    def __init__(self, names: Sequence[str], which: Sequence[int]) -> None:
-        self._names, self._which = names, which
-
-    def __len__(self) -> int:
-        return len(self._which)
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        if isinstance(i, slice):
-            return [self._names[j] for j in self._which[i]]
-        return self._names[self._which[i]]
 
 
 def image_positions(keys: Sequence[str], head: Head) -> list[int]:
@@ -129,4 +115,3 @@ def labels_of(
     order = np.full(len(classes) + 1, -1, np.int64)  # its end is where label -1 points to
     order[[number[name] for name in classes]] = np.arange(len(classes))
     return order[np.frombuffer(labels, np.int64)], classes, ""
-

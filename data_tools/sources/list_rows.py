@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from data_tools.errors import UserError
-from data_tools.sources.rows import LABEL_NAMES, BadLabel, is_storable, whole_number
+from data_tools.label_values import LABEL_NAMES, BadLabel, is_storable, whole_number
 from data_tools.sources.splits import SPLIT_COLUMNS
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.label_values import BadLabel, number_labels
 from data_tools.sources.cells import reader_of
 from data_tools.sources.columns import (
     Names,
@@ -26,7 +27,7 @@ from data_tools.sources.columns import (
     label_values,
 )
 from data_tools.sources.image_column import find_image
-from data_tools.sources.labels import Picked
+from data_tools.sources.keys import Picked, RowKeys
 from data_tools.sources.listed import (
     BACKSLASHES,
     REMOTE_BYTES,
@@ -48,7 +49,6 @@ from data_tools.sources.record_batches import (
     format_of,
     open_rows,
 )
-from data_tools.sources.rows import BadLabel, RowKeys, number_labels
 from data_tools.sources.splits import check_splits, wanted_splits
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
+from data_tools.label_values import BadLabel
 from data_tools.sources.cells import is_binary, is_text, width_of
 from data_tools.sources.ipc_layout import blocks_of, check_message
 from data_tools.sources.parquet_layout import longest_value, read_chunks
-from data_tools.sources.rows import BadLabel
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,13 +7,14 @@ are met there. (A WebDataset of others is a tar, read by sources/webdataset.py.)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.sources.rows import RowKeys
+from data_tools.progress import Tick
+from data_tools.sources.keys import RowKeys, StoreKeys
 from data_tools.store import RAW
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from data_tools.store import MappedStore
 
 FORMATS = {"beton": "beton", "tfrecord": "TFRecord", "recordio": "RecordIO"}
-Progress = Callable[[int, int], None]
 
 
 def recognises(location: Location) -> bool:
     """True for what prep wrote, and for a file that is one of the formats by its bytes."""
-    from data_tools.open import format_of, is_dataset
+    from data_tools.formats.registry import format_of
+    from data_tools.open import is_dataset
 
     try:
         if location.local is None:
@@ -38,14 +39,15 @@ def recognises(location: Location) -> bool:
 
 
 def open(
-    location: Location | Sequence[Location], progress: Progress | None = None
+    location: Location | Sequence[Location], progress: Tick | None = None
 ) -> StoredSource:
     """One dataset or file, or several files that follow one another.
 
     progress(done, total): bytes of a file of others that are indexed. Raises UserError for a place
     that isn't local, and for what can't be opened.
     """
-    from data_tools.open import format_of, open_store
+    from data_tools.formats.registry import format_of
+    from data_tools.open import open_store
 
     places = list(location) if isinstance(location, Sequence) else [location]
     stores, form = [], None
@@ -93,27 +95,6 @@ class StoredSource:
 
     def close(self) -> None:
         pass
-
-
-class StoreKeys(Sequence[str]):
-    """The keys that prep kept: paths as its own source had them."""
-
-    def __init__(self, store: MappedStore) -> None:
-        self._store = store
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        return self._store.key(range(len(self))[i])
 
 
 def shared_classes(stores: list[MappedStore]) -> tuple[list[str], list[np.ndarray]]:

@@ -14,6 +14,7 @@ from collections import Counter
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.label_values import LABEL_NAMES, BadLabel, text_labels
 from data_tools.location import Location, is_url
 from data_tools.sources.list_rows import (
     JSON_SUFFIXES,
@@ -24,7 +25,6 @@ from data_tools.sources.list_rows import (
     read_json_lines,
 )
 from data_tools.sources.listed import BACKSLASHES, REMOTE_BYTES, read_listed, with_slashes
-from data_tools.sources.rows import LABEL_NAMES, BadLabel, text_labels
 from data_tools.sources.splits import check_splits, wanted_splits
 
 SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.errors import UserError
+from data_tools.machine import cores
 from data_tools.store import JPEG, Store
-from data_tools.workers import cores
 from fastmoco.engines.faults import bad_sample
 from fastmoco.engines.threads import decode
 

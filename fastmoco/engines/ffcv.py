@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from data_tools.errors import UserError
 from data_tools.formats.beton import NAME, is_beton
+from data_tools.machine import cores
 from data_tools.store import Store
-from data_tools.workers import cores
 from fastmoco.engines.faults import bad_sample
 
 

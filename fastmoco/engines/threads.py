@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_tools.errors import UserError
+from data_tools.machine import cores
 from data_tools.store import OTHER, RAW, Store
-from data_tools.workers import cores
 from fastmoco.engines.resample import crop_views, fits
 
 One = tuple[int, NDArray, NDArray[np.uint8]]  # a sample id, its windows [V, 4], its views

@@ -13,10 +13,10 @@ from PIL import Image
 from record_samples import read_by_dali
 from sample_images import encode, jpeg, smooth
 
+from data_tools.formats.registry import FORMATS
 from data_tools.open import open_foreign, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.shards import FORMATS
 from data_tools.store import RAW, Store
 
 Sample = tuple[np.ndarray, int]

@@ -13,13 +13,13 @@ from handmade_images import chunk, png, tiff
 from PIL import Image
 from sample_images import encode, jpeg, smooth
 
+from data_tools.convert import quiet_pillow
 from data_tools.formats.pictures import sniff
 from data_tools.image import BadImage, prepare_image
 from data_tools.jpeg_header import sniff_jpeg
 from data_tools.policy import Policy
 from data_tools.store import OTHER
 from data_tools.tiff_header import read_tiff
-from data_tools.workers import quiet_pillow
 
 ROOT = Path(__file__).parents[2]
 SECONDS, MEGABYTES = 3.0, 120

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sample_images import encode, jpeg, smooth
 
+from data_tools.convert import quiet_pillow
 from data_tools.image import BadImage, Prepared, prepare_image
 from data_tools.policy import Policy
-from data_tools.workers import quiet_pillow
 
 HEIGHT, WIDTH = 30, 50
 # 16 x 24 pixels of sample_images.smooth, quality 75, 4:4:4, by libjpeg-turbo (TJ_ARITHMETIC=1).

@@ -12,9 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import UserError
-from data_tools.location import Location
-from data_tools.sources import parquet, table
-from data_tools.sources.rows import (
+from data_tools.label_values import (
     MOST_CLASSES,
     BadLabel,
     is_storable,
@@ -22,6 +20,8 @@ from data_tools.sources.rows import (
     whole_number,
     whole_numbers,
 )
+from data_tools.location import Location
+from data_tools.sources import parquet, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -10,12 +10,13 @@ from sample_images import encode, jpeg, smooth
 from data_tools import plan as planning
 from data_tools import trial
 from data_tools.errors import UserError
+from data_tools.formats.registry import FORMATS
 from data_tools.plan import Row, choose, plan, ways
-from data_tools.plan_text import duration, human, lines, parse_size
+from data_tools.plan_text import lines
 from data_tools.policy import Policy
 from data_tools.predict import loader_memory
 from data_tools.prepare import prepare
-from data_tools.shards import FORMATS
+from data_tools.quantities import duration, human, parse_size
 from data_tools.store import INDEX_DTYPE
 
 

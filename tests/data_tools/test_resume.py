@@ -14,11 +14,12 @@ from sample_images import encode, jpeg, smooth
 from data_tools.assemble import GROWING
 from data_tools.errors import Interrupted, UserError
 from data_tools.formats.beton import BetonWriter
+from data_tools.formats.registry import FORMATS
 from data_tools.manifest import MANIFEST, UNFINISHED
 from data_tools.open import is_dataset, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
-from data_tools.shards import FORMATS, plan_parts
+from data_tools.shards import plan_parts
 from data_tools.sources import open_source
 
 Write = Callable[..., Path]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sample_images import jpeg
 
 from data_tools.errors import UserError
+from data_tools.label_values import MOST_CLASSES
 from data_tools.location import Location
 from data_tools.sources import parquet, record_batches
-from data_tools.sources.rows import MOST_CLASSES
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

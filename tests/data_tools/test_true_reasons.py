@@ -13,10 +13,10 @@ from handmade_images import chunk, png, tiff
 from PIL import Image
 from sample_images import encode, smooth
 
+from data_tools.convert import quiet_pillow
 from data_tools.image import BadImage, prepare_image
 from data_tools.policy import Policy
 from data_tools.tiff_header import Tiff, read_tiff
-from data_tools.workers import quiet_pillow
 
 HEIGHT, WIDTH = 30, 50
 BEHIND = ": not supported, convert it first"

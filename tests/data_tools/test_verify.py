@@ -13,13 +13,14 @@ from PIL import Image
 from sample_images import encode, jpeg, smooth
 
 from data_tools.errors import UserError
+from data_tools.files import FileRecord
 from data_tools.formats import beton, recordio, tfrecord, webdataset
+from data_tools.formats.registry import FORMATS
 from data_tools.image import Prepared
-from data_tools.manifest import MANIFEST, UNFINISHED, FileRecord, read_manifest
+from data_tools.manifest import MANIFEST, UNFINISHED, read_manifest
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.shards import FORMATS
 from data_tools.store import INDEX_DTYPE
 from data_tools.verify import MOST, Report, chosen, verify
 

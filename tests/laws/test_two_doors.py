@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from data_tools.errors import UserError
-from data_tools.open import format_of, open_store
+from data_tools.formats.registry import format_of
+from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.sources import open_source

@@ -7,12 +7,9 @@ are whole numbers ("1" or pandas' "1.0"); an empty text means unlabelled.
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import re
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import overload
 
 import numpy as np
 
@@ -35,34 +32,6 @@ SHOWN = 40
 
 class BadLabel(ValueError):
     """A label that can be no class. `str(error)` is the reason, without the file and the row."""
-
-
-class RowKeys(Sequence[str]):
-    """Keys "file/row", made when they are asked for: a million of them take no memory."""
-
-    def __init__(self, files: Sequence[str], rows: Sequence[int]) -> None:
-        self._files = list(files)
-        self._ends = list(itertools.accumulate(rows))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        file, row = self.locate(range(len(self))[i])
-        return f"{self._files[file]}/{row}"
-
-    def locate(self, i: int) -> tuple[int, int]:
-        """The file that sample i lies in, and its row there."""
-        file = bisect.bisect_right(self._ends, i)
-        return file, i - (self._ends[file - 1] if file else 0)
 
 
 def whole_number(value: bool | int | float | Decimal | None) -> int:

@@ -43,3 +43,8 @@ def kilobytes_of(path: str, name: str) -> int:
     except (OSError, ValueError, IndexError):
         pass
     return 0
+
+
+def cores() -> int:
+    """Those this process may use; where that can't be asked, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,7 +26,7 @@ from data_tools.image_notes import ImageNotes
 from data_tools.journal import Journal, Record
 from data_tools.manifest import Manifest, commit
 from data_tools.shards import Job, Part, PartWriter
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.store import (
     DIGEST_BYTES,
     DIGESTS,

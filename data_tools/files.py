@@ -1,4 +1,4 @@
-"""TODO: files."""
+"""Files that appear whole or not at all, records of their checksums, and the cache folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How much memory this process may use: the machine's, its container's, or the shell's limit."""
+"""What this process may use of the machine: cores, and memory within the limits of its container
+and shell."""
 
 from __future__ import annotations
 

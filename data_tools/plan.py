@@ -23,7 +23,8 @@ from data_tools.predict import VIEW, loader_memory, predicted_bytes
 from data_tools.prepare import page_size_for
 from data_tools.progress import Tick
 from data_tools.quantities import human
-from data_tools.sources import Source, open_source
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 from data_tools.trial import Load, Sample, Trial, decode_rate, write_rate
 
 ROUNDS = 3

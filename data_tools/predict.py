@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tools.formats import beton
 from data_tools.machine import cores
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.trial import Sample, Trial
 
 # Ours: a ring of 4 batches of 256, two views of 224 pixels. FFCV's loader: see loader_memory.

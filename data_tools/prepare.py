@@ -26,7 +26,8 @@ from data_tools.policy import Policy
 from data_tools.progress import Tick
 from data_tools.run import Run
 from data_tools.shards import Job
-from data_tools.sources import Source, open_source
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 from data_tools.workers import prepare_one
 
 PART_BYTES = 128_000_000

@@ -1,4 +1,4 @@
-"""TODO: progress."""
+"""How long work reports its progress: a callback per step, and who shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO: quantities."""
+"""Sizes and times as people write them: "200GB" in bytes, seconds as "4.2 min"."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from data_tools.errors import Interrupted, UserError
 from data_tools.journal import Journal
 from data_tools.machine import cores
 from data_tools.shards import Job, Part, write_part
-from data_tools.sources import Source, open_source
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 from data_tools.workers import work_through
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from data_tools.formats.registry import SHARDED, part_file
 from data_tools.journal import Journal, Record
 from data_tools.machine import cores
 from data_tools.shards import Job, Part
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 
 # Images that a thread checks in one go.
 CHUNK = 256

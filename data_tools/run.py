@@ -22,7 +22,7 @@ from data_tools.manifest import MANIFEST, Manifest
 from data_tools.progress import Tick
 from data_tools.recheck import first_damaged, has_its_files
 from data_tools.shards import Job, Part, PartWriter, plan_parts, write_part
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.workers import Done, work_through
 
 # So many images in a row that can't be read: the source has gone, or as good as.

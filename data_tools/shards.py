@@ -22,7 +22,7 @@ from data_tools.image import BadImage
 from data_tools.image_notes import ImageNotes
 from data_tools.journal import SAMPLE, Journal, Record
 from data_tools.policy import Policy
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.store import JPEG, RAW
 from data_tools.workers import Done
 

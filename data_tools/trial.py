@@ -16,7 +16,7 @@ from data_tools.formats import beton
 from data_tools.image import BadImage
 from data_tools.machine import cores
 from data_tools.policy import Policy
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.store import INDEX_DTYPE, JPEG, RAW, MappedStore
 from data_tools.workers import stored_raw, work_through
 

@@ -21,7 +21,7 @@ from data_tools.limits import refuse
 from data_tools.machine import cores, free_memory
 from data_tools.memory_budget import DECODING, READING
 from data_tools.policy import Policy
-from data_tools.sources import Source
+from data_tools.sources.source import Source
 from data_tools.store import digest_of
 
 # A chunk is one task of a thread: large enough that handing it over costs nothing.

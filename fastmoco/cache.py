@@ -10,7 +10,7 @@ from data_tools.files import cache_dir
 from data_tools.manifest import UNFINISHED, summary
 from data_tools.open import is_dataset, is_store
 from data_tools.prepare import prepare
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 
 
 def prepared(

@@ -12,7 +12,7 @@ from data_tools.errors import UserError
 from data_tools.json_file import shown_json
 
 if TYPE_CHECKING:
-    from data_tools.sources import Source
+    from data_tools.sources.source import Source
     from fastmoco.flags import PrepArgs
 
 

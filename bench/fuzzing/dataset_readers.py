@@ -24,7 +24,8 @@ from data_tools.journal import JOURNAL
 from data_tools.manifest import read_manifest
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.sources import Source, open_source
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 from data_tools.store import Store
 from data_tools.survey import survey
 from data_tools.survey_text import lines

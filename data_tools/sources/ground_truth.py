@@ -19,7 +19,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.label_values import BadLabel, name_labels, number_labels, text_labels
-from data_tools.sources import common_prefix
+from data_tools.sources.source import common_prefix
 
 if TYPE_CHECKING:
     from data_tools.location import Location

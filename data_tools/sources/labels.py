@@ -16,8 +16,8 @@ import numpy as np
 
 from data_tools.file_names import IMAGE_SUFFIXES
 from data_tools.formats.pictures import is_picture
-from data_tools.sources import common_prefix, refuse_splits
 from data_tools.sources.keys import Picked
+from data_tools.sources.source import common_prefix, refuse_splits
 
 if TYPE_CHECKING:
     from data_tools.location import Location

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_tools.errors import UserError
 from data_tools.location import Location
-from data_tools.sources import SPLITS
+from data_tools.sources.source import SPLITS
 
 SUFFIXES = (".parquet", ".arrow")
 

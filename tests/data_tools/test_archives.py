@@ -24,8 +24,9 @@ from data_tools.formats.tar import Walk, byte_sum, is_header, number
 from data_tools.formats.tar_listing import read_listing
 from data_tools.formats.webdataset import is_webdataset, scan, tar_header
 from data_tools.location import Location
-from data_tools.sources import archive, cifar, idx, inflate, open_source
+from data_tools.sources import archive, cifar, idx, inflate
 from data_tools.sources import webdataset as webdataset_source
+from data_tools.sources.registry import open_source
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}

@@ -13,8 +13,9 @@ import pytest
 from data_tools.errors import UserError
 from data_tools.location import Location, NeedsPackage
 from data_tools.prepare import prepare
-from data_tools.sources import open_source, table
+from data_tools.sources import table
 from data_tools.sources.listed import BACKSLASHES
+from data_tools.sources.registry import open_source
 
 IMAGE = b"\xff\xd8\xff"
 A = '{"path": "a.jpg", "label": 1}\n'

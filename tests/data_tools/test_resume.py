@@ -20,7 +20,7 @@ from data_tools.open import is_dataset, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.shards import plan_parts
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 
 Write = Callable[..., Path]
 PART = 4000

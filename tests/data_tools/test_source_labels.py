@@ -7,8 +7,10 @@ import pytest
 from sample_images import jpeg
 
 from data_tools.errors import UserError
-from data_tools.sources import Source, ground_truth, open_source
+from data_tools.sources import ground_truth
 from data_tools.sources.ground_truth import VAL_IMAGES
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 
 Write = Callable[..., Path]
 IMAGE = jpeg()

@@ -12,9 +12,10 @@ from sample_images import jpeg
 
 from data_tools.errors import UserError
 from data_tools.location import Location
-from data_tools.sources import archive, ilsvrc, open_source, webdataset
+from data_tools.sources import archive, ilsvrc, webdataset
 from data_tools.sources import tar as tar_source
 from data_tools.sources.keys import Keys
+from data_tools.sources.registry import open_source
 
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")

@@ -12,7 +12,9 @@ from sample_images import jpeg
 
 from data_tools.errors import UserError
 from data_tools.location import Location
-from data_tools.sources import Source, open_source, webdataset
+from data_tools.sources import webdataset
+from data_tools.sources.registry import open_source
+from data_tools.sources.source import Source
 
 IMAGES = [jpeg(20 + i, 30, seed=i) for i in range(6)]
 

@@ -10,8 +10,8 @@ import pytest
 from sample_images import jpeg
 
 from data_tools.errors import UserError
-from data_tools.sources import open_source
 from data_tools.sources.labels import labels_of
+from data_tools.sources.registry import open_source
 
 Write = Callable[..., Path]
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.errors import UserError
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 from data_tools.sources.splits import split_fragment
 
 IMAGE = b"\xff\xd8\xff"

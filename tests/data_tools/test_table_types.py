@@ -9,9 +9,10 @@ from sample_images import jpeg
 from data_tools.errors import UserError
 from data_tools.location import Location
 from data_tools.prepare import prepare
-from data_tools.sources import open_source, parquet
+from data_tools.sources import parquet
 from data_tools.sources.listed import BACKSLASHES, REMOTE_BYTES
 from data_tools.sources.parquet import ParquetSource
+from data_tools.sources.registry import open_source
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -18,7 +18,7 @@ from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.regular import open_binary, open_regular, read_regular
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 
 Write = Callable[..., Path]
 PART = 8000

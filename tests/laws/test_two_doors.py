@@ -22,7 +22,7 @@ from data_tools.formats.registry import format_of
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 from data_tools.store import RAW, MappedStore
 from data_tools.verify import verify
 

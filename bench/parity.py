@@ -36,7 +36,7 @@ from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.checkpoint import versions
 from fastmoco.console import say, table
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.engines.resident import cut
 from fastmoco.engines.threads import cut_windows, cut_windows_plain
 from fastmoco.recipe import MOCO_V2

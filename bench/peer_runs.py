@@ -13,7 +13,7 @@ import torch
 
 from data_tools.store import Store
 from fastmoco.augment_numba import augment_numba
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.stages import in_threads

@@ -24,7 +24,7 @@ from data_tools.store import Store
 from fastmoco.console import say
 from fastmoco.device import DTYPES, pick_device
 from fastmoco.encoder import build_encoder
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.events import Event, Progress
 from fastmoco.loader import RING
 from fastmoco.recipe import Recipe

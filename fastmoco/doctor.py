@@ -25,15 +25,15 @@ from data_tools.machine import cores, memory
 from fastmoco import __version__
 from fastmoco.compiling import missing_compiler
 from fastmoco.device import cards, driver, pick_device, pick_precision
-from fastmoco.engines import INSTALL
+from fastmoco.engines.registry import TABLE
 
 SECONDS, WRITTEN = 0.6, 256 << 20  # of each measurement, and the bytes that one writes at most
 BLOCK = 8 << 20
 LITTLE_DISK, LITTLE_MEMORY = 10e9, 8e9  # bytes: below these it is said
 PACKAGES = ("torchvision", "numpy", "numba", "simplejpeg", "pillow", "kornia")
 EXTRAS = {
-    "DALI": ("nvidia.dali", "nvidia-dali-cuda130", INSTALL["dali"]),
-    "FFCV": ("ffcv", "ffcv", INSTALL["ffcv"]),
+    "DALI": ("nvidia.dali", "nvidia-dali-cuda130", TABLE["dali"].install),
+    "FFCV": ("ffcv", "ffcv", TABLE["ffcv"].install),
     "Parquet": ("pyarrow", "pyarrow", "pip install 'fastmoco[parquet]'"),
     "URLs": ("fsspec", "fsspec", "pip install 'fastmoco[remote]'"),
     "Ray": ("ray", "ray", "pip install 'fastmoco[ray]'"),

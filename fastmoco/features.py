@@ -14,7 +14,7 @@ from fastmoco.augment import centre_view
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.device import autocast
 from fastmoco.encoder import Encoder, build_encoder
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.engines.resident import LARGEST_SIDE
 from fastmoco.engines.threads import ThreadsEngine
 from fastmoco.loader import EvalLoader

@@ -24,7 +24,7 @@ from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast, grad_scaler
 from fastmoco.encoder import Encoder
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, images_digest, view_of
 from fastmoco.features import beginning, extract, initial_encoder, load_encoder

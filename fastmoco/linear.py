@@ -16,7 +16,7 @@ from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast
 from fastmoco.encoder import Encoder
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, digest, features_of, images_digest, view_of
 from fastmoco.features import beginning, initial_encoder, load_encoder, pixel_encoder

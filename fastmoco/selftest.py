@@ -31,7 +31,7 @@ from fastmoco.batchnorm import SplitBatchNorm2d
 from fastmoco.compiling import augmentation
 from fastmoco.dictionaries import Queue
 from fastmoco.draws import Colour
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.events import Event, Saved
 from fastmoco.info_nce import info_nce_plain, info_nce_streaming
 from fastmoco.loader import EvalLoader

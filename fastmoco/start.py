@@ -31,7 +31,7 @@ from fastmoco.device import (
     same_bits,
 )
 from fastmoco.distributed import Ranks, check_parts, join
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.events import Evaluated, Event, Listener, Noted, Progress, Started
 from fastmoco.health import Watch
 from fastmoco.interop import open_checkpoint, start_from

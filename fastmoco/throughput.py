@@ -21,7 +21,7 @@ from data_tools.store import Store, Subset
 from fastmoco import roofline
 from fastmoco.bench_file import from_json
 from fastmoco.device import describe, peak_memory, pick_device, pick_precision
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.recipe import Recipe
 from fastmoco.roofline import Bound, Change
 from fastmoco.run_options import RunOptions

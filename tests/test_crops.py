@@ -8,7 +8,7 @@ from data_tools.store import Subset
 from fastmoco import draws
 from fastmoco.augment import centre_view
 from fastmoco.crops import CROP_AND_FLIP, CropLoader
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.engines.resident import ResidentEngine
 from tests.evaluation_parts import CPU, RECIPE
 

@@ -7,8 +7,9 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco import draws
-from fastmoco.engines import decoded, open_engine
+from fastmoco.engines import decoded
 from fastmoco.engines.decoded import DecodedEngine
+from fastmoco.engines.registry import open_engine
 from fastmoco.engines.threads import ThreadsEngine
 from tests.test_loader import CPU
 

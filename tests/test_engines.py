@@ -21,8 +21,8 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import RAW, Subset
 from fastmoco import draws
-from fastmoco.engines import Opened, open_engine
 from fastmoco.engines.faults import bad_sample
+from fastmoco.engines.registry import Opened, open_engine
 from fastmoco.engines.resident import ResidentEngine
 from fastmoco.engines.threads import decode
 from fastmoco.loader import EvalLoader, TrainLoader
@@ -278,7 +278,7 @@ def test_a_trial_of_dali_that_fails_is_told_and_ends_nothing(prepared, monkeypat
     def broken(*args):
         raise TypeError("nvJPEG has no such argument\nand more")
 
-    monkeypatch.setattr("fastmoco.engines.DaliEngine", broken)
+    monkeypatch.setattr("fastmoco.engines.registry.DaliEngine", broken)
     store = open_store(prepared["beton"])
     engine, name, line = open_engine("auto", store, 2, torch.device("cuda"))
     engine.close()
@@ -340,7 +340,8 @@ def test_bench_measures_the_engine_that_it_is_told(prepared, capsys):
 def test_ffcv_leaves_torchs_threads_and_numbas_types_as_they_were(prepared):
     pytest.importorskip("ffcv", exc_type=ImportError)
     code = "import sys, numba, torch; torch.set_num_threads(3); bytes = numba.uint8[::1]; " \
-        "from data_tools.open import open_store; from fastmoco.engines import open_engine; " \
+        "from data_tools.open import open_store; " \
+        "from fastmoco.engines.registry import open_engine; " \
         "open_engine('ffcv', open_store(sys.argv[1])); " \
         "print(torch.get_num_threads(), bytes.mutable)"
     done = subprocess.run(

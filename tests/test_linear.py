@@ -13,7 +13,7 @@ import fastmoco.linear as linear_module
 from data_tools.errors import UserError
 from data_tools.store import Subset
 from fastmoco.crops import CropLoader
-from fastmoco.engines import open_engine
+from fastmoco.engines.registry import open_engine
 from fastmoco.feature_cache import Extraction
 from fastmoco.features import extract, load_encoder, pixel_encoder, raw_pixels
 from fastmoco.heads import Heads

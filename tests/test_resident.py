@@ -9,7 +9,8 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco.device import free_memory, usable_memory
-from fastmoco.engines import open_engine, resident
+from fastmoco.engines import resident
+from fastmoco.engines.registry import open_engine
 from fastmoco.engines.resident import ResidentEngine, are_small, cut, needed
 from fastmoco.engines.threads import decode
 from tests.test_loader import CPU

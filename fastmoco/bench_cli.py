@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,11 @@ def measured(
 
     options, rounds = options or RunOptions(), ROUNDS if rounds is None else rounds
     found: dict[str, Stage] = {}
+    asked: list[int] = []
 
     def show(stage: Stage) -> None:
+        if asked:
+            raise _ending(asked[0])
         if not quiet and stage.name not in found:
             if not found:
                 console.say(f"the first of {rounds} rounds, in images/s:")
@@ -67,7 +70,8 @@ def measured(
         found[stage.name] = stage
 
     try:
-        with sigterm_raises(), console.progress("measuring", "stages") as tick:
+        noted = noted_signals(asked, lambda: bool(found))
+        with noted, console.progress("measuring", "stages") as tick:
             report = bench(data, recipe, options, rounds, seconds, None if quiet else tick, show)
     except (KeyboardInterrupt, SystemExit):
         if found and not quiet:
@@ -80,17 +84,27 @@ def measured(
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises SystemExit with 143, so that what is open is closed and told."""
+def noted_signals(asked: list[int], is_measuring: Callable[[], bool]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C go into `asked`, to be obeyed between two stages: an exception that a
+    handler raises is lost if it meets a destructor or a callback of a library. Before the first
+    stage, and at the second signal, they raise at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    def note(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1 or not is_measuring():
+            raise _ending(number)
 
-    before: Any = signal.signal(signal.SIGTERM, stop)
+    before: dict[int, Any] = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ending(number: int) -> BaseException:
+    """The exception by which a process ends as this signal ends it."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

@@ -32,9 +32,9 @@ class Bmp(NamedTuple):
     """Per pixel."""
     compression: int
     colours: int
-    """Of the palette; 0: as many as the bits allow."""
+    """Colours in the palette; 0: as many as the bits allow."""
     pixels: int
-    """Where the pixels begin."""
+    """The offset of the pixels, in bytes."""
 
 
 def read_bmp(data: bytes) -> Bmp | None:

@@ -40,13 +40,13 @@ class BoundedPickle:
     opcodes: frozenset[int] | None = None
     """Those that are read, None for all known ones."""
     encoding: str | None = None
-    """Of Python 2's strings; None leaves them bytes."""
+    """The encoding of Python 2's strings; None leaves them bytes."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.at = at
-        """Behind the last pickle that was read."""
+        """The offset behind the last pickle that was read."""
         self.extent = Extent()
-        """Of the last value."""
+        """The extent of the last value."""
         self._data = data
         self._values = self._characters = self._containers = self._numbers = self._others = 0
 
@@ -150,7 +150,7 @@ class BoundedPickle:
         self._contain(items)
 
     def _text(self, raw: bytes) -> str | bytes:
-        """Of Python 2."""
+        """A string of Python 2."""
         return raw if self.encoding is None else raw.decode(self.encoding)
 
     def _string(self) -> None:

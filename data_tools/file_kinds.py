@@ -1,4 +1,4 @@
-"""What a file is that prep can't store, by its first bytes: the name that its reason gives.
+"""Names the kind of a file that prep can't store, by its first bytes, for its reason.
 
 Signatures are those of the formats' own specifications. Only files that no reader here takes come
 to this, so a loose signature can't turn away a good image.
@@ -103,7 +103,7 @@ def fits(name: str, data: bytes) -> bool:
 
 
 def container_kind(data: bytes) -> Kind | None:
-    """Of files made of boxes (ISO 14496-12), RIFF and gzip, by what is in them."""
+    """The kind of a file made of boxes (ISO 14496-12), RIFF or gzip, by its content."""
     if data[4:8] == b"ftyp":
         # The major brand, and behind a version the brands that it is compatible with.
         length = min(int.from_bytes(data[:4], "big"), 256)

@@ -1,4 +1,4 @@
-"""What a file's name says: whether it is an image, and whether it is passed over.
+"""A file's name says whether it is an image, and whether it is passed over.
 
 One table for all readers: folders, tars, lists and WebDataset shards.
 """

@@ -1,4 +1,4 @@
-"""What to say loudly of the images of a dataset: values that fill a part of 16 bits, and pages.
+"""Notes that prep prints on a dataset's images: values that fill a part of 16 bits, and pages.
 
 Counted per part, and summed over the parts: so it is the same for any order of work.
 """
@@ -21,7 +21,7 @@ class ImageNotes:
     wide: int = 0
     """Images of 16 bits per sample."""
     narrow: int = 0
-    """Of these, images whose values would fit into 15 bits or fewer."""
+    """The images among these whose values would fit into 15 bits or fewer."""
     highest: int = -1
     """The greatest value in those."""
     stacks: int = 0

@@ -1,4 +1,4 @@
-"""What a process may take of the machine, and errors that mean that it wanted more.
+"""The limits of this process, and the errors that mean that it wanted more.
 
 Such an error says nothing about the file that was being read: a reader that would call it damaged
 asks here first.
@@ -34,8 +34,8 @@ def limit(name: str) -> int | None:
 
 
 def reason(error: BaseException) -> str:
-    """What this process ran out of, its limit and how to raise that; empty if the error has another
-    cause, or is a lack of memory without a limit or a word of the system's."""
+    """Names what this process ran out of, its limit and how to raise that. Empty if the error has
+    another cause, or is a lack of memory without a limit or a word of the system's."""
     system = isinstance(error, OSError | RuntimeError | ImportError)
     text = str(error).lower() if system else ""
     number = error.errno if isinstance(error, OSError) else None

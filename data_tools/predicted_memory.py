@@ -23,7 +23,7 @@ COEFFICIENT_BYTES = 2  # of each sample, while the scans of a progressive JPEG a
 
 
 def image_bytes(image: Image.Image, size: tuple[int, int]) -> int:
-    """Of an image that Pillow opened and that is stored at `size` (width, height)."""
+    """Bytes for an image that Pillow opened and that is stored at `size` (width, height)."""
     pixels = image.width * image.height
     per_pixel = GREY_MODES.get(image.mode, COLOUR)
     per_pixel += EXTRA.get(image.format or "", 0) * max(1, len(image.getbands()))
@@ -32,7 +32,7 @@ def image_bytes(image: Image.Image, size: tuple[int, int]) -> int:
 
 
 def jpeg_bytes(header: JpegHeader, size: tuple[int, int]) -> int:
-    """Of a JPEG that is stored at `size` (width, height, before it is turned)."""
+    """Bytes for a JPEG that is stored at `size` (width, height, before it is turned)."""
     pixels = header.width * header.height
     # libjpeg scales while it decodes, to at least twice the size that is stored, in eighths.
     decoded = min(pixels, 9 * size[0] * size[1])
@@ -41,5 +41,5 @@ def jpeg_bytes(header: JpegHeader, size: tuple[int, int]) -> int:
 
 
 def array_bytes(pixels: np.ndarray) -> int:
-    """Of an image that came as an array: an image to resize, and the bytes to store."""
+    """Bytes for an image that came as an array: an image to resize, and the bytes to store."""
     return 2 * pixels.nbytes

@@ -1,4 +1,4 @@
-"""What fsspec gives for a file behind a URL, as Python's own files are."""
+"""Gives a file behind a URL, as fsspec opens it, the ways of Python's own files."""
 
 from __future__ import annotations
 

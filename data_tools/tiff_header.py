@@ -49,10 +49,10 @@ class Page(NamedTuple):
     fill_order: int
     """2: the lowest bit of a byte is its first pixel."""
     photometric_at: int
-    """Where the file has the value of `photometric`; 0: nowhere."""
+    """The offset of the value of `photometric`; 0: it has none."""
     big_endian: bool
     extra: tuple[int, ...]
-    """What the samples behind the colours are: 0 unspecified, 1 and 2 alpha."""
+    """The meaning of the samples behind the colours: 0 unspecified, 1 and 2 alpha."""
     tile_pixels: int
     """Pixels of a tile; 0: strips."""
     has_data: bool

@@ -122,7 +122,7 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 class Codestream(NamedTuple):
-    """What the SIZ segment of a JPEG 2000 says."""
+    """The content of the SIZ segment of a JPEG 2000."""
 
     components: int
     bits: int

@@ -47,7 +47,7 @@ def measured(
     data: str | os.PathLike[str], recipe: Recipe, options: RunOptions | None = None,
     rounds: int | None = None, seconds: float = 1.0, quiet: bool = False,
 ) -> Report:
-    """What throughput.bench measures, printed while it is measured unless `quiet`.
+    """Runs throughput.bench and prints its figures while they are measured, unless `quiet`.
 
     Each stage has a row after its first round. Ctrl-C and SIGTERM print the rounds so far and end
     the process as these signals do (KeyboardInterrupt, SystemExit with 143).

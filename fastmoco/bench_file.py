@@ -14,7 +14,7 @@ MOST = 1e12  # images/s that a stage may claim; least: one in 30,000 years
 
 @dataclass(frozen=True)
 class BenchFile:
-    """What is read back of such a report."""
+    """The part of such a report that is read back."""
 
     rates: dict[str, float]
     """Images/s by stage; above 0, or 0 for a stage that was not measured."""

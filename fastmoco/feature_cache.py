@@ -25,7 +25,8 @@ from data_tools.files import cache_dir
 from data_tools.limits import why
 from data_tools.machine import cores
 from data_tools.progress import ShowProgress, silent
-from data_tools.store import Store, Subset, npy_header
+from data_tools.store import Store, npy_header
+from data_tools.subset import Subset
 from fastmoco.distributed import ALONE, Ranks
 from fastmoco.encoder import Encoder
 from fastmoco.features import extract

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_tools.errors import UserError
-from data_tools.store import Store, Subset
+from data_tools.store import Store
+from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast, grad_scaler

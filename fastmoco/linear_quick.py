@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_tools.store import Store, Subset
+from data_tools.store import Store
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.device import free_memory

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 
 from data_tools.open import open_store
-from data_tools.store import Store, Subset
+from data_tools.store import Store
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.encoder import Encoder
 from fastmoco.events import Evaluated

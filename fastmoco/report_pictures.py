@@ -20,7 +20,8 @@ from data_tools.location import on_disk
 from data_tools.open import open_store
 from data_tools.progress import Tick
 from data_tools.sheet import thumbnail
-from data_tools.store import Store, Subset
+from data_tools.store import Store
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.checkpoint import Checkpoint, load
 from fastmoco.device import pick_device

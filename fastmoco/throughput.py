@@ -17,7 +17,8 @@ from data_tools.errors import UserError
 from data_tools.json_file import Damaged, parse
 from data_tools.open import open_store
 from data_tools.progress import Tick
-from data_tools.store import Store, Subset
+from data_tools.store import Store
+from data_tools.subset import Subset
 from fastmoco import roofline
 from fastmoco.bench_file import from_json
 from fastmoco.device import describe, peak_memory, pick_device, pick_precision

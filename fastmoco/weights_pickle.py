@@ -204,7 +204,7 @@ class WeightsPickle(BoundedPickle):
         raise PickleRefused("its pickle sets the state of something that has none")
 
     def _container(self, name: str, args: tuple[Any, ...]) -> Any:
-        """What collections, sets, bytes and sizes are made of; no other arguments are taken."""
+        """Makes collections, sets, bytes and sizes; their other arguments are refused."""
         one: Any = args[0] if len(args) == 1 else None
         if type(one) in (dict, list, tuple):
             self.spend(values=len(one))
@@ -288,7 +288,7 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def _check_attributes(state: Any = None) -> None:
-    """Of a tensor: a dict of names that it has not already."""
+    """The state of a tensor: a dict of names that it has not already."""
     if state is None or type(state) is dict and not any(hasattr(torch.Tensor, k) for k in state):
         return
     raise PickleRefused("holds a tensor with attributes that are not read")

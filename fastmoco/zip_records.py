@@ -48,7 +48,7 @@ class Record:
     name: str
     """Without the folder that torch puts all records into."""
     start: int
-    """Of its bytes, in the file."""
+    """The offset of its bytes in the file."""
     size: int
     crc: int
     """CRC-32 of its bytes, as the file says."""
@@ -64,7 +64,7 @@ class _Entry:
     crc: int
     size: int
     header: int
-    """Where its own header begins."""
+    """The offset of its own header."""
 
 
 def read_records(file: IO[bytes]) -> dict[str, Record]:

@@ -10,7 +10,7 @@ import torch
 from bench.demo_images import generate
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.features import initial_encoder
 from fastmoco.recipe import MOCO_CIFAR, Recipe

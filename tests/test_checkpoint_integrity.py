@@ -437,7 +437,7 @@ def test_hostile_pickles_are_refused_before_torch_sees_them(tmp_path, monkeypatc
 
 
 def test_the_programs_are_whole_but_for_their_fault(tmp_path):
-    """What the hostile ones are made of is read when nothing is wrong with it."""
+    """The parts of the hostile files are read if nothing is wrong with them."""
     good = program(b"}(", text("a"), tensor([2, 3], [3, 1]), text("b"), tensor([4, 6], [0, 1]),
                    text("c"), b"ccollections\nOrderedDict\n)R", b"u")
     zipped(tmp_path, good)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.augment import centre_view
 from fastmoco.crops import CROP_AND_FLIP, CropLoader

@@ -8,7 +8,8 @@ from PIL import Image
 from data_tools.checksum import BLOCK, sealed, unsealed
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.store import Subset, npy_header
+from data_tools.store import npy_header
+from data_tools.subset import Subset
 from fastmoco import feature_cache
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, features_of

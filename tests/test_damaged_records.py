@@ -82,7 +82,7 @@ def trained(dataset, tmp_path_factory):
 
 
 def look_at_data(folder):
-    """What prep, inspect, verify and train do with the small files of a dataset."""
+    """Reads the small files of a dataset as prep, inspect, verify and train do."""
     reports = verify(folder, quick=1, workers=1)
     shown_json([dataclasses.asdict(r) for r in reports])
     summary(read_manifest(folder))
@@ -94,7 +94,7 @@ def look_at_data(folder):
 
 
 def look_at_run(out, saved, name):
-    """What report, compare, export and bench --against do with those of a run."""
+    """Reads the small files of a run as report, compare, export and bench --against do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastmoco.console.say", str)
         patch.setattr("fastmoco.console.table", lambda _h, rows: [list(row) for row in rows])
@@ -179,7 +179,7 @@ def test_a_damaged_file_of_a_run_is_one_line_or_left_out(trained, tmp_path, name
 
 
 def resumed(out, metrics):
-    """What --resume does with metrics.jsonl."""
+    """Reads metrics.jsonl as --resume does."""
     kept = metrics.read_bytes()
     (out / "checkpoint.pt").touch()
     Watch(RunDir(out, resume=True).open(resumed_at=6))

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.embed import check_name, write_features
 from fastmoco.engines.threads import decode
 from fastmoco.neighbours import GAP, HEADER, NEAREST, SAME, TILE, draw_neighbours

@@ -19,7 +19,8 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from data_tools.store import RAW, Subset
+from data_tools.store import RAW
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.engines.faults import bad_sample
 from fastmoco.engines.registry import Opened, open_engine

@@ -47,7 +47,7 @@ def shim(tmp_path_factory) -> str:
 
 
 def under(shim: str, folder: Path, code: str) -> str:
-    """What a process prints that has the library before all others."""
+    """The output of a process that has the library before all others."""
     head = "import os, sys, time\nfrom bench.faulting.shim import fault_hits, set_fault\n"
     done = subprocess.run(
         [sys.executable, "-c", head + code, str(folder)], capture_output=True, text=True,

@@ -10,7 +10,7 @@ import torch
 
 import fastmoco.feature_cache as cache_module
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.distributed import Ranks
 from fastmoco.feature_cache import Extraction, features_of, opened, place, sweep
 from fastmoco.features import extract, initial_encoder, load_encoder

@@ -7,7 +7,7 @@ import torch
 import fastmoco.epoch_state as state_module
 import fastmoco.finetune as finetune_module
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.batchnorm import SplitBatchNorm2d
 from fastmoco.engines.threads import decode
 from fastmoco.feature_cache import Extraction

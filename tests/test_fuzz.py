@@ -37,7 +37,7 @@ def fuzz(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory) -> dict:
-    """What a short run found, by reader."""
+    """The findings of a short run, by reader."""
     keep = tmp_path_factory.mktemp("kept")
     done = fuzz("--files", str(FILES), "--seed", str(SEED), "--workers", "1", "--minutes", "20",
                 "--keep", str(keep), "--json")
@@ -149,7 +149,7 @@ def test_any_bytes_can_be_changed(seed, data):
 @settings(max_examples=80, database=None, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_edits_put_checksums_right(seed):
-    """What was changed is believed by an independent reader of the container."""
+    """An independent reader of the container believes the change."""
     rng = random.Random(seed)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

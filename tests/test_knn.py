@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import fastmoco.knn as knn_module
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.features import extract, initial_encoder, raw_pixels
 from fastmoco.knn import DINO, Protocol, grid, nearest, vote, weighted_knn
 from fastmoco.recipe import MOCO_CIFAR

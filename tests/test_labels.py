@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.labels import class_names, few_labels, held_out, shared_labels
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 400, 30]))

@@ -11,7 +11,7 @@ from torch import nn
 import fastmoco.epoch_state as state_module
 import fastmoco.linear as linear_module
 from data_tools.errors import UserError
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.crops import CropLoader
 from fastmoco.engines.registry import open_engine
 from fastmoco.feature_cache import Extraction

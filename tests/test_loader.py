@@ -15,7 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.distributed import Ranks
 from fastmoco.engines.threads import ThreadsEngine, decode

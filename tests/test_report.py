@@ -16,7 +16,7 @@ from PIL import Image
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.store import Subset
+from data_tools.subset import Subset
 from fastmoco.cli import main
 from fastmoco.report import report
 from fastmoco.report_pictures import find_neighbours, map_of

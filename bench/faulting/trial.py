@@ -40,7 +40,7 @@ class Ended:
 
 @dataclass
 class Trial:
-    """What came of one fault."""
+    """The outcome of one fault."""
 
     task: str
     fault: str
@@ -163,7 +163,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def judge_first(ended: Ended, killed: bool) -> str:
-    """Of the run that met the fault: struck, missed, or what was wrong with how it ended."""
+    """The end of the run that met the fault: struck, missed, or a sentence on what is wrong."""
     if ended.code is None:
         return f"hangs: more than {LONGEST:.0f} s"
     if ended.code == 0:
@@ -178,7 +178,7 @@ def judge_first(ended: Ended, killed: bool) -> str:
 
 
 def judge_left(task: Task, place: Path, ended: Ended, whole: Any) -> str:
-    """What is wrong with what a run left that ended well, or nothing."""
+    """A sentence on the fault in what a run left that ended well; empty if there is none."""
     try:
         found = task.left(place, ended.printed)
     except Exception as error:

@@ -24,7 +24,7 @@ TAR_NAMES = (b"", b"/", b"../x.jpg", b"/etc/passwd", b"a//b.jpg", b"./.hidden", 
 
 
 def tar_starts(data: bytes) -> list[int]:
-    """Where the headers of a tar begin."""
+    """The offsets of a tar's headers."""
     found, at = [], 0
     while at + BLOCK <= len(data) and data[at]:
         found.append(at)

@@ -74,7 +74,7 @@ def content(store: Store) -> dict[str, Any]:
 
 
 def attempt(action: Callable[[], Any]) -> Any:
-    """What it returns; None if it refuses."""
+    """The value that it returns; None if it refuses."""
     try:
         return action()
     except UserError:

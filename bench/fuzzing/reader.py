@@ -1,4 +1,4 @@
-"""What is fuzzed: a reader, valid files to start from, and how they are changed."""
+"""A reader to fuzz: valid files to start from, and how they are changed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Reader:
     slow: bool = False
     """True for more than 50 ms per file: an eighth of the files, if their number is given."""
     refusals: tuple[type[BaseException], ...] = (UserError,)
-    """What reading may raise."""
+    """The exceptions that reading may raise."""
 
     def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool) -> Case:
         """Case `number`, which depends on the arguments alone. flips: change exactly one bit."""

@@ -69,7 +69,7 @@ def made_run(parent: Path) -> Path:
 
 
 def printed(path: Path, argv: list[str]) -> None:
-    """What a command prints, as a file."""
+    """The output of a command, as a file."""
     out = io.StringIO()
     os.environ["XDG_CACHE_HOME"] = str(path.parent / "cache")
     with contextlib.redirect_stdout(out):

@@ -1,4 +1,4 @@
-"""What prep reads: archives, tables and lists of images, each prepared as a whole."""
+"""The sources that prep reads: archives, tables and lists of images, each prepared as a whole."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Tally:
-    """What became of one reader's files."""
+    """The outcomes of one reader's files, counted."""
 
     files: int = 0
     accepted: int = 0

@@ -37,12 +37,12 @@ OURS = ("/data_tools/", "/fastmoco/")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take."""
+    """The limits for one file."""
 
     seconds: float = 5
-    """Of processor time: other programs on the machine must not make a hang."""
+    """Processor time, so that other programs on the machine don't look like a hang."""
     bytes: int = 300 << 20
-    """Of memory, above what the process takes without it."""
+    """Memory above the process's own base."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Fault:
 
 
 class State:
-    """Where a worker stands, in memory that both processes see."""
+    """The state of a worker, in memory that both processes see."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, STATE.size)
@@ -85,7 +85,7 @@ class Place:
         self.originals = {name: (folder / name).read_bytes() for name in targets}
         self._tree = self._files() if reader.writes else {}
         self.whole = {name: self.read(name, self.originals[name]) for name in targets}
-        """What the unchanged files hold."""
+        """The content of the unchanged files."""
 
     def _files(self) -> dict[Path, bytes]:
         paths = (path for path in self.folder.rglob("*") if path.is_file())

@@ -26,7 +26,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """What the code must know of a format, besides how its bytes are laid out."""
+    """All that other code must know of a format; how its bytes are laid out is the module's own."""
 
     recognises: Callable[[Path], bool]
     """Whether a file is of this format, by its first bytes."""

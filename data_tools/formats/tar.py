@@ -43,9 +43,9 @@ class Member(NamedTuple):
     name: str
     """Bytes that are not UTF-8 as surrogate escapes (PEP 383); ends at the first NUL."""
     target: str
-    """What a link points at."""
+    """The name that a link points at."""
     offset: int
-    """Where the bytes begin, from the beginning of the file."""
+    """The offset of the bytes, from the beginning of the file."""
     size: int
     mtime: int
 
@@ -150,7 +150,7 @@ class Walk:
         return {} if kind == b"g" else {"path" if kind == b"L" else "linkpath": text(body)}
 
     def _behind_end(self, position: int) -> int:
-        """Where the next tar begins behind the zeros at `position`; the file's end if none does."""
+        """The offset of the next tar behind the zeros at `position`; the end of the file if none."""
         begin, self.ended = position, True
         while position < self._end:
             piece = self._pread(min(len(ZEROS), self._end - position), position)

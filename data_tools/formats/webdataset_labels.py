@@ -1,5 +1,5 @@
-"""What the label of a WebDataset sample says, and how labels become numbers: the one rule for prep
-and for every command that opens a shard."""
+"""Reads the label of a WebDataset sample, and turns labels into numbers: the one rule for prep and
+for every command that opens a shard."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Part(NamedTuple):
 
 
 class Tally:
-    """What is unusual in the shards, counted."""
+    """Counts of unusual things in the shards."""
 
     def __init__(self) -> None:
         self.hidden = self.lost_links = self.links = 0

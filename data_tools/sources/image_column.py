@@ -76,7 +76,7 @@ def by_content(file: ParquetRows | ArrowRows, columns: list[str]) -> list[str]:
 
 
 def first_values(file: ParquetRows | ArrowRows, column: str) -> list[bytes | str | None]:
-    """What the first cells of a column hold; at most LOOKS."""
+    """The first cells of a column, at most LOOKS."""
     read = reader_of(file.schema.field(column).type)
     for group in range(len(file.groups(column))):
         for piece in file.pieces(column, group):

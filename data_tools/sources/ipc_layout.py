@@ -38,7 +38,7 @@ class Table:
         return cls(data, struct.unpack_from("<I", data, 0)[0])
 
     def place(self, field: int) -> int:
-        """Where a field's value is; 0: it has none."""
+        """The offset of a field's value; 0: it has none."""
         entry = 4 + 2 * field
         offset = self._unpack("<H", self.fields + entry) if entry + 2 <= self.size else 0
         return self.at + offset if offset else 0

@@ -73,7 +73,7 @@ class ListRows:
                       cells[split] if split >= 0 else "")
 
     def _header(self, line: int, cells: Sequence[str]) -> tuple[int, int, int]:
-        """Where path, label and split are, by the first row; -1: nowhere. No path: no header."""
+        """The columns of path, label and split, by the first row; -1: none. No path: no header."""
         self._find(line, cells)
         places = [cells.index(name) if name else -1 for name in (self.path, self.label, self.split)]
         if not self.path and cells:

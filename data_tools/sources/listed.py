@@ -16,7 +16,7 @@ REMOTE_BYTES = 100_000
 
 
 def place_of(folder: Location, name: str) -> Location:
-    """Where `name` is: relative to the folder of the list, absolute, or a URL."""
+    """The place of `name`: relative to the folder of the list, absolute, or a URL."""
     if is_url(name) or (name.startswith("/") and folder.local is None):
         return Location(name)
     return folder.child(name)

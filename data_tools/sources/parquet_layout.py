@@ -1,4 +1,4 @@
-"""Where a Parquet file's columns are, and what their pages claim, before pyarrow decodes them.
+"""Checks a Parquet file's columns and what their pages claim, before pyarrow decodes them.
 
 A page's header says how many bytes it unpacks to, and pyarrow allocates them on its word: one
 changed byte takes 2 GB. So footer and page headers are read here first, in Thrift's compact

@@ -1,4 +1,4 @@
-"""What a source of images promises, and the rule that refuses splits side by side."""
+"""The protocol of a source of images, and the rule that refuses splits side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Source(Protocol):
     name: str
     """The last part of its path, for the manifest and messages."""
     kind: str
-    """What it is, in words for the screen: "image folder", "WebDataset, 12 shards"."""
+    """The kind of source, in words for the screen: "image folder", "WebDataset, 12 shards"."""
     labels: np.ndarray
     """int64 [N]; -1 where unlabelled."""
     classes: list[str]

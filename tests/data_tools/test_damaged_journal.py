@@ -78,7 +78,7 @@ def resumed(zoo: Path, out: Path) -> tuple[list[str], int]:
 
 
 def in_beton(out: Path, image: int) -> int:
-    """Where an early image is in the beton under way: they begin with a JPEG's marker."""
+    """The offset of an early image in the beton under way: they begin with a JPEG's marker."""
     content = (out / "beton" / GROWING).read_bytes()
     at = content.index(b"\xff\xd8\xff")
     for _ in range(image):

@@ -47,7 +47,7 @@ def kinds() -> dict[str, bytes]:
 
 
 def film() -> bytes:
-    """What a phone puts behind a photograph: a box of MP4, noise, its own trailer."""
+    """The bytes that a phone puts behind a photograph: a box of MP4, noise, its own trailer."""
     noise = np.random.default_rng(0).bytes(3 << 20)
     return b"\0\0\0\x18ftypmp42" + bytes(12) + noise + b"\xff\xd9" + b"MotionPhoto_Data"
 
@@ -92,7 +92,7 @@ def test_a_missing_end_marker_is_appended(kind: str, policy: Policy) -> None:
 
 @pytest.mark.parametrize("kind", sorted(kinds()))
 def test_no_cut_loses_a_block(kind: str) -> None:
-    """Of all ways to cut a file, those are taken that leave every pixel as it was."""
+    """All ways to cut a file are tried; those are taken that leave every pixel as it was."""
     data = kinds()[kind]
     want = simplejpeg.decode_jpeg(data)
     taken = 0

@@ -1,4 +1,4 @@
-"""What can't be stored is named as what it is: damaged, valid but not supported, or no image."""
+"""A file that can't be stored is named: damaged, valid but not supported, or no image."""
 
 import gzip
 import io

@@ -1,0 +1,32 @@
+"""A store of some samples of another store."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_tools.store import Store
+
+
+class Subset:
+    """Some samples of a store, as a store: ids [n] in the order given."""
+
+    def __init__(self, store: Store, ids: np.ndarray) -> None:
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self.path, self.classes, self.fingerprint = store.path, store.classes, store.fingerprint
+        self.sizes, self.labels, self.kinds = (
+            store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]
+        )
+        self.lengths, self.data = store.lengths[self.ids], store.data
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encoded(self, i: int) -> np.ndarray:
+        return self._store.encoded(int(self.ids[i]))
+
+    def key(self, i: int) -> str:
+        return self._store.key(int(self.ids[i]))
+
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._store.places(self.ids[ids])

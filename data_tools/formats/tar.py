@@ -150,7 +150,7 @@ class Walk:
         return {} if kind == b"g" else {"path" if kind == b"L" else "linkpath": text(body)}
 
     def _behind_end(self, position: int) -> int:
-        """The offset of the next tar behind the zeros at `position`; the end of the file if none."""
+        """The offset of the next tar behind the zeros at `position`, or else the end."""
         begin, self.ended = position, True
         while position < self._end:
             piece = self._pread(min(len(ZEROS), self._end - position), position)

@@ -121,7 +121,9 @@ def finish(pid: int, place: Path, seconds: float = LONGEST) -> Ended:
         os.waitpid(pid, 0)
     texts = [place.with_suffix(s).read_text(errors="replace") for s in (".out", ".err")]
     hits = place.with_suffix(".hits")
-    return Ended(code, texts[0], texts[1], int(hits.read_text()) if hits.exists() else 0)
+    # A kill may come between the opening of this file and its first byte.
+    struck = int(hits.read_text() or 0) if hits.exists() else 0
+    return Ended(code, texts[0], texts[1], struck)
 
 
 def stop_and_go(pid: int, after: float, pause: float) -> bool:

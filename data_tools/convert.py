@@ -22,6 +22,7 @@ from data_tools.bmp_header import check_bmp
 from data_tools.errors import NotEnoughMemory
 from data_tools.flatten import BYTES, HEADER, PNG_DEPTH, array_of, flatten, is_wide
 from data_tools.jpeg_header import BadImage, JpegHeader
+from data_tools.policy import Policy
 from data_tools.tiff_header import Tiff, is_tiff
 from data_tools.unreadable import not_decoded, not_opened, webp_size
 
@@ -119,8 +120,12 @@ def rgb_bytes(pixels: np.ndarray) -> bytes:
     return pixels.tobytes()
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Reads a header. Raises BadImage for what is broken, or no image that can be read."""
+def open_image(data: bytes, max_pixels: int = Policy.max_pixels) -> Image.Image:
+    """Reads a header. Raises BadImage for what is broken, or no image that can be read, and for a
+    WebP of more than max_pixels: its decoder takes memory for the image when it opens the file."""
+    canvas = webp_size(data)
+    if canvas is not None and canvas[0] * canvas[1] > max_pixels:
+        raise BadImage(f"more than {max_pixels} pixels: {canvas[0]} x {canvas[1]}")
     tiff = checked_tiff(data) if is_tiff(data) else None
     read = data if tiff is None else tiff_kinds.black_is_zero(data, tiff.pages[0])
     try:
@@ -130,13 +135,12 @@ def open_image(data: bytes) -> Image.Image:
     except Exception as error:
         less = without_text(data) if has_large_text(data, error) else data
         if len(less) < len(data):
-            return open_image(less)
-        size = webp_size(data)  # its decoder takes memory for the image when it opens the file
-        if size is not None:
+            return open_image(less, max_pixels)
+        if canvas is not None:
             try:
-                require_memory(*size)
+                require_memory(*canvas)
             except MemoryError:
-                raise not_enough_memory(*size) from None
+                raise not_enough_memory(*canvas) from None
         raise not_opened(data) from None
     if image.format == "BMP":
         check_bmp(data)

@@ -65,7 +65,7 @@ def prepare_image(
         raise BadImage("empty file", is_image=False)
     if data[:3] == b"\xff\xd8\xff":
         return prepare_jpeg(data, policy, max_bytes, raw)
-    with convert.open_image(data) as image:
+    with convert.open_image(data, policy.max_pixels) as image:
         kind, pages = convert.describe(image, data), convert.pages_of(image)
         size = planned_size(*image.size, policy, kind)
         resized = size != image.size

@@ -164,6 +164,14 @@ def test_time_and_memory_stay_in_proportion(tmp_path: Path) -> None:
         assert reason, name
 
 
+def wide_canvas() -> bytes:
+    """A WebP with alpha whose first chunk claims a canvas that its frame does not fill."""
+    data = bytearray(encode(Image.new("RGBA", (8, 8), (1, 2, 3, 4)), "WEBP"))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (2435586 - 1).to_bytes(3, "little") + (6145 - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -172,6 +180,7 @@ def test_time_and_memory_stay_in_proportion(tmp_path: Path) -> None:
         (scans(65500, 65500, 5000), "JPEG of more than 1 scans at 65500 x 65500 pixels"),
         (many_tags(1), "damaged TIFF: its tags claim more bytes than it has"),
         (huge("WEBP"), "more than 134217728 pixels: 16383 x 16383"),
+        (wide_canvas(), "more than 134217728 pixels: 2435586 x 6145"),
         (huge("JPEG2000"), "more than 134217728 pixels: 1073741824 x 1073741824"),
     ],
 )

@@ -78,7 +78,7 @@ READS = """
 import os, resource, sys
 from data_tools.errors import Interrupted
 from data_tools.policy import Policy
-from data_tools.sources import open_source
+from data_tools.sources.registry import open_source
 from data_tools.workers import prepare_one
 
 source = open_source(sys.argv[1])

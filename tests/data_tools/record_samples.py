@@ -16,6 +16,7 @@ from PIL import Image
 from sample_images import jpeg, smooth
 
 from data_tools.errors import UserError
+from data_tools.formats import recordio
 from data_tools.image import Prepared
 from data_tools.store import INDEX_DTYPE, RAW, MappedStore
 
@@ -49,7 +50,7 @@ def write(
 
 
 def check_reads_back(path: Path, rows: np.ndarray, images: list[Prepared]) -> None:
-    store = MappedStore(path, [path], rows, [], "")
+    store = MappedStore(path, [path], rows, [], "", join=recordio.join)
     for i, image in enumerate(images):
         encoded = store.encoded(i)
         assert encoded.dtype == np.uint8 and encoded.tobytes() == image.data
@@ -117,7 +118,7 @@ def check_survives(
         assert str(error).startswith(str(path)) and "\n" not in str(error)
         return
     if len(rows):
-        store = MappedStore(path, [path], rows, [], "")
+        store = MappedStore(path, [path], rows, [], "", join=recordio.join)
         assert all(len(store.encoded(i)) == rows["size"][i] for i in range(len(rows)))
     assert (rows["label"] >= -1).all() and (rows["height"] >= 0).all()
 

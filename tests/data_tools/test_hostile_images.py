@@ -127,7 +127,7 @@ RUN = """
 import sys, time
 from data_tools.image import BadImage, prepare_image
 from data_tools.policy import Policy
-from data_tools.workers import quiet_pillow
+from data_tools.convert import quiet_pillow
 
 def peak():
     status = open("/proc/self/status").read()

@@ -76,7 +76,7 @@ def test_odd_lists_are_refused_in_one_line_and_with_the_reason(folder: Path, nam
 MEASURE = """
 import sys
 from data_tools.errors import UserError
-from data_tools.sources import open_source, table
+from data_tools.sources.registry import open_source, table
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])

@@ -70,7 +70,8 @@ def start(
     """A run in a process of its own, which is about to begin."""
     command = [sys.executable, "-c", CHILD, str(source), str(out), ",".join(formats),
                str(workers), engine]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with open(out.with_name("said"), "ab") as said:  # shown if a round fails
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said)
     assert process.stdout is not None
     process.stdout.readline()
     return process
@@ -116,12 +117,17 @@ def main() -> int:
                     process.wait()
                     here += 1
                     killed[engine] += 1
-            same = digests(out) == whole[formats]
+            end = digests(out)
+            same = end == whole[formats] and process.returncode == 0
             kills, rounds = kills + here, rounds + 1
             found = "the same bytes" if same else "OTHER BYTES"
             print(f"round {rounds}: {', '.join(formats)}: killed {here} times, {found}; "
                   f"{kills} kills so far", flush=True)
             if not same:
+                names = sorted(whole[formats].items() ^ end.items())
+                print(f"the last run ended with {process.returncode} and differs in "
+                      f"{', '.join(sorted({name for name, _ in names})) or 'nothing'}")
+                print((Path(scratch) / "said").read_text()[-2000:])
                 return 1
             shutil.rmtree(out)
     share = ", ".join(f"{count} of {engine}" for engine, count in killed.items())

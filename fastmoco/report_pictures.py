@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ def pictures(
     """Draw what can be drawn: the dataset may have gone, the checkpoint be unwritten. Nothing that
     lacks is an error, but for a dataset that was named and is none."""
     path = data or Path(on_disk(record.about.data))
-    if data is None and not (str(path) != "." and path.exists()):
+    if data is None and not (str(path) != "." and os.path.exists(path)):  # never raises
         gone = f"the dataset is not at {path} any more; name it with --data"
         return Pictures(lacking={"views": gone, "features": gone})
     store = open_store(path)

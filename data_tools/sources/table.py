@@ -149,13 +149,16 @@ class TableSource:
         if not names:
             self.notes.append(f"no labels: the column {rows.label} is empty" if rows.label else
                               "no labels: no column is named label")
+            self.minus_ones = np.zeros(len(codes), np.bool_)
             return codes.copy(), []
         try:
             labels, classes, notes = text_labels(names, [counts[name] for name in names])
         except BadLabel as error:
             raise UserError(f"{self._location}: {error}") from None
         self.notes += notes
-        return np.append(labels, -1)[codes], classes
+        found = np.append(labels, -1)[codes]
+        self.minus_ones = (found < 0) & (codes >= 0)
+        return found, classes
 
     def _measure(self, digest: hashlib._Hash) -> np.ndarray:
         """The files' bytes, int64 [N]; 0 for those that aren't there."""

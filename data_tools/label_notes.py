@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from data_tools.label_values import shown as shown_of
 from data_tools.manifest import WARNING
 from data_tools.sources.source import Source
-
-SHOWN = 40
 
 
 def label_lines(source: Source, kept: Iterable[np.ndarray]) -> list[str]:
@@ -41,11 +40,14 @@ def unlabelled(images: int, labelled: int, written: int, known: bool) -> list[st
     """
     if labelled == images or not (labelled or written):
         return []
-    line = f"{images - labelled:,} of {images:,} images have no label"
+    missing = images - labelled
+    line = f"{missing:,} of {images:,} images {'has' if missing == 1 else 'have'} no label"
     advice = "-1 counts as unlabelled; write a name or another number if it is a class"
     if written:
-        return [f"{WARNING}{line}; {written:,} of these have the value -1: {advice}"]
-    return [line if known else f"{line} or the value -1: {advice}"]
+        have = "has" if written == 1 else "have"
+        return [f"{WARNING}{line}; {written:,} of these {have} the value -1: {advice}"]
+    # Files that prep wrote hold -1 for an image without a label.
+    return [line if known else f"{line}, or a number below 0, which counts as none"]
 
 
 def alike(classes: Sequence[str]) -> list[str]:
@@ -59,7 +61,7 @@ def alike(classes: Sequence[str]) -> list[str]:
         other = first.setdefault(unicodedata.normalize("NFC", name), name)
         if other != name:
             pairs += 1
-            shown = shown or name[:SHOWN].encode("utf-8", "backslashreplace").decode()
+            shown = shown or shown_of(name)
     if not pairs:
         return []
     return [f"{WARNING}{pairs:,} class name{'s look' if pairs > 1 else ' looks'} the same as "

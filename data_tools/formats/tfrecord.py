@@ -22,6 +22,7 @@ from data_tools.formats.example import (
     image_name,
     integer_of,
     label_name,
+    unused_label,
 )
 from data_tools.formats.scanning import Scan, beginning, inflated
 from data_tools.image import Prepared
@@ -83,6 +84,19 @@ def is_tfrecord(path: Path) -> bool:
 
 def begins_record(head: bytes) -> bool:
     return len(head) >= 12 and head[8:12] == masked(google_crc32c.value(head[:8]))
+
+
+def why_no_labels(path: Path) -> str:
+    """The reason, for the user, why a file whose images have no labels has none."""
+    with Scan(path, None) as scan:
+        scan.begin()
+        length = int.from_bytes(scan.take(12)[:8], "little")
+        data = scan.take(length)
+        name = unused_label(features_of(data), data)
+    if not name:
+        return "no labels in it"
+    return (f"warning: no labels: the feature {name.decode('utf-8', 'replace')} is not used, since "
+            "it is no whole number; write the label as an int64 to image/class/label")
 
 
 def scan(

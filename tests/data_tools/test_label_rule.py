@@ -237,7 +237,7 @@ UNLABELLED = "-1 counts as unlabelled; write a name or another number if it is a
 
 
 def prepared(folder: Path, name: str, content: str | list | None) -> tuple[list[str], str]:
-    """The notes and the summary of a list of FILES images, once it is prepared from a killed run."""
+    """The notes and the summary of a list of FILES images, after two shards did its parts."""
     for i in range(FILES):
         (folder / f"{i}.jpg").write_bytes(jpeg(seed=i))
     place = folder / name
@@ -281,7 +281,7 @@ def test_minus_one_and_no_label_are_counted_aloud(tmp_path: Path, form: str) -> 
 
 def test_without_minus_one_the_line_is_no_warning(tmp_path: Path) -> None:
     notes, text = prepared(tmp_path, "x.csv", "path,label\n0.jpg,a\n1.jpg,\n2.jpg,b\n")
-    assert notes == ["1 of 3 images have no label"]
+    assert notes == ["1 of 3 images has no label"]
     assert text.startswith("3 images, 2 labelled, 2 classes")
 
 
@@ -293,7 +293,7 @@ def test_labels_that_are_all_minus_one_are_not_called_empty(tmp_path: Path) -> N
 
 def test_renumbering_says_that_minus_one_is_lost(tmp_path: Path) -> None:
     notes, _ = prepared(tmp_path, "x.parquet", [0, -1, -7, 1, 0, 0])
-    line = "warning: 1 of 6 images have no label; 1 of these have the value -1: " + UNLABELLED
+    line = "warning: 1 of 6 images has no label; 1 of these has the value -1: " + UNLABELLED
     assert line in notes
 
 

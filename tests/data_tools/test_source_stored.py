@@ -1,5 +1,6 @@
 """What is prepared already as a source: the same bytes, pixels, labels and order come out."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from test_tfrecord import example, framed
 from data_tools.errors import UserError
 from data_tools.formats import recordio, tfrecord
 from data_tools.formats.beton import BetonWriter
-from data_tools.formats.example import text
+from data_tools.formats.example import field, text
 from data_tools.location import Location
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
@@ -124,3 +125,32 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     assert not stored.recognises(Location("memory://x.beton"))
     with pytest.raises(UserError, match="lies elsewhere"):
         stored.open(Location("memory://x.beton"))
+
+
+def number(value: float, packed: bool) -> bytes:
+    """A Feature that holds a FloatList of one."""
+    data = struct.pack("<f", value)
+    return field(2, field(1, data) if packed else b"\x0d" + data)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_whole_floats_are_labels_in_a_tfrecord(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / "floats"
+    path.write_bytes(b"".join(
+        framed(example(image__encoded=text(jpeg()), image__class__label=number(value, packed)))
+        for value in (0.0, 3.0, 1.0)))
+    source = stored.open(Location(path))
+    assert source.labels.tolist() == [0, 3, 1] and source.notes == []
+
+
+@pytest.mark.parametrize("name, value", [
+    ("image/class/text", text(b"cat")), ("image/class/label", number(0.5, True))])
+def test_labels_that_are_no_whole_numbers_are_named(
+    tmp_path: Path, name: str, value: bytes
+) -> None:
+    path = tmp_path / "texts"
+    path.write_bytes(framed(example(image__encoded=text(jpeg()), **{name: value})))
+    source = stored.open(Location(path))
+    assert source.notes == [
+        f"warning: no labels: the feature {name} is not used, since it is no whole number; write "
+        "the label as an int64 to image/class/label"]

@@ -97,8 +97,11 @@ def number_in(text: str) -> int | None:
 def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
     """Notes for class names that the user may not have meant as such."""
     notes, others = not_utf8(texts, counts), []
+    # Among numbers, infinity is named by the second note.
+    numeric = all(NUMBER.fullmatch(text) for text in texts if text.strip().lower() not in MISSING)
+    doubtful = MISSING if numeric else MISSING | INFINITE
     for text, count in zip(texts, counts, strict=True):
-        if text.strip().lower() in MISSING | INFINITE:
+        if text.strip().lower() in doubtful:
             notes.append(f"{count:,} image{'s' * (count != 1)} with the label \"{text}\": taken as "
                          "a class name; leave the label empty for images without one")
         else:

@@ -46,8 +46,10 @@ def unlabelled(images: int, labelled: int, written: int, known: bool) -> list[st
     if written:
         have = "has" if written == 1 else "have"
         return [f"{WARNING}{line}; {written:,} of these {have} the value -1: {advice}"]
-    # Files that prep wrote hold -1 for an image without a label.
-    return [line if known else f"{line}, or a number below 0, which counts as none"]
+    if known:
+        return [line]
+    return [f"{WARNING}{line}, or a number below 0, which counts as none: write a name or another "
+            "number if it is a class"]
 
 
 def alike(classes: Sequence[str]) -> list[str]:

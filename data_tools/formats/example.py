@@ -21,6 +21,7 @@ IMAGE, LABEL = b"image/encoded", b"image/class/label"
 # A feature with one of these in its name may hold the label.
 TELLING = (b"label", b"class", b"target")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FLOATS = 2
 # A feature's list: (1 bytes, 2 float, 3 int64; where it begins; where it ends).
 Feature = tuple[int, int, int]
 
@@ -139,7 +140,7 @@ def integer_of(feature: Feature, data: bytes) -> int | None:
     """The value of an Int64List of one, or of a FloatList of one that is whole (3.0); else None."""
     kind, start, stop = feature
     values: list[int] = []
-    if kind == 2:
+    if kind == FLOATS:
         return whole_float(data, start, stop)
     if kind == 3:
         for number, wire, at, to in fields(data, start, stop):

@@ -77,6 +77,9 @@ class StoredSource:
         self.keys: Sequence[str] = StoreKeys(stores[0]) if named else self._rows
         self.classes, labels = shared_classes(stores)
         self.labels = np.concatenate(labels)
+        if all(store.path.is_dir() for store in stores):
+            # Of what prep wrote, -1 is an image without a label; in other files it may be a class.
+            self.minus_ones = np.zeros(len(self.labels), np.bool_)
         self.notes = [] if (self.labels >= 0).any() else [why_no_labels(stores[0])]
         self.sizes = np.concatenate([store.lengths for store in stores])
         prints = [store.fingerprint for store in stores]

@@ -129,8 +129,9 @@ def scan(
     """The images of a TFRecord file: INDEX_DTYPE [N], and no classes.
 
     The image is image/encoded, or else the first bytes feature (by name) of the first record that
-    begins as an image does. The label is image/class/label, label, or else the first integer
-    feature whose name says so, or a float that is whole; lists have none. check: also the checksums of the data.
+    begins as an image does. The label is image/class/label, label, or else the first feature
+    whose name says so: an integer, or a whole float; lists have none. check: also the checksums of
+    the data.
     Raises UserError for what is damaged, truncated or compressed, and where an image is missing.
     """
     head = beginning(path, 1 << 12)

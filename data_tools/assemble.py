@@ -24,6 +24,7 @@ from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.formats.registry import SHARDED, part_file
 from data_tools.image_notes import ImageNotes
 from data_tools.journal import Journal, Record
+from data_tools.label_notes import label_lines
 from data_tools.manifest import Manifest, commit
 from data_tools.shards import Job, Part, PartWriter
 from data_tools.sources.source import Source
@@ -188,6 +189,8 @@ class Assembly:
         found = self._lists(folder, files, leaks)
         kinds: Counter[str] = Counter()
         notes = ImageNotes()
+        of_labels = label_lines(
+            self.source, (record.samples["i"].astype(np.int64) for record in self.records()))
         for record in self.records():
             kinds.update(record.reencoded)
             notes.merge(record.notes)
@@ -206,7 +209,7 @@ class Assembly:
             duplicates=found["duplicates"].total(),
             leaks=dict(found["leaks"]),
             ignored=self.source.ignored,
-            notes=self.source.notes + notes.lines(),
+            notes=self.source.notes + of_labels + notes.lines(),
             largest=[int(height), int(width)],
             policy=self.job.policy.decisive(),
             part_bytes=self.job.part_bytes,

@@ -27,6 +27,8 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf
 PADDED = re.compile(r"-?0[0-9]+")
 # Texts by which other programs write a missing value.
 MISSING = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat"})
+# Texts by which other programs write a number that is none.
+INFINITE = frozenset({"inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"})
 SHOWN = 40
 
 
@@ -94,9 +96,12 @@ def number_in(text: str) -> int | None:
 
 def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
     """Notes for class names that the user may not have meant as such."""
-    notes, others = [], []
+    notes, others = not_utf8(texts, counts), []
+    # Among numbers, infinity is named by the second note.
+    numeric = all(NUMBER.fullmatch(text) for text in texts if text.strip().lower() not in MISSING)
+    doubtful = MISSING if numeric else MISSING | INFINITE
     for text, count in zip(texts, counts, strict=True):
-        if text.strip().lower() in MISSING:
+        if text.strip().lower() in doubtful:
             notes.append(f"{count:,} image{'s' * (count != 1)} with the label \"{text}\": taken as "
                          "a class name; leave the label empty for images without one")
         else:
@@ -107,6 +112,27 @@ def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
         notes.append(f"the labels are numbers, but {odd[:SHOWN]} is no whole number of 64 bits: "
                      "all are taken as class names")
     return notes
+
+
+def not_utf8(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """The note on class names of a list that came as bytes of another encoding."""
+    bad = [i for i, text in enumerate(texts) if holds_bytes(text)]
+    if not bad:
+        return []
+    images = sum(counts[i] for i in bad)
+    return [f"warning: {len(bad):,} class name{'s are' if len(bad) > 1 else ' is'} not UTF-8, like "
+            f"{shown(texts[bad[0]])} ({images:,} image{'s' * (images != 1)}): save the list as "
+            "UTF-8"]
+
+
+def holds_bytes(text: str) -> bool:
+    """True for text with surrogate escapes: bytes that are not UTF-8 (PEP 383)."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def shown(text: str) -> str:
+    """The beginning of a text that may hold surrogate escapes, in characters that print."""
+    return text[:SHOWN].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_storable(text: str) -> bool:

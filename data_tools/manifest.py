@@ -183,6 +183,8 @@ def summary(manifest: Manifest, warned: bool = False) -> str:
     height, width = manifest.largest
     unnamed = "labels without names" if manifest.labelled else "no labels"
     labels = f"{len(manifest.classes):,} classes" if manifest.classes else unnamed
+    if 0 < manifest.labelled < manifest.samples:
+        labels = f"{manifest.labelled:,} labelled, {labels}"
     files = "" if len(manifest.data) == 1 else f" in {len(manifest.data):,} files"
     lines = [f"{manifest.samples:,} images, {labels}, {size:,.1f} MB of {manifest.format}{files}, "
              f"from {manifest.source} ({manifest.source_kind})"]

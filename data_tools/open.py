@@ -18,7 +18,7 @@ import numpy as np
 from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
 from data_tools.files import cache_dir, write_whole
-from data_tools.formats import beton, recordio, webdataset
+from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.formats.registry import FORMATS, TABLE, format_of
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.progress import Tick
@@ -92,6 +92,9 @@ def open_foreign(
         return beton.open_beton(path)
     status = path.stat()
     identity = f"{name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    if name == "tfrecord" and tfrecord.labels_are_floats(path):
+        # Indexes and runs of an older version have no labels.
+        identity += " floats"
     if name == "webdataset":
         rows, classes, fingerprint = open_webdataset(path, identity, progress, say)
     else:

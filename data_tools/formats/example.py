@@ -10,13 +10,18 @@ Layout: tensorflow/core/example/example.proto and feature.proto, in protobuf's w
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from data_tools.formats.pictures import HEAD, is_picture, ppm_header
 from data_tools.image import Prepared
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
+# A feature with one of these in its name may hold the label.
+TELLING = (b"label", b"class", b"target")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FLOATS = 2
 # A feature's list: (1 bytes, 2 float, 3 int64; where it begins; where it ends).
 Feature = tuple[int, int, int]
 
@@ -107,11 +112,18 @@ def image_name(features: dict[bytes, Feature], data: bytes) -> bytes:
 def label_name(features: dict[bytes, Feature], data: bytes) -> bytes:
     """The feature that holds the label; b"" if none does."""
     telling = [name for name in sorted(features)
-               if any(word in name.lower() for word in (b"label", b"class", b"target"))]
+               if any(word in name.lower() for word in TELLING)]
     for name in (LABEL, b"label", *telling):
         if name in features and integer_of(features[name], data) is not None:
             return name
     return b""
+
+
+def unused_label(features: dict[bytes, Feature], data: bytes) -> bytes:
+    """A feature whose name says label, but which is no whole number; b"" if there is none."""
+    return next((name for name in sorted(features)
+                 if any(word in name.lower() for word in TELLING)
+                 and integer_of(features[name], data) is None), b"")
 
 
 def bytes_of(feature: Feature, data: bytes) -> tuple[int, int] | None:
@@ -125,9 +137,11 @@ def bytes_of(feature: Feature, data: bytes) -> tuple[int, int] | None:
 
 
 def integer_of(feature: Feature, data: bytes) -> int | None:
-    """The value of an Int64List of one; None for anything else."""
+    """The value of an Int64List of one, or of a FloatList of one that is whole (3.0); else None."""
     kind, start, stop = feature
     values: list[int] = []
+    if kind == FLOATS:
+        return whole_float(data, start, stop)
     if kind == 3:
         for number, wire, at, to in fields(data, start, stop):
             if number == 1 and wire == VARINT:
@@ -139,6 +153,16 @@ def integer_of(feature: Feature, data: bytes) -> int | None:
                 return None
     # Two's complement of 64 bits.
     return (values[0] + (1 << 63)) % (1 << 64) - (1 << 63) if values else None
+
+
+def whole_float(data: bytes, start: int, stop: int) -> int | None:
+    """The value of a FloatList of one, packed or not, if it is a whole number of 64 bits."""
+    found = [data[at:to] for number, wire, at, to in islice(fields(data, start, stop), 2)
+             if number == 1 and wire in (FIXED32, BYTES)]
+    if len(found) != 1 or len(found[0]) != 4:
+        return None
+    value, = struct.unpack("<f", found[0])
+    return int(value) if value.is_integer() and -(2.0**63) <= value < 2.0**63 else None
 
 
 def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:

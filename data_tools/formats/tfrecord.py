@@ -7,6 +7,7 @@ Layout: tensorflow/core/lib/io/record_writer.h.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -16,12 +17,15 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.formats.example import (
+    FLOATS,
+    Feature,
     bytes_of,
     example_head,
     features_of,
     image_name,
     integer_of,
     label_name,
+    unused_label,
 )
 from data_tools.formats.scanning import Scan, beginning, inflated
 from data_tools.image import Prepared
@@ -85,14 +89,49 @@ def begins_record(head: bytes) -> bool:
     return len(head) >= 12 and head[8:12] == masked(google_crc32c.value(head[:8]))
 
 
+def first_record(path: Path) -> tuple[dict[bytes, Feature], bytes]:
+    """The features of the first record, and its bytes.
+
+    Both are empty for a file that can't be read: the scan names the reason.
+    """
+    with contextlib.suppress(UserError, ValueError), Scan(path, None) as scan:
+        head = scan.take(12)
+        if begins_record(head):
+            data = scan.take(int.from_bytes(head[:8], "little"))
+            return features_of(data), data
+    return {}, b""
+
+
+def labels_are_floats(path: Path) -> bool:
+    """True if the first label is a float, which older versions did not take for a label."""
+    features, data = first_record(path)
+    name = label_name(features, data)
+    return bool(name) and features[name][0] == FLOATS
+
+
+def why_no_labels(path: Path) -> str:
+    """The reason, for the user, why a file whose images have no labels has none."""
+    features, data = first_record(path)
+    name = label_name(features, data)
+    if name:
+        return (f"no labels: {name.decode('utf-8', 'replace')} is below 0 in each record, which "
+                "counts as unlabelled; write a number from 0 if it is a class")
+    name = unused_label(features, data)
+    if not name:
+        return "no labels in it"
+    return (f"warning: no labels: the feature {name.decode('utf-8', 'replace')} is not used, since "
+            "it is no whole number; write the label as an int64 to image/class/label")
+
+
 def scan(
     path: Path, progress: Tick | None = None, check: bool = True
 ) -> tuple[np.ndarray, list[str]]:
     """The images of a TFRecord file: INDEX_DTYPE [N], and no classes.
 
     The image is image/encoded, or else the first bytes feature (by name) of the first record that
-    begins as an image does. The label is image/class/label, label, or else the first integer
-    feature whose name says so; lists have none. check: also the checksums of the data.
+    begins as an image does. The label is image/class/label, label, or else the first feature
+    whose name says so: an integer, or a whole float; lists have none. check: also the checksums of
+    the data.
     Raises UserError for what is damaged, truncated or compressed, and where an image is missing.
     """
     head = beginning(path, 1 << 12)

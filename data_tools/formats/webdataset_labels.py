@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.label_values import name_labels, number_labels
+from data_tools.label_values import doubts, name_labels, number_labels
 
 NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
 SYNSET = re.compile(r"n\d{8}")
@@ -60,7 +60,8 @@ def label_samples(
         values, classes, note = number_labels(np.array(numbers, np.int64))
         return np.append(values, -1)[codes], classes, [note] if note else []
     values, classes = name_labels(texts)
-    return np.append(values, -1)[codes], classes, []
+    counts = np.bincount(codes + 1, minlength=len(texts) + 1)[1:].tolist()
+    return np.append(values, -1)[codes], classes, doubts(texts, counts)
 
 
 def labels_as_written(codes: np.ndarray, texts: Sequence[str]) -> np.ndarray:

@@ -66,7 +66,7 @@ class Tally:
         self.hidden = self.lost_links = self.links = 0
         self.hidden_images = 0
         """Images in hidden folders."""
-        self.dotted = self.twice = self.several = self.without_image = 0
+        self.dotted = self.twice = self.several = self.without_image = self.stray_labels = 0
         self.dotted_name = ""
         """The first of these names."""
 
@@ -80,6 +80,8 @@ class Tally:
             (self.several, "{:,} samples with several images: one of each is taken (the plain "
                            "extension, a JPEG first)"),
             (self.without_image, "{:,} samples without an image, passed over"),
+            (self.stray_labels, "warning: {:,} .cls files are not beside their images, and are not "
+                                "used: put each image and its .cls one after the other"),
             (self.lost_links, "{:,} links to files that the shard doesn't hold, passed over"),
         )
         return [line.format(count) for count, line in counts if count]
@@ -179,6 +181,8 @@ def told_apart(key: str, parts: Iterable[Part], tally: Tally) -> Iterator[Sample
 def counted(sample: Sample, tally: Tally) -> Sample:
     tally.several += len(sample.images) > 1
     tally.without_image += sample.image is None
+    tally.stray_labels += sample.image is None and any(
+        extension.rpartition(".")[2] == "cls" for extension in sample.extensions)
     return sample
 
 

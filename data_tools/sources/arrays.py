@@ -27,6 +27,8 @@ class ArraySource:
     ) -> None:
         self.name, self.kind, self.keys, self.notes = name, kind, keys, notes
         self.labels, self.classes = labels, classes
+        # A file of labels has one for each image; without such a file there are no classes.
+        self.minus_ones = (labels < 0) & bool(classes)
         self._images = images
         height, width = images.shape[1:3]
         self.sizes = np.full(len(images), height * width * 3)

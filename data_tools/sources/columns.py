@@ -164,6 +164,19 @@ def label_values(piece: pa.Array, names: Names) -> np.ndarray:
     return piece.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
 
 
+def is_missing(piece: pa.Array) -> np.ndarray:
+    """bool [N]: True if a label column's piece of numbers holds null or NaN."""
+    import pyarrow as pa
+
+    if isinstance(piece, pa.ExtensionArray):
+        piece = piece.storage
+    if pa.types.is_dictionary(piece.type):
+        table = np.append(is_missing(piece.dictionary), True)
+        return table[piece.indices.fill_null(len(table) - 1).to_numpy(zero_copy_only=False)]
+    nan = pa.types.is_floating(piece.type)
+    return piece.is_null(nan_is_null=nan).to_numpy(zero_copy_only=False)
+
+
 def numbered(coded: pa.DictionaryArray, table: np.ndarray) -> np.ndarray:
     """The rows of a dictionary array, by the numbers of its entries; -1 for null."""
     codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)

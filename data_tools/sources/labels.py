@@ -59,6 +59,11 @@ def label_files(
         labels, classes, notes = apply_list(given, names, place)
     elif not classes and not stray and (found := find_list(place, names)):
         labels, classes, notes = apply_list(found, names, place)
+    strays = sum(key.lower().endswith(".cls") for key in keys) if not classes else 0
+    if strays:
+        notes.append(f"warning: {strays:,} .cls files are not used: they count as labels only in a "
+                     "tar, and only beside their images; put each image and its .cls one after the "
+                     "other")
     whole = np.full(len(keys), -1, np.int64)
     whole[np.frombuffer(images, np.int64)] = labels
     return Labelled(whole, classes, notes)

@@ -6,6 +6,7 @@ Columns are found by their names; a CSV or TSV without a header holds path and l
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -131,6 +132,10 @@ class ListRows:
 def lines(location: Location) -> Iterator[str]:
     """The lines, with their ends. Bytes that are not UTF-8 stay as surrogate escapes."""
     with location.open() as file:
+        if b"\r" in file.readline(LINE_BYTES).rstrip(b"\r\n"):
+            yield from lines_with_returns(location)
+            return
+        file.seek(0)
         first = True
         while line := file.readline(LINE_BYTES):
             if first and line.startswith(PACKED):
@@ -146,6 +151,19 @@ def lines(location: Location) -> Iterator[str]:
             yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).decode(
                 "utf-8", "surrogateescape")
             first = False
+
+
+def lines_with_returns(location: Location) -> Iterator[str]:
+    """The lines of a list whose lines end in a carriage return, as on old Macs."""
+    with io.TextIOWrapper(location.open(), "utf-8-sig", "surrogateescape") as file:
+        while line := file.readline(LINE_BYTES):
+            if len(line) == LINE_BYTES:
+                raise UserError(f"{location}: a line of more than {LINE_BYTES} bytes; "
+                                "give a list with one image a line")
+            if "\0" in line:
+                raise UserError(f"{location}: is no text, or no UTF-8: it holds NUL bytes; "
+                                "give a CSV, TSV or JSON list in UTF-8")
+            yield line
 
 
 def read_cells(location: Location) -> Iterator[tuple[int, list[str]]]:
@@ -166,6 +184,9 @@ def read_cells(location: Location) -> Iterator[tuple[int, list[str]]]:
             if any(cells):
                 yield reader.line_num, cells
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise UserError(f"{location}: line {reader.line_num}: a carriage return in the middle "
+                            "of a line; end all lines alike") from None
         raise UserError(f"{location}: line {reader.line_num}: {error}; correct it") from None
 
 

@@ -24,6 +24,7 @@ from data_tools.sources.columns import (
     features_of,
     find_label,
     find_split,
+    is_missing,
     label_values,
 )
 from data_tools.sources.image_column import find_image
@@ -143,18 +144,25 @@ class ParquetSource:
         self._broken: dict[int, tuple[int, str]] = {}  # group: from which row, why
 
     def _read_labels(self, features: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+        self.minus_ones = np.zeros(len(self.keys), np.bool_)
         if not self._label:
             return np.full(len(self.keys), -1, np.int64), []
         names = Names()
-        labels = self._read_column(self._label, names)
+        codes = labels = self._read_column(self._label, names)
         if len(names):
             try:
                 labels, classes, notes = names.labels(labels)
             except BadLabel as error:
                 raise UserError(f"{self._files[0].location}: {error}") from None
             self.notes += notes
+            self.minus_ones = (labels < 0) & (codes >= 0)
             return labels, classes
+        self.minus_ones = labels == -1
+        if self.minus_ones.any():
+            self.minus_ones &= ~self._read_missing(self._label)
         if not (labels != -1).any():
+            if self.minus_ones.any():
+                return labels, []
             self.notes.append(f"no labels: the column {self._label} is empty")
             return labels, []
         classes = class_names(features.get(self._label))
@@ -166,6 +174,14 @@ class ParquetSource:
         labels, classes, note = number_labels(labels)
         self.notes += [note] if note else []
         return labels, classes
+
+    def _read_missing(self, name: str) -> np.ndarray:
+        """bool [N]: True if a label column holds null or NaN."""
+        values: list[np.ndarray] = []
+        for file in self._files:
+            with damaged(file.location):
+                values += map(is_missing, file.column(name))
+        return np.concatenate(values)[: len(self.keys)]
 
     def _read_column(self, name: str, names: Names) -> np.ndarray:
         """A label column's values, int64 [N]: numbers, or codes of the texts in `names`."""
@@ -206,6 +222,7 @@ class ParquetSource:
         rows = np.flatnonzero(np.isin(codes, chosen))
         self.keys = Picked(self.keys, rows.tolist())
         self.sizes, self.labels = self.sizes[rows], self.labels[rows]
+        self.minus_ones = self.minus_ones[rows]
         return rows
 
     def _digest(self, files: list[Location], split: str) -> str:

@@ -77,7 +77,10 @@ class StoredSource:
         self.keys: Sequence[str] = StoreKeys(stores[0]) if named else self._rows
         self.classes, labels = shared_classes(stores)
         self.labels = np.concatenate(labels)
-        self.notes = [] if (self.labels >= 0).any() else ["no labels in it"]
+        if all(store.path.is_dir() for store in stores):
+            # Of what prep wrote, -1 is an image without a label; in other files it may be a class.
+            self.minus_ones = np.zeros(len(self.labels), np.bool_)
+        self.notes = [] if (self.labels >= 0).any() else [why_no_labels(stores[0])]
         self.sizes = np.concatenate([store.lengths for store in stores])
         prints = [store.fingerprint for store in stores]
         self.fingerprint = hashlib.sha256(repr((prints, self.classes)).encode()).hexdigest()
@@ -95,6 +98,13 @@ class StoredSource:
 
     def close(self) -> None:
         pass
+
+
+def why_no_labels(store: MappedStore) -> str:
+    from data_tools.formats import tfrecord
+
+    is_file = store.path.is_file() and tfrecord.is_tfrecord(store.path)
+    return tfrecord.why_no_labels(store.path) if is_file else "no labels in it"
 
 
 def shared_classes(stores: list[MappedStore]) -> tuple[list[str], list[np.ndarray]]:

@@ -14,7 +14,7 @@ from collections import Counter
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.label_values import LABEL_NAMES, BadLabel, text_labels
+from data_tools.label_values import LABEL_NAMES, BadLabel, holds_bytes, shown, text_labels
 from data_tools.location import Location, is_url
 from data_tools.sources.list_rows import (
     JSON_SUFFIXES,
@@ -149,13 +149,16 @@ class TableSource:
         if not names:
             self.notes.append(f"no labels: the column {rows.label} is empty" if rows.label else
                               "no labels: no column is named label")
+            self.minus_ones = np.zeros(len(codes), np.bool_)
             return codes.copy(), []
         try:
             labels, classes, notes = text_labels(names, [counts[name] for name in names])
         except BadLabel as error:
             raise UserError(f"{self._location}: {error}") from None
         self.notes += notes
-        return np.append(labels, -1)[codes], classes
+        found = np.append(labels, -1)[codes]
+        self.minus_ones = (found < 0) & (codes >= 0)
+        return found, classes
 
     def _measure(self, digest: hashlib._Hash) -> np.ndarray:
         """The files' bytes, int64 [N]; 0 for those that aren't there."""
@@ -167,6 +170,7 @@ class TableSource:
         folder = str(self._folder.local)
         sizes = np.zeros(len(self.keys), np.int64)
         missing = ""
+        not_utf8: list[str] = []
         turned = False
         for i, key in enumerate(self.keys):
             if is_url(key):
@@ -178,6 +182,8 @@ class TableSource:
                 other = with_slashes(self._folder, key)
                 if not other:
                     missing = missing or key
+                    # A path whose bytes name a file on the disk is right as it is.
+                    not_utf8 += [key] if holds_bytes(key) else []
                     continue
                 turned, self.keys[i] = True, other
                 status = os.stat(os.path.join(folder, other))
@@ -186,6 +192,11 @@ class TableSource:
         if not sizes.any():
             raise UserError(f"{self._location}: none of its files is there, like "
                             f"{missing or key}; paths must be absolute, or relative to {folder}")
+        if not_utf8:
+            many = len(not_utf8) > 1
+            words = "paths are not UTF-8 and name" if many else "path is not UTF-8 and names"
+            self.notes.append(f"warning: {len(not_utf8):,} {words} no file, like "
+                              f"{shown(not_utf8[0])}: save the list as UTF-8")
         if turned:
             self._turn_backslashes()
         return sizes

@@ -110,6 +110,7 @@ class WebDatasetSource:
         texts, tally = list(index.texts), index.tally
         self.labels, self.classes, notes = label_samples(
             np.frombuffer(index.labels, np.int64), texts, self._shard, self._stems)
+        self.minus_ones = (self.labels < 0) & (np.frombuffer(index.labels, np.int64) >= 0)
         if index.regrouped or tally.dotted or tally.twice or tally.links or (
             any("." in text for text in texts)):
             # A run that an older version began must not go on with other samples.

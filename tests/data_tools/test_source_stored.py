@@ -1,5 +1,6 @@
 """What is prepared already as a source: the same bytes, pixels, labels and order come out."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from test_tfrecord import example, framed
 from data_tools.errors import UserError
 from data_tools.formats import recordio, tfrecord
 from data_tools.formats.beton import BetonWriter
-from data_tools.formats.example import text
+from data_tools.formats.example import field, integer, text
 from data_tools.location import Location
+from data_tools.open import digest_of, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.sources import stored
@@ -124,3 +126,58 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     assert not stored.recognises(Location("memory://x.beton"))
     with pytest.raises(UserError, match="lies elsewhere"):
         stored.open(Location("memory://x.beton"))
+
+
+def number(value: float, packed: bool) -> bytes:
+    """A Feature that holds a FloatList of one."""
+    data = struct.pack("<f", value)
+    return field(2, field(1, data) if packed else b"\x0d" + data)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_whole_floats_are_labels_in_a_tfrecord(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / "floats"
+    path.write_bytes(b"".join(
+        framed(example(image__encoded=text(jpeg()), image__class__label=number(value, packed)))
+        for value in (0.0, 3.0, 1.0)))
+    source = stored.open(Location(path))
+    assert source.labels.tolist() == [0, 3, 1] and source.notes == []
+
+
+@pytest.mark.parametrize("name, value", [
+    ("image/class/text", text(b"cat")), ("image/class/label", number(0.5, True))])
+def test_labels_that_are_no_whole_numbers_are_named(
+    tmp_path: Path, name: str, value: bytes
+) -> None:
+    path = tmp_path / "texts"
+    path.write_bytes(framed(example(image__encoded=text(jpeg()), **{name: value})))
+    source = stored.open(Location(path))
+    assert source.notes == [
+        f"warning: no labels: the feature {name} is not used, since it is no whole number; write "
+        "the label as an int64 to image/class/label"]
+
+
+def test_minus_one_in_a_tfrecord_is_counted_aloud(tmp_path: Path) -> None:
+    for name, values in (("half", (-1, 1, -1, 1)), ("all", (-1, -1))):
+        (tmp_path / name).write_bytes(b"".join(
+            framed(example(image__encoded=text(jpeg(seed=i)), label=integer(value)))
+            for i, value in enumerate(values)))
+    half = prepare(tmp_path / "half", tmp_path / "out")
+    assert half.notes == [
+        "warning: 2 of 4 images have no label, or a number below 0, which counts as none: write a "
+        "name or another number if it is a class"]
+    again = prepare(tmp_path / "out", tmp_path / "again")
+    assert again.notes == ["2 of 4 images have no label"]
+    notes = stored.open(Location(tmp_path / "all")).notes
+    assert notes[0].startswith("no labels: label is below 0")
+
+
+def test_only_float_labels_change_the_fingerprint(tmp_path: Path) -> None:
+    prints = []
+    for value in (integer(3), number(3.0, True)):
+        path = tmp_path / "x"
+        path.write_bytes(framed(example(image__encoded=text(jpeg()), label=value)))
+        status = path.stat()
+        identity = f"tfrecord {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        prints.append(open_store(path).fingerprint == digest_of(identity))
+    assert prints == [True, False]

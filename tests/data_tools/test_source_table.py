@@ -210,3 +210,33 @@ def test_any_bytes_give_a_source_or_one_clear_line(
             assert isinstance(source.read(i), bytes)
         except OSError:
             pass
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_lines_that_end_in_a_carriage_return(folder: Path, name: str) -> None:
+    rows = ["path,label", "photos/b.jpg,dog", "photos/a.jpg,cat"]
+    if name == "x.jsonl":
+        rows = [json.dumps({"path": path, "label": label})
+                for path, label in (row.split(",") for row in rows[1:])]
+    check(table.open(write(folder / name, "\r".join(rows))), [1, 0], ["cat", "dog"])
+
+
+def test_a_carriage_return_within_a_line_is_named(folder: Path) -> None:
+    place = write(folder / "x.csv", "path,label\nphotos/b.jpg,do\rg\n")
+    with pytest.raises(UserError, match="line 2: a carriage return in the middle of a line"):
+        table.open(place)
+
+
+def test_a_list_in_latin_1_gets_a_warning(folder: Path) -> None:
+    text = "path,label\nphotos/b.jpg,café\nphotos/a.jpg,cat\nphotos/ü x.jpg,cat\n"
+    source = table.open(write(folder / "x.csv", text.encode("latin-1")))
+    assert source.notes == [
+        "warning: 1 class name is not UTF-8, like caf\\xe9 (1 image): save the list as UTF-8",
+        "warning: 1 path is not UTF-8 and names no file, like photos/\\xfc x.jpg: save the list "
+        "as UTF-8"]
+
+
+def test_infinity_as_a_class_name_gets_a_note(folder: Path) -> None:
+    source = table.open(write(folder / "x.csv", "path,label\nphotos/b.jpg,inf\nphotos/a.jpg,cat\n"))
+    assert source.classes == ["cat", "inf"] and 'label "inf": taken as a class name' in (
+        source.notes[0])

@@ -137,3 +137,22 @@ def test_what_is_damaged_or_holds_no_image_is_refused(tmp_path: Path) -> None:
     shard(good, [("1.txt", b"a"), ("1.cls", b"1")])
     with pytest.raises(UserError, match="no sample of it has an image"):
         webdataset.open(Location(good))
+
+
+def test_cls_files_behind_all_images_are_named(tmp_path: Path) -> None:
+    members = samples(0, 4, [0, 1, 0, 1])
+    members.sort(key=lambda member: member[0].endswith(".cls"))
+    apart = shard(tmp_path / "x.tar", members)
+    (tmp_path / "shards").mkdir()
+    shard(tmp_path / "shards/0.tar", members)
+    for place in (apart, tmp_path / "shards"):
+        source = open_source(place)
+        assert any(note.startswith("warning: 4 .cls files are not ") for note in source.notes)
+    assert ".cls files" not in " ".join(open_source(shard(
+        tmp_path / "y.tar", samples(0, 4, [0, 1, 0, 1]))).notes)
+
+
+def test_nan_and_infinity_in_cls_are_named(tmp_path: Path) -> None:
+    source = open_source(shard(tmp_path / "x.tar", samples(0, 3, ["nan", "cat", "inf"])))
+    assert [name in note for name, note in zip(('"nan"', '"inf"'), source.notes, strict=True)] == [
+        True, True]

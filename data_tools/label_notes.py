@@ -1,0 +1,71 @@
+"""Notes that prep prints on a dataset's labels: images without one, the label -1, and classes whose
+names look the same.
+
+They follow from the source and from the images that were kept: so they are the same for any order
+of work, and after a resume.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from data_tools.label_values import shown as shown_of
+from data_tools.manifest import WARNING
+from data_tools.sources.source import Source
+
+
+def label_lines(source: Source, kept: Iterable[np.ndarray]) -> list[str]:
+    """A line of plain text for each thing that is to be said.
+
+    kept: the numbers (int64) of the images that were not left out, in pieces.
+    """
+    images = labelled = written = 0
+    # Sources of numbers have it: bool [N], True if the label is the number -1.
+    minus_ones: np.ndarray | None = getattr(source, "minus_ones", None)
+    for ids in kept:
+        images += len(ids)
+        labelled += int((source.labels[ids] >= 0).sum())
+        if minus_ones is not None:
+            written += int(minus_ones[ids].sum())
+    return unlabelled(images, labelled, written, minus_ones is not None) + alike(source.classes)
+
+
+def unlabelled(images: int, labelled: int, written: int, known: bool) -> list[str]:
+    """written: images with the label -1. known: whether these were told from those without any.
+
+    A set without any label says so in the notes of its source.
+    """
+    if labelled == images or not (labelled or written):
+        return []
+    missing = images - labelled
+    line = f"{missing:,} of {images:,} images {'has' if missing == 1 else 'have'} no label"
+    advice = "-1 counts as unlabelled; write a name or another number if it is a class"
+    if written:
+        have = "has" if written == 1 else "have"
+        return [f"{WARNING}{line}; {written:,} of these {have} the value -1: {advice}"]
+    if known:
+        return [line]
+    return [f"{WARNING}{line}, or a number below 0, which counts as none: write a name or another "
+            "number if it is a class"]
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """The note on classes whose names differ only in how Unicode composes the same letters."""
+    first: dict[str, str] = {}
+    pairs = 0
+    shown = ""
+    for name in classes:
+        if name.isascii():
+            continue
+        other = first.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            pairs += 1
+            shown = shown or shown_of(name)
+    if not pairs:
+        return []
+    return [f"{WARNING}{pairs:,} class name{'s look' if pairs > 1 else ' looks'} the same as "
+            f"another, like {shown}: they differ in how Unicode composes their letters (NFC and "
+            "NFD), and count as classes of their own; write each class in one way"]

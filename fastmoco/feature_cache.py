@@ -29,7 +29,7 @@ from data_tools.store import Store, npy_header
 from data_tools.subset import Subset
 from fastmoco.distributed import ALONE, Ranks
 from fastmoco.encoder import Encoder
-from fastmoco.features import extract
+from fastmoco.features import check_finite, extract
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import EngineName
 from fastmoco.weights_file import tensors_digest
@@ -57,10 +57,16 @@ def features_of(
     """Pooled trunk outputs, float32 [N, width] in host memory, in the store's order: from the
     cache, or extracted into it. If they are not kept, this process alone extracts them.
 
-    Raises UserError if the cache has no room.
+    Raises UserError if the cache has no room, or if the features are not finite.
     """
-    if not how.keep:
-        return extracted(encoder, store, recipe, how)
+    features = _kept(encoder, store, recipe, how) if how.keep else extracted(
+        encoder, store, recipe, how
+    )
+    check_finite(features, store.path.name)
+    return features
+
+
+def _kept(encoder: Encoder, store: Store, recipe: Recipe, how: Extraction) -> torch.Tensor:
     path = place(encoder, store, recipe, how.engine)
     found = opened(path, (len(store), encoder.width), how.say)
     if found is None:

@@ -128,7 +128,13 @@ def finetune(
             pooled = extract(
                 encoder, val, checkpoint.recipe, how.device, how.threads, tick, how.engine
             )
-        likely = head.cpu()(pooled).topk(min(5, len(names)), dim=1).indices.numpy()
+        logits = head.cpu()(pooled)
+        if not logits.isfinite().all():
+            raise UserError(
+                f"fine-tuning ({name}) diverged: give a smaller --lr or --head-lr; if that does "
+                "not help, the checkpoint's weights overflow: give another checkpoint"
+            )
+        likely = logits.topk(min(5, len(names)), dim=1).indices.numpy()
         truth = val_labels.numpy()
         top5 = float((likely == truth[:, None]).any(axis=1).mean()) if len(names) > 5 else None
         rows[name] = score(likely[:, 0].astype(np.int64), truth, names, top5)

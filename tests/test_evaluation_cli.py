@@ -1,5 +1,6 @@
 """knn, linear, finetune and embed as a user meets them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -134,6 +135,21 @@ def test_sets_that_do_not_serve_are_one_line(command, run, dataset, others, caps
     assert "without a label" in refused(capsys, *words, dataset, flat, *flags)
     assert "class 'elm' is not in" in refused(capsys, *words, dataset, foreign, *flags)
     assert "class 'elm' has no image" in refused(capsys, *words, hollow, dataset, *flags)
+
+
+@pytest.mark.parametrize("command", [
+    ["knn"], ["linear", "--quick"], ["linear", "--epochs", 1], ["finetune", "--epochs", 1],
+    ["embed", "--out", "f.npy"],
+])
+def test_weights_that_overflow_are_not_scored(command, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved = untrained()
+    huge = {k: v * 1e30 if ".bn" in k and k.endswith(".weight") else v
+            for k, v in saved.moco.items()}
+    checkpoints.save(dataclasses.replace(saved, moco=huge), tmp_path / "huge.pt")
+    sets = [dataset] if command[0] == "embed" else [dataset, dataset]
+    text = refused(capsys, command[0], "huge.pt", *sets, *command[1:])
+    assert "overflow" in text and not (tmp_path / "f.npy").exists()
 
 
 def test_odd_values_are_one_line(run, dataset, tmp_path, capsys):

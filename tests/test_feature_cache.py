@@ -40,6 +40,17 @@ def test_the_second_time_nothing_is_extracted(store, cache, monkeypatch):
     assert torch.equal(first, features_of(encoder, store, RECIPE, Extraction(CPU)))
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused(keep, value, store):
+    """The second time they come from the cache."""
+    encoder = load_encoder(untrained(), CPU)
+    encoder.trunk.bn1.bias.data[0] = value
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"features of {store.path.name}: not finite"):
+            features_of(encoder, store, RECIPE, Extraction(CPU, keep=keep))
+
+
 def test_unkept_features_leave_no_file(store, cache):
     features_of(load_encoder(untrained(), CPU), store, RECIPE, Extraction(CPU, keep=False))
     assert not cache.exists()

@@ -261,6 +261,13 @@ def test_weights_that_are_no_plain_floats_are_one_line(change, text, name, trunk
     assert f"encoder_q.trunk.{name} {text}" in refusal(trunk | {name: change(trunk[name])})
 
 
+@pytest.mark.parametrize("name", ["bn1.running_var", "layer3.1.bn2.running_var"])
+def test_negative_variances_are_refused(name, trunk):
+    few = trunk[name].clone()
+    few[3] = -1
+    assert f"encoder_q.trunk.{name} holds negative numbers" in refusal(trunk | {name: few})
+
+
 def test_mappings_without_an_end_are_one_line(trunk):
     loop = {"state_dict": trunk}
     loop["again"] = loop

@@ -40,8 +40,8 @@ def open_checkpoint(
         return saved
     saved = from_foreign(file.content, str(path))
     exported = isinstance(file.content, Mapping) and "fastmoco" in file.content  # by us
-    if exported and not file.digests:
-        saved.note = checkpoints.NO_DIGESTS
+    if exported:
+        saved.note = checkpoints.digests_note(file)
     return saved
 
 

@@ -49,6 +49,8 @@ class WeightsFile:
     content: Any
     digests: bool | None
     """Whether the tensors were compared with digests that were written with them."""
+    zipped: bool = False
+    """Whether the file is a zip, whose checksums were compared."""
 
 
 def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
@@ -66,7 +68,7 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
         with open(path, "rb") as file:  # the same file for the checks and for torch
             zipped = file.read(len(MAGIC)) == MAGIC
             pickled, digests = _check_zip(file) if zipped else (_check_old(file), False)
-            return WeightsFile(_load(file, pickled, device), digests)
+            return WeightsFile(_load(file, pickled, device), digests, zipped)
 
 
 @contextmanager

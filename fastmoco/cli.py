@@ -14,7 +14,7 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
-from data_tools.json_file import shown_json
+from data_tools.json_file import escaped, shown_json
 from data_tools.limits import MEMORY, check_memory, limit, reason
 from fastmoco import __version__, bench_cli, data_cli, evaluation_cli, report_cli, weights_cli
 
@@ -112,7 +112,7 @@ def several_ranks() -> bool:
 
 
 def _fail(text: str) -> int:
-    line = " ".join(text.split())
+    line = escaped(" ".join(text.split()))
     sys.stderr.write(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}\n")
     return 2
 

@@ -189,7 +189,7 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
-            raise UserError(f"{path}: {word} {prefix}{names[0]}{more} {of}: not whole")
+            raise UserError(f"{path}: {word} {prefix}{short(names[0])}{more} {of}: not whole")
     for k, v in wanted.items():
         if k in here and not k.endswith("num_batches_tracked"):
             _check_numbers(here[k], f"{prefix}{k}", path)

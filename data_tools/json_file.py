@@ -39,8 +39,10 @@ def parse(data: bytes) -> Any:
         raise Damaged("not UTF-8 text") from None
     except RecursionError:
         raise Damaged("nested too deep") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise Damaged(f"not JSON: {error}") from None
+    except ValueError:  # Python refuses it, and names a setting that is no remedy here
+        raise Damaged("a number has too many digits") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ which whoever opens it does next anyway: 10 GB cost 2 s of one core, shared by a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.
             if size == end:
                 say(f"{path}: written by an older release, without checksums; used as it is")
             return np.memmap(path, np.float32, "c", len(header), shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         say(f"{path}: can't be read ({error}); the features are extracted again")
@@ -174,7 +175,8 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         ) from None
     finally:
         if ranks.rank == 0:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it would hide the error above
+                partial.unlink(missing_ok=True)
 
 
 def reserve(path: Path, shape: tuple[int, int]) -> None:

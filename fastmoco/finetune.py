@@ -24,6 +24,7 @@ from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast, grad_scaler
+from fastmoco.draws import check_seed
 from fastmoco.encoder import Encoder
 from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
@@ -55,6 +56,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for values that cannot train."""
+        check_seed(self.seed)
         for name, value in (("lr", self.lr), ("head-lr", self.head_lr)):
             if not 0 <= value < math.inf:
                 raise UserError(f"--{name} {value}: give a rate above 0")

@@ -32,7 +32,11 @@ def open_checkpoint(
     """
     path = Path(path)
     if path.is_dir():
-        path = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0])
+        found = next((path / n for n in NAMES if (path / n).is_file()), None)
+        if found is None and not (path / NAMES[0]).exists():
+            folder = "the current folder" if path == Path() else str(path)
+            raise UserError(f"{folder}: no such checkpoint: none of {', '.join(NAMES)} is there")
+        path = found or path / NAMES[0]
     file = read_weights(path, device)
     if checkpoints.is_ours(file.content):
         saved = checkpoints.from_file(file, path)

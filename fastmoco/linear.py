@@ -16,6 +16,7 @@ from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast
+from fastmoco.draws import check_seed
 from fastmoco.encoder import Encoder
 from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
@@ -42,6 +43,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for values that cannot train."""
+        check_seed(self.seed)
         if any(not 0 < rate < math.inf for rate in self.rates):
             raise UserError(f"--lr {' '.join(map(str, self.rates))}: give rates above 0")
         if self.epochs < 0 or self.batch < 1:

@@ -60,8 +60,10 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
     or that would run code when unpickled the usual way; or that would take more memory than a few
     times its size.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; give a checkpoint file or a run directory")
     with _in_one_line(path):
         if path.suffix == ".safetensors":
             return WeightsFile(*read_safetensors(path, device))

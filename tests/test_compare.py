@@ -144,3 +144,11 @@ def test_a_time_that_cannot_be_is_left_out(runs, tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write(json.dumps(rows(runs / "warm", "ended")[-1] | {"train_seconds": -1e308}) + "\n")
     assert compare([tmp_path / "run"]).runs[0].train_seconds >= 0
+
+
+def test_a_number_of_too_many_digits_is_no_advice_on_python(runs, tmp_path, capsys):
+    shutil.copytree(runs / "warm", tmp_path / "run")
+    about = (tmp_path / "run" / "run.json").read_text()
+    (tmp_path / "run" / "run.json").write_text('{"samples": ' + "9" * 10_000 + "," + about[1:])
+    text = refused(capsys, "compare", tmp_path / "run")
+    assert "run.json: damaged" in text and "too many digits" in text and "sys." not in text

@@ -56,6 +56,13 @@ def test_knn_leaves_one_out_where_there_is_one_set(run, dataset, capsys):
     assert "leave one out" in call(capsys, "knn", run, dataset, "--k", 1)[1]
 
 
+def test_a_k_above_the_bank_is_refused_or_shown(run, dataset, capsys):
+    assert "--k 97: an image has 96" in refused(capsys, "knn", run, dataset, dataset, "--k", 97)
+    assert "--k 96: an image has 95" in refused(capsys, "knn", run, dataset, "--k", 5, 96)
+    code, text, _ = call(capsys, "knn", run, dataset, "--no-companions")
+    assert code == 0 and "200 (all 95)" in text and "100 (all 95)" in text and "20 (" not in text
+
+
 def test_the_view_can_be_said(run, dataset, tmp_path, capsys):
     """Of weights that don't tell their own."""
     out = tmp_path / "f.npy"
@@ -150,6 +157,16 @@ def test_weights_that_overflow_are_not_scored(command, dataset, tmp_path, monkey
     sets = [dataset] if command[0] == "embed" else [dataset, dataset]
     text = refused(capsys, command[0], "huge.pt", *sets, *command[1:])
     assert "overflow" in text and not (tmp_path / "f.npy").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+@pytest.mark.parametrize("command", [["linear"], ["linear", "--quick"], ["finetune"], ["embed"]])
+def test_a_seed_is_what_a_recipe_may_have(command, seed, run, dataset, tmp_path, capsys):
+    sets = [dataset, dataset]
+    if command[0] == "embed":
+        sets = [dataset, "--neighbours", tmp_path / "n.png"]
+    text = refused(capsys, command[0], run, *sets, *command[1:], "--seed", seed)
+    assert f"--seed {seed}: give a whole number from 0" in text
 
 
 def test_odd_values_are_one_line(run, dataset, tmp_path, capsys):

@@ -166,3 +166,9 @@ def test_a_file_of_another_shape_or_type_is_none(held, tmp_path):
     assert opened(tmp_path / "a.npy", (3, 5)) is None
     np.save(tmp_path / "a.npy", np.ones((3, 5), np.float32))
     assert opened(tmp_path / "a.npy", (3, 5)).sum() == 15
+
+
+def test_a_cache_that_is_no_folder_is_one_line(store, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(UserError, match=r"/dev/null.*another cache with XDG_CACHE_HOME, or use "):
+        features_of(load_encoder(untrained(), CPU), store, RECIPE, Extraction(CPU))

@@ -39,8 +39,10 @@ def parse(data: bytes) -> Any:
         raise Damaged("not UTF-8 text") from None
     except RecursionError:
         raise Damaged("nested too deep") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise Damaged(f"not JSON: {error}") from None
+    except ValueError:  # Python refuses it, and names a setting that is no remedy here
+        raise Damaged("a number has too many digits") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,3 +214,9 @@ def printable(text: str) -> str:
     """Text that every UTF-8 file and terminal takes: undecodable bytes of file names are escaped.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def escaped(text: str) -> str:
+    """Text for one line of a terminal or a table: what does not print (control characters, escape
+    sequences, line breaks, marks that reverse the reading) is escaped."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)

@@ -25,6 +25,7 @@ SETTINGS_BYTES = 1 << 20  # of a checkpoint besides its tensors, at the most
 NO_DIGESTS = (
     "written before checkpoints held digests of their tensors: opened by its zip's checksums alone"
 )
+NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be seen"
 
 
 @dataclass
@@ -166,7 +167,15 @@ def from_file(file: WeightsFile, path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None
     except UserError as error:
         raise UserError(f"{path}: its recipe cannot be one ({error})") from None
-    return replace(check_types(saved, path), note="" if file.digests else NO_DIGESTS)
+    return replace(check_types(saved, path), note=digests_note(file))
+
+
+def digests_note(file: WeightsFile) -> str:
+    """A line on a file of ours whose tensors were not compared with digests; else empty. torch's
+    layout before 1.6, and safetensors files without our digest, have no checksums at all."""
+    if file.digests:
+        return ""
+    return NO_DIGESTS if file.zipped else NO_CHECKSUMS
 
 
 def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -14,7 +15,7 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
-from data_tools.json_file import shown_json
+from data_tools.json_file import escaped, shown_json
 from data_tools.limits import MEMORY, check_memory, limit, reason
 from fastmoco import __version__, bench_cli, data_cli, evaluation_cli, report_cli, weights_cli
 
@@ -55,12 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     escape_unshowable()
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"fastmoco {__version__}, torch {version('torch')}, Python {python_version()}")
-        return 0
+    argv = argv or ["--help"]
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
         "views": views, "bench": bench_cli.bench, "train": train, "knn": evaluation_cli.knn,
@@ -72,6 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     # Given back when memory runs out, so that there is some to say it in and to end with.
     ballast = bytearray(0 if limit(MEMORY) is None else BALLAST)
     try:
+        if argv[0] in ("-h", "--help", "help"):
+            return flushed(lambda _: print(HELP, end=""), [])
+        if argv[0] in ("-V", "--version"):
+            made_by = f"fastmoco {__version__}, torch {version('torch')}, Python {python_version()}"
+            return flushed(lambda _: print(made_by), [])
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
         check_memory()
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             from fastmoco.distributed import as_one
 
             command = as_one(command)
-        return command(argv[1:]) or 0
+        return flushed(command, argv[1:])
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone
@@ -90,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         ballast.clear()
+        if isinstance(error, OSError) and not error.filename and (why := _lost_output()):
+            return _fail(f"standard output: {why}")
         line = _machine_line(argv[0], error)
         if not line:
             raise
@@ -106,15 +109,42 @@ def escape_unshowable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def flushed(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """The exit code of a command whose output has been written, not just buffered: at exit a
+    failure to write would be a traceback."""
+    try:
+        code = command(argv) or 0
+    except SystemExit:  # after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
+
+
 def several_ranks() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _fail(text: str) -> int:
-    line = " ".join(text.split())
+    line = escaped(" ".join(text.split()))
     sys.stderr.write(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}\n")
     return 2
+
+
+def _lost_output() -> str:
+    """Why standard output takes no more, and it is given up then; empty if it does. An error of
+    print does not name its file, and its buffer may have dropped what it could not write: hence
+    another line."""
+    try:
+        print(flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())  # so that the flush at exit succeeds
+            os.close(null)
+        return error.strerror or str(error)
+    return ""
 
 
 def _machine_line(command: str, error: Exception) -> str:

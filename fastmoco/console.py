@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from data_tools.json_file import escaped
 from data_tools.quantities import human
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ BAR, LEAST_BAR = 40, 8  # characters
 
 
 def say(text: str) -> None:
-    """One line for people, as it is (no markup)."""
-    screen.print(text, markup=False)
+    """A line for people, or several, without markup. What would steer the terminal is escaped: a
+    name in a file of others may hold it."""
+    screen.print("\n".join(map(escaped, text.split("\n"))), markup=False)
 
 
 class Pace:
@@ -135,7 +137,7 @@ def on_one_line(text: str) -> str:
     """A cell as the terminal shows it, so that its width is known: what the encoding lacks and
     what moves the cursor, in the name of a class for one, is escaped."""
     shown = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
-    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in shown)
+    return escaped(shown)
 
 
 def duration(seconds: float) -> str:

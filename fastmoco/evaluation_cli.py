@@ -32,6 +32,7 @@ def knn(argv: list[str]) -> None:
 
     protocols = grid(args.k, args.T) if args.k or args.T else PROTOCOLS
     checkpoint, how, (train, val) = begin(args.checkpoint, (args.train, args.val), args.how)
+    voters = len(train) - (val is None)
     rows = knn(
         checkpoint, train, val, how.device, how.threads, args.companions, protocols, how
     )
@@ -61,7 +62,7 @@ def knn(argv: list[str]) -> None:
     console.table(
         ("protocol", "k", "T", *sets, f"95 % of {sets[0]}"),
         [
-            (r.protocol, str(r.k), f"{r.T:g}",
+            (r.protocol, str(r.k) if r.k <= voters else f"{r.k} (all {voters})", f"{r.T:g}",
              *(f"{by[s, r.protocol, r.k, r.T].top1:.1%}" for s in sets), between(r.score))
             for r in rows if r.features == sets[0]
         ],
@@ -150,6 +151,7 @@ def embed(argv: list[str]) -> None:
 
     args = parse(EmbedArgs, argv, "embed")
     from fastmoco import console
+    from fastmoco.draws import check_seed
     from fastmoco.embed import check_name, write_features
     from fastmoco.feature_cache import features_of
     from fastmoco.features import load_encoder
@@ -157,6 +159,7 @@ def embed(argv: list[str]) -> None:
 
     if args.out is None and args.neighbours is None:
         raise UserError("embed: give --out F.npy or F.parquet, or --neighbours SHEET.png")
+    check_seed(args.seed)
     if args.out is not None:
         check_name(args.out)
     if args.neighbours is not None:

@@ -14,9 +14,15 @@ Plain = str | int | float
 # The types of a row's fields that we know; others may be any plain value.
 FIELDS: dict[str, Any] = {
     "features": str, "name": str, "protocol": str, "k": int, "T": float, "rate": float,
+    "images": int,
     "top1": float, "low": float, "high": float, "top5": float,
 }
 SCORE = ("top1", "low", "high", "top5")
+# Least and most that can be true.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(SCORE, (0, 1)), "k": (1, 2**53), "T": (0, math.inf), "rate": (0, math.inf),
+    "images": (0, 2**53), "step": (0, 2**53), "size": (0, 2**31),
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,18 @@ def read_evaluation(path: Path) -> Evaluation:
     known = [f.name for f in dataclasses.fields(Evaluation) if f.name != "rows"]
     about = {name: content[name] for name in known if name in content}
     found = typed(Evaluation, {**about, "rows": flat_rows(content.get("rows"))})
+    for name in ("step", "size"):
+        check_range(name, getattr(found, name), name)
     if not any(found.rows):
         raise Damaged("no rows")
     return found
+
+
+def check_range(name: str, value: Any, where: str) -> None:
+    """Raises Damaged for a number that no evaluation of ours can have found."""
+    least, most = RANGES.get(name, (-math.inf, math.inf))
+    if isinstance(value, int | float) and not least <= value <= most:
+        raise Damaged(f"{where} is not from {least:g} to {most:g}")
 
 
 def flat_rows(rows: Any) -> list[dict[str, Plain]]:
@@ -60,6 +75,7 @@ def flat_rows(rows: Any) -> list[dict[str, Plain]]:
         for name, value in (row | inner).items():
             if name in FIELDS and value is not None:
                 found[name] = typed(FIELDS[name], value, f"rows[{number}].{name}")
+                check_range(name, value, f"rows[{number}].{name}")
             elif isinstance(value, float) and not math.isfinite(value):
                 continue
             elif isinstance(value, str | int | float):

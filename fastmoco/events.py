@@ -120,6 +120,13 @@ def to_row(event: Event) -> dict[str, Any]:
     return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
 
 
+# Least and most that can be true of a number of an event; wide enough for rounding.
+RANGES: dict[str, tuple[float, float]] = {
+    "step": (0, 2**53), "steps": (0, 2**53), "skipped": (0, 2**53), "epoch": (0, 1e12),
+    "knn": (0, 1), "loss": (0, 1e15), "chance": (0, 1e15), "pretext_accuracy": (0, 1),
+    "queue_fill": (0, 1), "lr": (0, 1e15), "images_per_s": (0, 1e12), "data_wait": (-1, 2),
+    "memory": (0, 1e12), "seconds": (0, 1e12), "train_seconds": (0, 1e12),
+}
 # By the name under "event" in a row. Not Started: its recipe is read with run.json.
 KINDS: dict[str, Any] = {
     kind.__name__.lower(): kind for kind in (Progress, Evaluated, Judged, Skipped, Ended)
@@ -141,8 +148,9 @@ def check_row(row: Any) -> str:
     for name, value in row.items():
         if name in hints:
             typed(hints[name], value, name)
-    for name, least, most in (("step", 0, 2**53), ("epoch", 0, 1e12), ("knn", 0, 1)):
-        if not least <= row.get(name, 0) <= most:
+    for name in hints.keys() & row.keys() & RANGES.keys():
+        least, most = RANGES[name]
+        if not least <= row[name] <= most:
             raise Damaged(f"{name} is not from {least} to {most:g}")
     return row["event"]
 

@@ -9,6 +9,7 @@ which whoever opens it does next anyway: 10 GB cost 2 s of one core, shared by a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from data_tools.store import Store, npy_header
 from data_tools.subset import Subset
 from fastmoco.distributed import ALONE, Ranks
 from fastmoco.encoder import Encoder
-from fastmoco.features import extract
+from fastmoco.features import check_finite, extract
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import EngineName
 from fastmoco.weights_file import tensors_digest
@@ -57,10 +58,16 @@ def features_of(
     """Pooled trunk outputs, float32 [N, width] in host memory, in the store's order: from the
     cache, or extracted into it. If they are not kept, this process alone extracts them.
 
-    Raises UserError if the cache has no room.
+    Raises UserError if the cache has no room, or if the features are not finite.
     """
-    if not how.keep:
-        return extracted(encoder, store, recipe, how)
+    features = _kept(encoder, store, recipe, how) if how.keep else extracted(
+        encoder, store, recipe, how
+    )
+    check_finite(features, store.path.name)
+    return features
+
+
+def _kept(encoder: Encoder, store: Store, recipe: Recipe, how: Extraction) -> torch.Tensor:
     path = place(encoder, store, recipe, how.engine)
     found = opened(path, (len(store), encoder.width), how.say)
     if found is None:
@@ -122,7 +129,7 @@ def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.
             if size == end:
                 say(f"{path}: written by an older release, without checksums; used as it is")
             return np.memmap(path, np.float32, "c", len(header), shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         say(f"{path}: can't be read ({error}); the features are extracted again")
@@ -168,7 +175,8 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         ) from None
     finally:
         if ranks.rank == 0:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it would hide the error above
+                partial.unlink(missing_ok=True)
 
 
 def reserve(path: Path, shape: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from data_tools.errors import UserError
 from data_tools.progress import Tick
 from data_tools.store import Store
 from fastmoco.augment import centre_view
@@ -58,6 +59,17 @@ def extract(
     finally:
         engine.close()
         encoder.train(was_training)
+
+
+def check_finite(features: torch.Tensor, name: str) -> None:
+    """Raises UserError if features [N, D] of the dataset `name` hold an infinity or a NaN: weights
+    that are finite can overflow, and NaN features would be scored as one arbitrary class."""
+    for chunk in features.split(1 << 14):
+        if not bool(torch.stack(chunk.aminmax()).isfinite().all()):  # both are NaN if one number is
+            raise UserError(
+                f"features of {name}: not finite: the checkpoint's weights overflow; it is "
+                "damaged, or its training diverged: give another checkpoint"
+            )
 
 
 def open_pass(name: EngineName, store: Store, threads: int, device: torch.device):

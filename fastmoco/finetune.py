@@ -24,6 +24,7 @@ from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast, grad_scaler
+from fastmoco.draws import check_seed
 from fastmoco.encoder import Encoder
 from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
@@ -55,6 +56,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for values that cannot train."""
+        check_seed(self.seed)
         for name, value in (("lr", self.lr), ("head-lr", self.head_lr)):
             if not 0 <= value < math.inf:
                 raise UserError(f"--{name} {value}: give a rate above 0")
@@ -128,7 +130,13 @@ def finetune(
             pooled = extract(
                 encoder, val, checkpoint.recipe, how.device, how.threads, tick, how.engine
             )
-        likely = head.cpu()(pooled).topk(min(5, len(names)), dim=1).indices.numpy()
+        logits = head.cpu()(pooled)
+        if not logits.isfinite().all():
+            raise UserError(
+                f"fine-tuning ({name}) diverged: give a smaller --lr or --head-lr; if that does "
+                "not help, the checkpoint's weights overflow: give another checkpoint"
+            )
+        likely = logits.topk(min(5, len(names)), dim=1).indices.numpy()
         truth = val_labels.numpy()
         top5 = float((likely == truth[:, None]).any(axis=1).mean()) if len(names) > 5 else None
         rows[name] = score(likely[:, 0].astype(np.int64), truth, names, top5)

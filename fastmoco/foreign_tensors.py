@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from data_tools.errors import UserError
+from data_tools.json_file import escaped
 
 Tensors = dict[str, torch.Tensor]
 
@@ -65,5 +66,6 @@ def unwrapped(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """A name for a message: a hostile file's may be as long as the file."""
+    """A name for a message: a hostile file's may be as long as the file, or steer the terminal."""
+    name = escaped(name if len(name) <= 200 else name[:100] + name[-100:])
     return name if len(name) <= 100 else f"{name[:60]} ... {name[-30:]}"

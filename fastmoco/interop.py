@@ -32,7 +32,11 @@ def open_checkpoint(
     """
     path = Path(path)
     if path.is_dir():
-        path = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0])
+        found = next((path / n for n in NAMES if (path / n).is_file()), None)
+        if found is None and not (path / NAMES[0]).exists():
+            folder = "the current folder" if path == Path() else str(path)
+            raise UserError(f"{folder}: no such checkpoint: none of {', '.join(NAMES)} is there")
+        path = found or path / NAMES[0]
     file = read_weights(path, device)
     if checkpoints.is_ours(file.content):
         saved = checkpoints.from_file(file, path)
@@ -40,8 +44,8 @@ def open_checkpoint(
         return saved
     saved = from_foreign(file.content, str(path))
     exported = isinstance(file.content, Mapping) and "fastmoco" in file.content  # by us
-    if exported and not file.digests:
-        saved.note = checkpoints.NO_DIGESTS
+    if exported:
+        saved.note = checkpoints.digests_note(file)
     return saved
 
 

@@ -38,6 +38,7 @@ class Protocol:
 CIFAR_DEMO = Protocol("MoCo CIFAR demo", (200,), 0.1)
 DINO = Protocol("DINO", (10, 20, 100, 200), 0.07)
 PROTOCOLS = (CIFAR_DEMO, DINO)
+GRID = "grid"
 
 
 def grid(ks: Sequence[int], temperatures: Sequence[float]) -> tuple[Protocol, ...]:
@@ -48,7 +49,7 @@ def grid(ks: Sequence[int], temperatures: Sequence[float]) -> tuple[Protocol, ..
     for flag, values in (("k", ks), ("T", temperatures)):
         if any(not 0 < v < float("inf") for v in values):
             raise UserError(f"--{flag} {' '.join(map(str, values))}: give numbers above 0")
-    return tuple(Protocol("grid", tuple(ks) or DINO.ks, T) for T in temperatures or (DINO.T,))
+    return tuple(Protocol(GRID, tuple(ks) or DINO.ks, T) for T in temperatures or (DINO.T,))
 
 
 @torch.no_grad()
@@ -155,9 +156,14 @@ def knn(
     Without val every image of train is classified by all the others (leave one out).
 
     With companions: the same encoder at step 0 and centred raw pixels, without which a kNN
-    figure says little. Nothing is kept in the cache unless `how` says so.
+    figure says little. Nothing is kept in the cache unless `how` says so. Raises UserError for a
+    k of grid() above the number of neighbours; in the published protocols all of them vote then.
     """
     how = how or Extraction(device, threads, keep=False)
+    there = len(train) - (val is None)
+    for k in (k for protocol in protocols if protocol.name == GRID for k in protocol.ks):
+        if k > there:
+            raise UserError(f"--k {k}: an image has {there} neighbours here; give fewer")
     names = class_names(train, val or train)
     bank_labels, labels, _ = shared_labels(train, val or train)
     recipe, truth = checkpoint.recipe, labels.numpy()

@@ -16,6 +16,7 @@ from data_tools.subset import Subset
 from fastmoco.checkpoint import Checkpoint
 from fastmoco.crops import CropLoader
 from fastmoco.device import autocast
+from fastmoco.draws import check_seed
 from fastmoco.encoder import Encoder
 from fastmoco.engines.registry import open_engine
 from fastmoco.epoch_state import EpochState
@@ -42,6 +43,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for values that cannot train."""
+        check_seed(self.seed)
         if any(not 0 < rate < math.inf for rate in self.rates):
             raise UserError(f"--lr {' '.join(map(str, self.rates))}: give rates above 0")
         if self.epochs < 0 or self.batch < 1:
@@ -136,16 +138,18 @@ def linear(
         )
     for features, build in builders.items():
         encoder = build()
+        recipe = checkpoint.recipe
+        # before the training, which features that are not finite would waste
+        of_val = features_of(encoder, val, recipe, how)
         before = digest(encoder)
         heads = train_heads(encoder, checkpoint, train, parts, how, settings, rates, epochs)
         if digest(encoder) != before:
             raise RuntimeError("the trunk changed while the classifier was trained")
         frozen = frozen or len(encoder.trunk.state_dict())
-        recipe = checkpoint.recipe
         held = None
         if len(parts.held):
             held = features_of(encoder, Subset(train, parts.ids[parts.held]), recipe, how)
-        rows.append(scored(features, heads, held, features_of(encoder, val, recipe, how), parts))
+        rows.append(scored(features, heads, held, of_val, parts))
     exact = (rates, epochs, settings.batch) == ((OFFICIAL_RATE,), OFFICIAL_EPOCHS, OFFICIAL_BATCH)
     name = "official linear protocol" if exact else "official linear protocol, changed"
     return Linear(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_tools.json_file import Damaged, read_json, read_lines
+from data_tools.json_file import Damaged, escaped, read_json, read_lines
 from fastmoco.checkpoint import Checkpoint, trunk_digest
 from fastmoco.detection import HOW_TO
 from fastmoco.evaluation_file import read_evaluation
@@ -28,7 +28,7 @@ def model_card(
     library = f"library_name: {LIBRARIES[to]}\n" if to in LIBRARIES else ""
     sections = [
         f"---\n{library}tags: [moco, self-supervised-learning, image-feature-extraction]\n---",
-        f"# {recipe.arch}, pre-trained with {recipe.name}",
+        f"# {recipe.arch}, pre-trained with {_inline(recipe.name)}",
         f"An image encoder trained without labels by momentum contrast ({paper(recipe)}), exported "
         f"for {to}: the query encoder's trunk"
         + (", with all of MoCo's state." if to == "official" else ", without the projection head."),
@@ -56,7 +56,7 @@ def training(saved: Checkpoint) -> str:
     if saved.samples:
         epochs = saved.step * recipe.batch / saved.samples
         lines.append(
-            f"- data: {saved.samples:,} images, fingerprint `{saved.dataset}`\n"
+            f"- data: {saved.samples:,} images, fingerprint `{_inline(saved.dataset)}`\n"
             f"- length: {saved.step:,} steps of {recipe.batch} images ({epochs:.1f} epochs)"
         )
     if saved.origin:
@@ -73,7 +73,7 @@ def training(saved: Checkpoint) -> str:
             if ours != getattr(named.augmentation, field.name):
                 differs.append(f"--augmentation.{flag(field.name)} {_words(ours)}")
     lines.append(
-        f"- command: `fastmoco train DATA --recipe {' '.join([recipe.name, *differs])}`"
+        f"- command: `fastmoco train DATA --recipe {' '.join([_inline(recipe.name), *differs])}`"
         + (", its length set by a budget" if len(saved.plan) > 1 else "")
     )
     lines.append("- to evaluate: `fastmoco knn CHECKPOINT TRAIN VAL`, or `linear`, or `finetune`")
@@ -146,4 +146,4 @@ def _words(value: Any) -> str:
 
 def _inline(text: str) -> str:
     """Text of others on one line of a table."""
-    return re.sub(r"[|`<>\s]+", " ", text).strip()
+    return escaped(re.sub(r"[|`<>\s]+", " ", text).strip())

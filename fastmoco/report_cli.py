@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools.errors import UserError
 from data_tools.json_file import shown_json
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def doctor(argv: list[str]) -> None:
     from fastmoco import console
     from fastmoco.doctor import doctor, lines
 
+    if not args.dir.is_dir():
+        raise UserError(f"--dir {args.dir}: no such folder; give a folder on the disk to be tried")
     found = doctor(args.dir)
     if args.json:
         print(shown_json(dataclasses.asdict(found)))

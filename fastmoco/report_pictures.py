@@ -26,7 +26,7 @@ from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.checkpoint import Checkpoint, load
 from fastmoco.device import pick_device
-from fastmoco.features import extract, load_encoder
+from fastmoco.features import check_finite, extract, load_encoder
 from fastmoco.run_record import RunRecord
 from fastmoco.views import sheet
 
@@ -144,6 +144,7 @@ def features_of(
     ids = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(np.int64))
     encoder = load_encoder(checkpoint, device)
     found = extract(encoder, Subset(store, ids), checkpoint.recipe, device, threads, tick)
+    check_finite(found, store.path.name)
     return F.normalize(found.float().cpu(), dim=1), ids
 
 

@@ -49,6 +49,8 @@ class WeightsFile:
     content: Any
     digests: bool | None
     """Whether the tensors were compared with digests that were written with them."""
+    zipped: bool = False
+    """Whether the file is a zip, whose checksums were compared."""
 
 
 def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
@@ -58,15 +60,17 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
     or that would run code when unpickled the usual way; or that would take more memory than a few
     times its size.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; give a checkpoint file or a run directory")
     with _in_one_line(path):
         if path.suffix == ".safetensors":
             return WeightsFile(*read_safetensors(path, device))
         with open(path, "rb") as file:  # the same file for the checks and for torch
             zipped = file.read(len(MAGIC)) == MAGIC
             pickled, digests = _check_zip(file) if zipped else (_check_old(file), False)
-            return WeightsFile(_load(file, pickled, device), digests)
+            return WeightsFile(_load(file, pickled, device), digests, zipped)
 
 
 @contextmanager

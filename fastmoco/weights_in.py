@@ -189,10 +189,12 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
-            raise UserError(f"{path}: {word} {prefix}{names[0]}{more} {of}: not whole")
+            raise UserError(f"{path}: {word} {prefix}{short(names[0])}{more} {of}: not whole")
     for k, v in wanted.items():
         if k in here and not k.endswith("num_batches_tracked"):
             _check_numbers(here[k], f"{prefix}{k}", path)
+        if k in here and k.endswith("running_var") and bool((here[k] < 0).any()):
+            raise UserError(f"{path}: {prefix}{k} holds negative numbers; variances have none")
         if k in here and here[k].shape != v.shape:
             raise UserError(
                 f"{path}: {prefix}{k} has the shape {list(here[k].shape)}, in a {recipe.arch} it "

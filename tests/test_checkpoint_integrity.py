@@ -16,7 +16,7 @@ from bench.checkpoint_flips import equal, flip_and_open
 from data_tools.errors import UserError
 from fastmoco import checkpoint as checkpoints
 from fastmoco import record_digests
-from fastmoco.checkpoint import NO_DIGESTS, Checkpoint
+from fastmoco.checkpoint import NO_CHECKSUMS, NO_DIGESTS, Checkpoint
 from fastmoco.recipe import MOCO_CIFAR
 from fastmoco.weights_file import read_weights
 from fastmoco.weights_write import write_weights
@@ -132,6 +132,12 @@ def test_a_checkpoint_from_before_digests_opens_and_says_so(saved, tmp_path):
     assert old.note == NO_DIGESTS and equal(old.moco, saved.moco)
     checkpoints.save(old, tmp_path / "again.pt")
     assert checkpoints.load(tmp_path / "again.pt").note == ""
+
+
+def test_a_layout_without_checksums_says_so(saved, tmp_path):
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert checkpoints.load(tmp_path / "old.pt").note == NO_CHECKSUMS
 
 
 def test_the_same_content_gives_the_same_bytes(saved, tmp_path):

@@ -220,6 +220,18 @@ def test_errors_read_the_same_without_unicode(argv):
     assert "---" not in said("ascii") and said("ascii").count("\n") == 1
 
 
+@pytest.mark.parametrize("words", ["--help", "compare RUN", "compare RUN --json", "train --help"])
+def test_a_full_standard_output_is_named(words, dataset, tmp_path):
+    if "RUN" in words:
+        main(["train", str(dataset), "--out", str(tmp_path / "r"), "--epochs", "1", *TINY])
+    argv = words.replace("RUN", str(tmp_path / "r")).split()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastmoco", *argv], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "fastmoco: standard output: No space left on device\n"
+
+
 def test_the_last_recipe_named_wins(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--recipe", "moco-v2", "--recipe", "moco-v1", "--help"])

@@ -123,3 +123,32 @@ def test_what_is_no_run_is_one_line(runs, tmp_path, capsys):
     assert "damaged" in refused(capsys, "compare", tmp_path / "bad")
     with pytest.raises(UserError, match="RUN is missing"):
         compare([])
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("loss", -1e308), ("loss", 1e308), ("chance", -1.0), ("images_per_s", -1e308),
+    ("images_per_s", 1e300), ("pretext_accuracy", 7.0), ("data_wait", 1e9), ("lr", -1.0),
+])
+def test_figures_that_cannot_be_are_left_out(name, value, runs, tmp_path, capsys):
+    shutil.copytree(runs / "warm", tmp_path / "run")
+    told = rows(tmp_path / "run", "progress")[-1]
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(told | {name: value}) + "\n")
+    found = compare([tmp_path / "run"])
+    assert found.runs[0].loss == told["loss"] and f"{name} is not from" in found.damaged[0]
+    assert max(map(len, run(capsys, "compare", tmp_path / "run")[1].split("\n")[:3])) < 150
+
+
+def test_a_time_that_cannot_be_is_left_out(runs, tmp_path):
+    shutil.copytree(runs / "warm", tmp_path / "run")
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(rows(runs / "warm", "ended")[-1] | {"train_seconds": -1e308}) + "\n")
+    assert compare([tmp_path / "run"]).runs[0].train_seconds >= 0
+
+
+def test_a_number_of_too_many_digits_is_no_advice_on_python(runs, tmp_path, capsys):
+    shutil.copytree(runs / "warm", tmp_path / "run")
+    about = (tmp_path / "run" / "run.json").read_text()
+    (tmp_path / "run" / "run.json").write_text('{"samples": ' + "9" * 10_000 + "," + about[1:])
+    text = refused(capsys, "compare", tmp_path / "run")
+    assert "run.json: damaged" in text and "too many digits" in text and "sys." not in text

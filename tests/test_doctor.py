@@ -60,6 +60,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert {"name", "value", "remedy", "optional"} == set(found["findings"][0])
 
 
+def test_the_command_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for name in ("none", "file"):
+        code, text, said = run(capsys, "doctor", "--dir", tmp_path / name)
+        assert code == 2 and not text and f"{name}: no such folder" in said
+
+
 def test_the_version_names_torch_and_does_not_import_it():
     code = ("import sys; from fastmoco.cli import main; main(['--version']); "
             "assert 'torch' not in sys.modules")

@@ -1,5 +1,6 @@
 """knn, linear, finetune and embed as a user meets them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_knn_leaves_one_out_where_there_is_one_set(run, dataset, capsys):
     assert sum(n for *_, n in found["detail"]["confusion"]) == 96
     assert [c["name"] for c in found["detail"]["classes"]] == ["ash", "oak"]
     assert "leave one out" in call(capsys, "knn", run, dataset, "--k", 1)[1]
+
+
+def test_a_k_above_the_bank_is_refused_or_shown(run, dataset, capsys):
+    assert "--k 97: an image has 96" in refused(capsys, "knn", run, dataset, dataset, "--k", 97)
+    assert "--k 96: an image has 95" in refused(capsys, "knn", run, dataset, "--k", 5, 96)
+    code, text, _ = call(capsys, "knn", run, dataset, "--no-companions")
+    assert code == 0 and "200 (all 95)" in text and "100 (all 95)" in text and "20 (" not in text
 
 
 def test_the_view_can_be_said(run, dataset, tmp_path, capsys):
@@ -134,6 +142,31 @@ def test_sets_that_do_not_serve_are_one_line(command, run, dataset, others, caps
     assert "without a label" in refused(capsys, *words, dataset, flat, *flags)
     assert "class 'elm' is not in" in refused(capsys, *words, dataset, foreign, *flags)
     assert "class 'elm' has no image" in refused(capsys, *words, hollow, dataset, *flags)
+
+
+@pytest.mark.parametrize("command", [
+    ["knn"], ["linear", "--quick"], ["linear", "--epochs", 1], ["finetune", "--epochs", 1],
+    ["embed", "--out", "f.npy"],
+])
+def test_weights_that_overflow_are_not_scored(command, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved = untrained()
+    huge = {k: v * 1e30 if ".bn" in k and k.endswith(".weight") else v
+            for k, v in saved.moco.items()}
+    checkpoints.save(dataclasses.replace(saved, moco=huge), tmp_path / "huge.pt")
+    sets = [dataset] if command[0] == "embed" else [dataset, dataset]
+    text = refused(capsys, command[0], "huge.pt", *sets, *command[1:])
+    assert "overflow" in text and not (tmp_path / "f.npy").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+@pytest.mark.parametrize("command", [["linear"], ["linear", "--quick"], ["finetune"], ["embed"]])
+def test_a_seed_is_what_a_recipe_may_have(command, seed, run, dataset, tmp_path, capsys):
+    sets = [dataset, dataset]
+    if command[0] == "embed":
+        sets = [dataset, "--neighbours", tmp_path / "n.png"]
+    text = refused(capsys, command[0], run, *sets, *command[1:], "--seed", seed)
+    assert f"--seed {seed}: give a whole number from 0" in text
 
 
 def test_odd_values_are_one_line(run, dataset, tmp_path, capsys):

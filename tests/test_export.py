@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -402,3 +403,15 @@ def test_wrong_flags_are_one_line(source, capsys):
     assert "--with-config goes with --to detectron2" in line
     line = refused(capsys, "export", source, "--to", "detectron2", "--with-config")
     assert "blocks of three convolutions" in line
+
+
+def test_what_is_no_file_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    (tmp_path / "empty").mkdir()
+    for name in ("/dev/zero", "pipe"):
+        text = refused(capsys, "export", name, "--to", "timm")
+        assert f"{name}: not a file; give a checkpoint" in text
+    for name, said in (("", "the current folder"), (".", "the current folder"), ("empty",) * 2):
+        text = refused(capsys, "export", name, "--to", "timm")
+        assert f"{said}: no such checkpoint: none of checkpoint.pt, " in text

@@ -40,6 +40,17 @@ def test_the_second_time_nothing_is_extracted(store, cache, monkeypatch):
     assert torch.equal(first, features_of(encoder, store, RECIPE, Extraction(CPU)))
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused(keep, value, store):
+    """The second time they come from the cache."""
+    encoder = load_encoder(untrained(), CPU)
+    encoder.trunk.bn1.bias.data[0] = value
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"features of {store.path.name}: not finite"):
+            features_of(encoder, store, RECIPE, Extraction(CPU, keep=keep))
+
+
 def test_unkept_features_leave_no_file(store, cache):
     features_of(load_encoder(untrained(), CPU), store, RECIPE, Extraction(CPU, keep=False))
     assert not cache.exists()
@@ -155,3 +166,9 @@ def test_a_file_of_another_shape_or_type_is_none(held, tmp_path):
     assert opened(tmp_path / "a.npy", (3, 5)) is None
     np.save(tmp_path / "a.npy", np.ones((3, 5), np.float32))
     assert opened(tmp_path / "a.npy", (3, 5)).sum() == 15
+
+
+def test_a_cache_that_is_no_folder_is_one_line(store, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(UserError, match=r"/dev/null.*another cache with XDG_CACHE_HOME, or use "):
+        features_of(load_encoder(untrained(), CPU), store, RECIPE, Extraction(CPU))

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from data_tools.errors import UserError
+from fastmoco.cli import main
 from fastmoco.other_trunks import what_it_is
 from fastmoco.trunk_names import to_huggingface
 from fastmoco.weights_in import from_foreign
@@ -259,6 +260,32 @@ def test_a_stem_of_several_convolutions_is_named(trunk):
 @pytest.mark.parametrize("name", ["layer2.0.conv1.weight", "bn1.running_var"])
 def test_weights_that_are_no_plain_floats_are_one_line(change, text, name, trunk):
     assert f"encoder_q.trunk.{name} {text}" in refusal(trunk | {name: change(trunk[name])})
+
+
+@pytest.mark.parametrize("name", ["bn1.running_var", "layer3.1.bn2.running_var"])
+def test_negative_variances_are_refused(name, trunk):
+    few = trunk[name].clone()
+    few[3] = -1
+    assert f"encoder_q.trunk.{name} holds negative numbers" in refusal(trunk | {name: few})
+
+
+EVIL = "\x1b[2J\x1b[31mfine\n\u202eextra"
+
+
+def test_names_that_steer_a_terminal_are_escaped(trunk, tmp_path, capsys):
+    """In the origin, which commands print and the model card holds, and in refusals."""
+    state = trunk | {EVIL + ".weight": torch.ones(2)}
+    assert opened(state).origin.isprintable() and "x1b[31mfine" in opened(state).origin
+    assert refusal({EVIL: torch.ones(2)}).isprintable()
+    assert refusal(trunk | {f"layer1.0.{EVIL}": torch.ones(2)}).isprintable()
+    torch.save(state, tmp_path / "evil.pth")
+    torch.save({EVIL: torch.ones(2)}, tmp_path / "none.pth")
+    assert main(["export", str(tmp_path / "evil.pth"), "--to", "torchvision"]) == 0
+    assert main(["export", str(tmp_path / "none.pth"), "--to", "torchvision"]) == 2
+    card = next(tmp_path.glob("export-*/README.md")).read_text()
+    said = "".join(capsys.readouterr())
+    for text in (card, said):
+        assert all(line.isprintable() for line in text.split("\n")) and "x1b[31mfine" in text
 
 
 def test_mappings_without_an_end_are_one_line(trunk):

@@ -212,6 +212,24 @@ def test_evaluations_of_every_command_become_tables(tmp_path):
     assert len(strange) == 1 and strange[0].startswith("notes.json")
 
 
+@pytest.mark.parametrize("wrong", [
+    {"top1": -5}, {"top1": 1.01}, {"low": -0.1}, {"high": 2}, {"top5": 50.0}, {"k": -5}, {"k": 0},
+    {"T": -5}, {"rate": -1.0}, {"images": -5}, {"score": {"top1": -5}},
+])
+@pytest.mark.parametrize("named", [False, True])
+def test_evaluations_that_cannot_be_are_left_out(wrong, named, tmp_path):
+    row = {"top1": 0.5} | wrong
+    (tmp_path / "e.json").write_text(json.dumps({"rows": {"trained": row} if named else [row]}))
+    found, strange = tables(tmp_path)
+    assert not found and len(strange) == 1 and "is not from" in strange[0]
+
+
+@pytest.mark.parametrize("name", ["step", "size"])
+def test_an_evaluation_at_a_step_below_0_is_left_out(name, tmp_path):
+    (tmp_path / "e.json").write_text(json.dumps({"rows": [{"top1": 0.5}], name: -5}))
+    assert f"{name} is not from 0" in tables(tmp_path)[1][0]
+
+
 def test_the_bars_follow_one_another_and_add_up(tmp_path):
     rates = {"decode": 1000, "two views": 500, "augmentation alone": 250, "step alone": 125,
              "two views + augmentation + step": 60}

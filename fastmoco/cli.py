@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from data_tools.json_file import shown_json
-from data_tools.limits import MEMORY, check_memory, limit, reason
+from data_tools.limits import MEMORY, check_memory, limit, reason, why
 from fastmoco import __version__, bench_cli, data_cli, evaluation_cli, report_cli, weights_cli
 
 if TYPE_CHECKING:
@@ -55,12 +55,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     escape_unshowable()
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"fastmoco {__version__}, torch {version('torch')}, Python {python_version()}")
-        return 0
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
         "views": views, "bench": bench_cli.bench, "train": train, "knn": evaluation_cli.knn,
@@ -72,6 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     # Given back when memory runs out, so that there is some to say it in and to end with.
     ballast = bytearray(0 if limit(MEMORY) is None else BALLAST)
     try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+            return _ended(0)
+        if argv[0] in ("-V", "--version"):
+            print(f"fastmoco {__version__}, torch {version('torch')}, Python {python_version()}")
+            return _ended(0)
         if argv[0] not in commands:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(commands)}")
         check_memory()
@@ -82,15 +82,21 @@ def main(argv: list[str] | None = None) -> int:
             from fastmoco.distributed import as_one
 
             command = as_one(command)
-        return command(argv[1:]) or 0
+        return _ended(command(argv[1:]) or 0)
     except UserError as error:
         return _fail(str(error))
+    except SystemExit as stop:  # --help of a command ends so
+        if _ended(0):
+            return 2
+        raise stop
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return 1
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         ballast.clear()
-        line = _machine_line(argv[0], error)
+        unnamed = isinstance(error, OSError) and error.filename is None
+        line = _output_line("\n" if unnamed else "")
+        line = line or _machine_line(argv[0] if argv else "help", error)
         if not line:
             raise
         return _fail(line)
@@ -109,6 +115,29 @@ def escape_unshowable() -> None:
 def several_ranks() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _ended(code: int) -> int:
+    """The exit code of a command that is done; 2 if its last lines can't be written."""
+    line = _output_line()
+    return _fail(line) if line else code
+
+
+def _output_line(last: str = "") -> str:
+    """The line for a standard output that takes no more, of a full disk for one; else empty.
+
+    last: is written first. An unbuffered output forgets what it could not write.
+    """
+    try:
+        sys.stdout.write(last)
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # its reader has gone: nobody misses the rest
+            return ""
+        with open(os.devnull, "wb") as nowhere:  # Python flushes once more at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return f"standard output: {why(error)}; what was printed is not complete"
+    return ""
 
 
 def _fail(text: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.regular import open_regular, read_all
 
 DIGEST = 32  # bytes of a SHA-256
 BLOCK = 16 << 20
@@ -46,7 +47,7 @@ def _digest(content: bytes, identity: str) -> bytes:
 def read_checked(path: Path, sha256: str) -> bytes:
     """A file whose SHA-256 (hexadecimal) the manifest records. Raises UserError if it differs."""
     try:
-        data = path.read_bytes()
+        data = read_all(path)
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -60,7 +61,7 @@ def block_crcs(path: Path, size: int, threads: int) -> np.ndarray:
 
     Reads by pread: a bad disk is an OSError, where a mapped file would end the process.
     """
-    handle = os.open(path, os.O_RDONLY)
+    handle = open_regular(path)
     try:
         with ThreadPoolExecutor(threads) as pool:
             starts = range(0, size, BLOCK)

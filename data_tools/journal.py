@@ -28,6 +28,7 @@ from data_tools.errors import Interrupted
 from data_tools.files import write_whole
 from data_tools.image_notes import ImageNotes
 from data_tools.limits import refuse
+from data_tools.regular import open_binary, read_all
 from data_tools.store import DIGEST_BYTES
 
 JOURNAL = "journal"
@@ -102,7 +103,7 @@ class Journal:
 
     def _header(self) -> bytes:
         try:
-            return (self.folder / HEADER).read_bytes()
+            return read_all(self.folder / HEADER)
         except OSError:
             return b""
 
@@ -119,7 +120,7 @@ class Journal:
     def stopped_short(self) -> int:
         """The images that the source had when a run gave up on it; 0 if none did."""
         try:
-            return int((self.folder / STOPPED).read_text())
+            return int(read_all(self.folder / STOPPED))
         except (OSError, ValueError):
             return 0
 
@@ -153,7 +154,7 @@ class Journal:
     def read(self, number: int) -> Record | None:
         """The record of a part, or None if the part is not done or its record is damaged."""
         try:
-            content = unsealed(self.path(number).read_bytes(), self._identity(number))
+            content = unsealed(read_all(self.path(number)), self._identity(number))
         except FileNotFoundError:
             return self._read_old(number)
         except OSError as error:
@@ -166,7 +167,7 @@ class Journal:
         if not self.is_old():
             return None
         try:
-            return parse_record(number, self.path(number).with_suffix(OLD_SUFFIX).read_bytes())
+            return parse_record(number, read_all(self.path(number).with_suffix(OLD_SUFFIX)))
         except Exception as error:  # whatever a damaged file makes numpy, zipfile and json raise
             refuse(error)
             return None
@@ -179,7 +180,7 @@ class Journal:
     def holds_spool(self, record: Record) -> bool:
         """Whether the spooled images of a part are what was written."""
         try:
-            with open(self.spool(record.number), "rb") as spool:
+            with open_binary(self.spool(record.number)) as spool:
                 rows = zip(record.samples["size"], record.samples["crc"], strict=True)
                 whole = all(zlib.crc32(spool.read(int(size))) == int(crc) for size, crc in rows)
                 return whole and not spool.read(1)

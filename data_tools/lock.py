@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, parse, typed
+from data_tools.regular import open_binary, open_regular, read_all, refuse_other
 
 BEAT = 5.0  # seconds between two touches of a lock file
 WATCH = 4 * BEAT  # seconds without a touch after which a holder counts as dead
@@ -108,7 +109,8 @@ def locked(
     together with others that also share; nobody is named then. say: gets a line before this waits
     to see whether a holder on another machine is alive.
 
-    Raises UserError if another process holds it, and OSError if the file can't be opened.
+    Raises UserError if another process holds it or if `path` is no plain file, and OSError if the
+    file can't be opened.
     """
     lock = acquire(path, what, remedy, shared, say)
     LOCKS[id(lock)] = lock
@@ -122,7 +124,8 @@ def acquire(path: Path, what: str, remedy: str, shared: bool, say: Say | None) -
     """The lock; see `locked`."""
     folder = path.parent
     for attempt in range(TRIES):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        refuse_other(path)
+        file = open_regular(path, os.O_RDWR | os.O_CREAT)
         lock = Lock(path, file)
         try:
             lacking = _flock(file, shared)
@@ -187,7 +190,7 @@ def _same_file(file: int, path: Path) -> bool:
 def _read_holder(path: Path) -> Holder | None:
     """Who a lock file names; None if nobody, or if it is not readable (it is being written)."""
     try:
-        return typed(Holder, parse(path.read_bytes()))
+        return typed(Holder, parse(read_all(path)))
     except (OSError, Damaged):
         return None
 
@@ -212,7 +215,7 @@ def _beats(path: Path) -> bool:
     """Whether the holder of a lock file touches it within WATCH seconds."""
     def touched() -> int:
         # Opened each time: only that makes NFS ask the server for the file's time.
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             return os.fstat(file.fileno()).st_mtime_ns
 
     before, until = touched(), time.monotonic() + WATCH

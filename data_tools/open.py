@@ -22,6 +22,7 @@ from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.formats.registry import FORMATS, TABLE, format_of
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.progress import Tick
+from data_tools.regular import read_all
 from data_tools.store import INDEX, KEYS, MappedStore, read_index
 
 
@@ -143,7 +144,7 @@ def load_cached(cached: Path, path: Path, say: Say) -> tuple[np.ndarray | None, 
     """The index of the file at `path` that save_cached wrote: INDEX_DTYPE [N] and the classes.
     (None, []) if it is missing, or damaged, which say(line) reports."""
     try:
-        content = unsealed(cached.read_bytes(), cached.stem)
+        content = unsealed(read_all(cached), cached.stem)
     except OSError:
         return None, []
     if content is None:

@@ -11,6 +11,8 @@ import os
 import stat
 from typing import BinaryIO
 
+from data_tools.errors import UserError
+
 # A pipe that nobody writes to opens at once with this. Plain files ignore it.
 FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 KINDS = {
@@ -23,7 +25,7 @@ READ_BYTES = 1 << 30  # Linux reads a little less than 2 GiB at a time
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     """A file descriptor for reading; also an opener for open(). Raises OSError, also for anything
     but a plain file."""
-    handle = os.open(path, FLAGS | flags)
+    handle = os.open(path, FLAGS | flags, 0o644)
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
@@ -39,6 +41,19 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
     """The file, buffered, as open(path, "rb") gives it. Raises OSError as open_regular does."""
     return os.fdopen(open_regular(path), "rb")
+
+
+def read_all(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file. Raises OSError as open_regular does."""
+    with open_binary(path) as file:
+        return file.read()
+
+
+def refuse_other(path: str | os.PathLike[str]) -> None:
+    """Raises UserError if something that is no plain file has the name of a file that this program
+    makes: a pipe, a folder. A missing file is right."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{os.fspath(path)}: not a plain file; remove it, and run the same again")
 
 
 def read_regular(path: str | os.PathLike[str], listed: int) -> bytes:

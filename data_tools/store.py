@@ -21,6 +21,7 @@ from data_tools.checksum import read_checked
 from data_tools.errors import UserError
 from data_tools.json_file import Damaged, read_bytes
 from data_tools.limits import raise_open_files, refuse
+from data_tools.regular import open_binary
 
 DIGEST_BYTES = 16
 
@@ -213,7 +214,7 @@ class MappedStore:
 
 
 def _map_file(path: Path) -> mmap.mmap:
-    with open(path, "rb") as handle:
+    with open_binary(path) as handle:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
@@ -222,7 +223,7 @@ def read_index(path: Path, samples: int, sha256: str = "") -> Columns:
     the SHA-256 (hexadecimal) that is given."""
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             # numpy's own parser of headers meets damage with errors of many kinds.
             header = npy_header(INDEX_DTYPE, samples)
             rest = os.fstat(file.fileno()).st_size - len(header)

@@ -16,6 +16,7 @@ from fastmoco.recipe import ARCHS, TIMM, Recipe
 from fastmoco.timm_trunk import timm_trunk
 
 MINI_WIDTHS = (48, 96, 192)
+MINI_LEAST = 2  # pixels: its stem's kernel of 4 less a padding of 1 on both sides
 
 
 class Encoder(nn.Module):
@@ -66,6 +67,11 @@ def build_encoder(recipe: Recipe, splits: int | None = None) -> Encoder:
     splits = splits or recipe.bn_splits
     norm_layer = partial(SplitBatchNorm2d, splits=splits)
     if recipe.arch == "resnet-mini":
+        if min(recipe.sizes) < MINI_LEAST:
+            raise UserError(
+                f"--size {min(recipe.sizes)}: resnet-mini needs at least {MINI_LEAST} pixels "
+                f"(--progressive and --eval-size too)"
+            )
         return _with_head(MiniResNet(MINI_WIDTHS, norm_layer), MINI_WIDTHS[-1], recipe)
     if recipe.arch.startswith(TIMM):
         return _with_head(*timm_trunk(recipe.arch, splits, recipe.sizes), recipe)

@@ -13,6 +13,7 @@ import torch
 from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
 from data_tools.files import cache_dir
+from data_tools.regular import read_all, refuse_other
 from fastmoco.weights_file import read_weights
 
 
@@ -34,8 +35,9 @@ class EpochState:
         """The state that save() kept last; None if there is none, or if it is damaged, which
         say(line) reports."""
         try:
-            content = unsealed(self.path.read_bytes(), self.path.stem)
+            content = unsealed(read_all(self.path), self.path.stem)
         except OSError:
+            refuse_other(self.path)
             return self._load_old(device, say)
         if content is None:
             say(f"{self.path}: damaged; the evaluation starts over")

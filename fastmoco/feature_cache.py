@@ -26,6 +26,7 @@ from data_tools.files import cache_dir
 from data_tools.limits import why
 from data_tools.machine import cores
 from data_tools.progress import ShowProgress, silent
+from data_tools.regular import open_binary
 from data_tools.store import Store, npy_header
 from data_tools.subset import Subset
 from fastmoco.distributed import ALONE, Ranks
@@ -118,8 +119,8 @@ def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.
     header = npy_header(np.dtype(np.float32), *shape)
     end = len(header) + 4 * shape[0] * shape[1]
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
+            size = os.fstat(file.fileno()).st_size
             whole = file.read(len(header)) == header and size in (end, end + sums_bytes(end))
             if whole and size > end:
                 crcs = block_crcs(path, end, cores())
@@ -132,7 +133,8 @@ def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        say(f"{path}: can't be read ({error}); the features are extracted again")
+        why_not = why(error) if isinstance(error, OSError) else error
+        say(f"{path}: can't be read ({why_not}); the features are extracted again")
         return None
     say(f"{path}: damaged; the features are extracted again")
     return None
@@ -151,6 +153,8 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         if ranks.rank == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             sweep(path)
+            if path.is_dir():
+                raise UserError(f"{path}: a folder, not a file; remove it, or use --no-keep")
             reserve(partial, shape)
         ranks.barrier()
         out = np.lib.format.open_memmap(partial, mode="r+")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.machine import memory
+from data_tools.regular import open_regular
 from data_tools.store import Store
 from fastmoco import draws
 
@@ -102,7 +103,7 @@ class ReadAhead:
     def _read(self, path: Path, start: int, end: int) -> bool:
         """Read a part of a file and forget it; False where it is time to stop."""
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = open_regular(path)
         except OSError:  # the decoders will say so, with the sample's name
             return not self._stop
         try:

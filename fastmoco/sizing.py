@@ -12,7 +12,7 @@ from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.device import pick_device, pick_precision, usable_memory
 from fastmoco.engines.resident import LARGEST_SIDE, SHARE, needed
-from fastmoco.memory import Estimate, estimate
+from fastmoco.memory import Estimate, estimate, refuse_vast_keys
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.run_options import RunOptions
 
@@ -67,6 +67,7 @@ def dry_run(
         device = torch.device("cuda")
         if recipe.precision == "auto":
             recipe = replace(recipe, precision="bfloat16")
+    refuse_vast_keys(recipe, room)
     refused = ""
     if recipe.mechanism == "queue" and recipe.K > samples and not options.force:
         refused = f"--K {recipe.K} is larger than the dataset ({samples} images)"

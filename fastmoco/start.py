@@ -29,6 +29,7 @@ from fastmoco.device import (
     pick_device,
     pick_precision,
     same_bits,
+    usable_memory,
 )
 from fastmoco.distributed import Ranks, check_parts, join
 from fastmoco.engines.registry import open_engine
@@ -36,6 +37,7 @@ from fastmoco.events import Evaluated, Event, Listener, Noted, Progress, Started
 from fastmoco.health import Watch
 from fastmoco.interop import open_checkpoint, start_from
 from fastmoco.loader import TrainLoader
+from fastmoco.memory import refuse_vast_keys
 from fastmoco.moco import MoCo, build_moco, compile_parts, make_optimizer
 from fastmoco.monitor import Monitor
 from fastmoco.normalise import normalised
@@ -142,6 +144,7 @@ def start(
     saved = resumable(directory, recipe, store, device, ranks) if options.resume else None
     if saved is None:
         refuse_large_queue(recipe, len(store), options)
+        refuse_vast_keys(recipe, usable_memory(device))
     recipe, notes = resolve(recipe, store, saved)
     ranks.agree(vars(recipe) | {name: getattr(options, name) for name in TOGETHER} | {
         "dataset": store.fingerprint, "step": 0 if saved is None else saved.step,

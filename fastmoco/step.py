@@ -18,6 +18,8 @@ from fastmoco.distributed import Ranks
 from fastmoco.moco import MoCo, Out, added, geometry
 from fastmoco.recipe import Precision, Recipe
 
+MOST_STEPS = 1000  # of which the sample ids lie on the device
+
 
 def training_step(
     moco: MoCo,
@@ -130,9 +132,13 @@ def _mean(stats: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 class BadSteps:
-    """The sample ids of the last steps, and which of them were skipped, on the device."""
+    """The sample ids of the last steps, and which of them were skipped, on the device.
+
+    It has room for `steps` steps, and for MOST_STEPS at most: read it when it is full.
+    """
 
     def __init__(self, steps: int, batch: int, device: torch.device) -> None:
+        steps = min(steps, MOST_STEPS)
         self._ids = torch.zeros(steps, batch, dtype=torch.int64, device=device)
         self._skipped = torch.zeros(steps, device=device)
         self._in_a_row = torch.zeros((), device=device)
@@ -145,6 +151,11 @@ class BadSteps:
         self._skipped[place].copy_(skipped)
         self._in_a_row.add_(1).mul_(skipped)
         self._count += 1
+
+    @property
+    def full(self) -> bool:
+        """Whether the next step takes the place of one that was not read."""
+        return self._count >= len(self._ids)
 
     def in_a_row(self) -> int:
         """How many steps were skipped one after the other up to the last; waits for the device."""

@@ -67,6 +67,8 @@ def run_through(run: Run) -> Checkpoint:
                     run.step += 1
                     if due:
                         log_every = log(run, lr, clock, log_every)
+                    elif run.window.bad.full:  # lines are far apart: no skipped step is forgotten
+                        tell_skipped(run)
                     late = clock.since_mark() > options.checkpoint_minutes * 60
                     wish = vote(STOP if stop.is_set() else SAVE if late else GO_ON)
                     # right after a skipped step it waits for one that tells how things stand
@@ -90,11 +92,16 @@ def run_through(run: Run) -> Checkpoint:
     return last
 
 
+def tell_skipped(run: Run) -> None:
+    """Report the steps that were skipped since the last time; waits for the device."""
+    for bad in run.window.skipped(run.step, run.store):
+        run.tell(bad)
+
+
 def log(run: Run, lr: float, clock: Clock, log_every: int) -> int:
     """A line on the steps since the last one, the one wait for the device, and a budget's new plan;
     how many steps there are from one line to the next. No line where all of them were skipped."""
-    for bad in run.window.skipped(run.step, run.store):
-        run.tell(bad)
+    tell_skipped(run)
     left = None if run.budget is None else run.budget.left()
     progress = run.window.read(run.step, run.plan, lr, clock, left)
     if progress is not None:

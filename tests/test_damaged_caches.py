@@ -1,11 +1,14 @@
 """One changed bit in a cache or a resume state: found, said once, and made again."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from data_tools.checksum import BLOCK, sealed, unsealed
+from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import npy_header
@@ -14,6 +17,7 @@ from fastmoco import feature_cache
 from fastmoco.epoch_state import EpochState
 from fastmoco.feature_cache import Extraction, features_of
 from fastmoco.features import load_encoder
+from tests.deadlines import deadline
 from tests.evaluation_parts import CPU, RECIPE, untrained
 from tests.flips import FLIPS, caches, flipped
 
@@ -134,3 +138,32 @@ def test_a_state_of_an_older_release_goes_on_with_a_line():
     assert kept.load(torch.device("cpu"), lines.append) is None and "starts over" in lines[1]
     kept.drop()
     assert not old.exists()
+
+
+def test_a_pipe_in_the_place_of_a_cache_is_replaced_and_a_folder_is_named(store):
+    lines = []
+    how = Extraction(CPU, say=lines.append)
+    encoder, few = load_encoder(untrained(), CPU), Subset(store, np.arange(6))
+    whole = features_of(encoder, few, RECIPE, how).clone()
+    path = feature_cache.place(encoder, few, RECIPE, how.engine)
+    path.unlink()
+    os.mkfifo(path)
+    with deadline(20):
+        assert torch.equal(features_of(encoder, few, RECIPE, how), whole)
+    assert lines == [
+        f"{path}: can't be read (a pipe, not a file); the features are extracted again"
+    ]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{path.name}: a folder, not a file; remove it, or use"):
+        features_of(encoder, few, RECIPE, how)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_in_the_place_of_a_resume_state_is_named(make):
+    kept = EpochState("x", 0.0)
+    kept.path.parent.mkdir(parents=True)
+    make(kept.path)
+    with deadline(20), pytest.raises(UserError, match="state: not a plain file; remove it"):
+        kept.load(CPU)

@@ -188,3 +188,22 @@ def test_odd_values_are_one_line(run, dataset, tmp_path, capsys):
         (("embed", run, dataset, "--out", tmp_path / "no" / "f.npy"), "no folder that is there"),
     ):
         assert said in refused(capsys, *flags)
+
+
+def test_views_too_small_for_the_encoder_are_one_line(run, dataset, tmp_path, capsys):
+    tiny = ["--arch", "resnet-mini", "--batch", 16, "--bn-splits", 2, "--K", 32]
+    out = ["--out", tmp_path / "run", "--epochs", 2]
+    for argv in (
+        ["knn", run, dataset, "--size", 1], ["embed", run, dataset, "--size", 1,
+                                             "--out", tmp_path / "e.npy"],
+        ["linear", run, dataset, dataset, "--quick", "--size", 1],
+        ["finetune", run, dataset, dataset, "--size", 1],
+        ["train", dataset, *tiny, *out, "--size", 1],
+        ["train", dataset, *tiny, *out, "--size", 1, "--dry-run"],
+        ["train", dataset, *tiny, *out, "--size", 16, "--eval-size", 1],
+        ["train", dataset, *tiny, *out, "--size", 16, "--progressive", 1, 16],
+    ):
+        assert "--size 1: resnet-mini needs at least 2 pixels" in refused(capsys, *argv)
+    assert not (tmp_path / "run").exists()
+    code, _, err = call(capsys, "embed", run, dataset, "--size", 2, "--out", tmp_path / "e.npy")
+    assert code == 0, err

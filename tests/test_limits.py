@@ -138,3 +138,15 @@ def test_a_read_only_folder_is_one_line(dataset, tmp_path, capsys):
                  ["prep", dataset / "train.beton", "/proc/self/d"],
                  ["train", dataset, *TINY, "--out", "/proc/self/run"]):
         assert "/proc/self/" in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["doctor"],
+                                  ["inspect"], ["inspect", "--json"]], ids=" ".join)
+def test_a_full_standard_output_is_named(argv, dataset):
+    more = [dataset] if argv[0] == "inspect" else []
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastmoco", *argv, *more], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ("fastmoco: standard output: No space left on device; what was printed "
+                           "is not complete\n")
+    assert done.returncode == 2

@@ -96,6 +96,17 @@ def test_log_lines_of_one_step_outlive_a_bad_batch(dataset, tmp_path, monkeypatc
     assert [r["step"] for r in rows(run / "skipped.jsonl")] == [3, 9, 10]
 
 
+@pytest.mark.parametrize("log_every", [10**12, 10**21])
+def test_log_lines_may_be_any_number_of_steps_apart(log_every, dataset, tmp_path, monkeypatch):
+    """The ids of a few steps have room on the device, and no skipped step is forgotten."""
+    spoil(monkeypatch, 2, 9)
+    monkeypatch.setattr("fastmoco.step.MOST_STEPS", 4)
+    told, run = [], tmp_path / "run"
+    train(dataset, RECIPE, RunOptions(out=str(run), log_every=log_every), [told.append])
+    assert [(e.step, e.skipped) for e in told if isinstance(e, Progress)] == [(STEPS, 2)]
+    assert [r["step"] for r in rows(run / "skipped.jsonl")] == [2, 9]
+
+
 def test_a_bad_batch_at_a_log_line_raises_no_false_alarm(dataset, tmp_path, monkeypatch):
     spoil(monkeypatch, 8)
     told, run = [], tmp_path / "run"

@@ -22,6 +22,7 @@ from fastmoco.events import Noted
 from fastmoco.run_lock import LOCK, own_run
 from fastmoco.run_options import RunOptions
 from fastmoco.train import train
+from tests.deadlines import deadline
 from tests.test_cli import TINY, refused
 from tests.test_train import RECIPE, STEPS
 
@@ -224,3 +225,12 @@ def test_a_disk_that_is_full_or_read_only_is_one_line(dataset, tmp_path, capsys)
     (tmp_path / "run").symlink_to("/proc/self")  # a directory where nothing can be made
     said = refused(capsys, "train", dataset, *TINY, "--out", tmp_path / "run")
     assert "the run's directory must be writable" in said and "run.lock" in said
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_in_the_place_of_a_lock_is_named(make, tmp_path):
+    make(tmp_path / "run.lock")
+    with deadline(20), pytest.raises(UserError, match="run.lock: not a plain file; remove it"):
+        with own_run(tmp_path, resume=True):
+            pass
+    assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]

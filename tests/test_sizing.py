@@ -15,6 +15,7 @@ from fastmoco.memory import estimate
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.sizing import advise, dry_run, largest_batch, what_fits
+from tests.deadlines import deadline
 from tests.test_memory import RECIPE
 
 CUDA = torch.device("cuda")  # estimates do not touch it
@@ -121,3 +122,16 @@ sys.exit(main(["train", {str(dataset)!r}, "--out", {str(tmp_path / "run")!r}, "-
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("fastmoco: out of memory: a step with --batch 96 takes about")
     assert "--accumulate" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("keys", [10**11, 10**15, 10**30])
+def test_a_queue_larger_than_the_memory_is_refused_at_once(keys, dataset, tmp_path, capsys):
+    argv = ["train", str(dataset), "--arch", "resnet-mini", "--size", "32", "--batch", "16",
+            "--bn-splits", "4", "--force", "--K", str(keys), "--out", str(tmp_path / "run")]
+    for more in ([], ["--dry-run"], ["--dry-run", "--device", "cuda"]):
+        with deadline(20):
+            assert main([*argv, *more]) == 2
+        said = capsys.readouterr().err
+        assert "out of memory: the queue's keys alone take" in said and f"--K {keys}" in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()

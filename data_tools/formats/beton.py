@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.regular import open_binary
 from data_tools.store import INDEX_DTYPE, JPEG, RAW, MappedStore
 
 NAME = "train.beton"
@@ -143,7 +144,7 @@ class BetonWriter:
 
 def is_beton(path: Path) -> bool:
     """True for a file that begins as a beton does, of any version up to 9."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         head = file.read(HEADER.size)
     if len(head) < HEADER.size:
         return path.suffix == ".beton"
@@ -175,7 +176,7 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
     size = path.stat().st_size
     if size < HEADER.size:
         raise UserError(f"{path}: truncated: {size} bytes are no beton; copy or write it again")
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         head = file.read(HEADER.size)
         version, fields, _, samples, table = HEADER.unpack(head)
         if version != VERSION:

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         ballast.clear()
         if isinstance(error, OSError) and not error.filename and (why := _lost_output()):
-            return _fail(f"standard output: {why}")
+            return _fail(f"standard output: {why}; what was printed is not complete")
         line = _machine_line(argv[0], error)
         if not line:
             raise

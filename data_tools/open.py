@@ -58,6 +58,8 @@ def open_store(
     size; those of the keys and digests when they are read, those of the images by `verify`.
     Raises UserError, naming the file and what to do, for anything else, and for what is truncated.
     """
+    if not os.fspath(path):
+        raise UserError('"": an empty path; "." is the current directory')
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such dataset; run prep first")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_tools.errors import UserError
-from data_tools.location import Location
+from data_tools.location import LOCAL_URL, Location
 
 BRACES = re.compile(r"\{([^{}]*,[^{}]*|(\d+)\.\.(\d+))\}")
 MOST_PATHS = 1_000_000
@@ -26,6 +26,8 @@ def expand(pattern: str) -> list[Location]:
     What exists under the very name is that alone. Raises UserError where nothing matches, or
     where one that braces name is missing.
     """
+    if not pattern or LOCAL_URL.fullmatch(pattern):  # as a path it would be the current directory
+        raise UserError(f'"{pattern}": an empty path; "." is the current directory')
     whole = Location(pattern)
     if not is_pattern(pattern) or (whole.local is not None and whole.exists()):
         if not whole.exists():

@@ -206,6 +206,7 @@ def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = 
     --recipe and --augmentation name starting points, so they are looked up before the rest;
     `recipe` is the starting point where --recipe names none.
     """
+    refuse_empty(argv)
     defaults: dict[str, Any] = {}
     for f in dataclasses.fields(kind):  # type: ignore[arg-type]
         if f.name == "recipe":
@@ -224,6 +225,20 @@ def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = 
         if stop.code in (0, None):
             raise
     raise UserError(f"{_one_line(said.getvalue())} (fastmoco {command} --help tells the flags)")
+
+
+def refuse_empty(argv: list[str]) -> None:
+    """UserError for an empty argument: an unset variable of a shell gives one, and as a path it
+    would be the current directory."""
+    for number, word in enumerate(argv, 1):
+        before = argv[number - 2] if number > 1 else ""
+        if word.startswith("--") and word.endswith("=") and word.count("=") == 1:
+            raise UserError(f"{word[:-1]} is empty: give a value, or leave the flag out")
+        if not word and before.startswith("--") and "=" not in before:
+            raise UserError(f"{before} is empty: give a value, or leave the flag out")
+        if not word:
+            raise UserError(f'argument {number} is empty (""): give a path ("." is the current '
+                            "directory)")
 
 
 def _starting_point(argv: list[str], recipe: Recipe) -> tuple[RecipeFlags, list[str]]:

@@ -87,6 +87,25 @@ def test_prep_needs_somewhere_to_write(folder, capsys):
     assert "OUT is missing" in refused(capsys, "prep", folder)
 
 
+@pytest.mark.parametrize("argv", [
+    ["prep", "", "out"], ["prep", "in", ""], ["prep", "in", "out", "--labels", ""],
+    ["prep", "in", "out", "--labels="], ["verify", ""], ["inspect", ""], ["views", ""],
+    ["train", ""], ["bench", ""], ["knn", "run", "", "val"], ["report", ""],
+])
+def test_an_empty_path_is_not_the_current_directory(
+    folder, tmp_path, capsys, monkeypatch, argv
+):
+    shutil.copytree(folder, tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    assert "is empty" in refused(capsys, *argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_current_directory_is_a_source(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert run(capsys, "prep", ".", tmp_path / "out")[0] == 0
+
+
 def test_verify_finds_all_well(prepared, capsys):
     code, text, _ = run(capsys, "verify", prepared)
     assert code == 0 and text.count("whole: all 96 images") == 2

@@ -7,9 +7,12 @@ from array import array
 
 from data_tools.file_names import key_of
 from data_tools.formats.tar import LINKS, REGULAR, Walk
+from data_tools.special_files import Special
 
 # The kernel's own limit for chains of links.
 CHAIN = 40
+# The type flags of POSIX's ustar, beside those of files, links and folders.
+SPECIAL = {b"3": "device", b"4": "device", b"6": "pipe"}
 
 
 class Listing:
@@ -19,6 +22,7 @@ class Listing:
         self.index: dict[str, int] = {}
         self.offsets, self.sizes, self.mtimes = array("q"), array("q"), array("q")
         self.hidden: set[str] = set()
+        self.special = Special()
         self.replaced = 0
         """Files that a later one of the same name replaces, as when the tar is unpacked."""
         self.notes: list[str] = []
@@ -54,14 +58,14 @@ def read_listing(walk: Walk) -> Listing:
             target = key_of(member.target)[0] if member.kind == b"1" else member.target
             links[key] = posixpath.normpath(posixpath.join(base, target))
         elif member.kind not in b"5" + REGULAR:
-            listing.hidden.add(key)  # devices, pipes
+            listing.special.add(key, SPECIAL.get(member.kind, "special member"))
     for key, target in links.items():
         at = follow(target, listing.index, links)
         if at < 0:
             listing.add(key, -1, 0, 0)
         else:
             listing.add(key, listing.offsets[at], listing.sizes[at], listing.mtimes[at])
-    listing.notes = walk.notes()
+    listing.notes = [*walk.notes(), *listing.special.lines()]
     if listing.replaced:
         listing.notes.append(f"{listing.replaced:,} files occur again under the same name: the "
                              "last of each counts")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
+import stat
 from array import array
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,20 @@ from data_tools.regular import read_head, read_regular
 from data_tools.sources.keys import Keys
 from data_tools.sources.labels import label_files
 from data_tools.sources.tar import digest_of
+from data_tools.special_files import Special
 
 if TYPE_CHECKING:
     from data_tools.location import Location
+
+# A link with one of these errors is at fault itself, not the disk that it lies on.
+BROKEN_LINK = {
+    errno.ENOENT: "a link that leads nowhere", errno.ENOTDIR: "a link that leads nowhere",
+    errno.ENAMETOOLONG: "a link that leads nowhere",
+    errno.ELOOP: "a link that leads back to itself",
+}
+SPECIAL = {
+    stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}
 
 
 def recognises(location: Location) -> bool:
@@ -29,6 +42,14 @@ def recognises(location: Location) -> bool:
 def open(location: Location, labels: Location | None = None) -> FolderSource:
     """Raises UserError where it can't be listed, is empty, or holds train and val side by side."""
     return FolderSource(location, labels)
+
+
+def not_listed(path: str, error: OSError) -> UserError:
+    """The error for an entry of a folder that can't be looked at while the folder is listed."""
+    if error.errno in (errno.ENOENT, errno.ESRCH):  # /proc gives the latter
+        return UserError(f"{path}: it was removed while its folder was listed; run prep again once "
+                         "nothing changes there")
+    return UserError(f"{path}: can't be listed: {error.strerror or error}")
 
 
 class FolderSource:
@@ -41,6 +62,7 @@ class FolderSource:
         location = self._place = copy.copy(location)
         self.name, self.ignored = location.name, 0
         self._root = None if location.local is None else str(location.local)
+        self._special = Special()
         names: list[str] = []
         sizes, times = array("q"), array("q")
         if self._root is None:
@@ -48,7 +70,8 @@ class FolderSource:
         else:
             self._list(self._root, "", (), names, sizes, times)
         if not names:
-            raise UserError(f"{location}: holds no files; give a folder or a tar of images")
+            odd = "".join(f" ({line})" for line in self._special.lines())
+            raise UserError(f"{location}: holds no files{odd}; give a folder or a tar of images")
         order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
         names.sort()
         self.keys = Keys(names)
@@ -56,7 +79,8 @@ class FolderSource:
         self.fingerprint = digest_of(names, self.sizes, np.frombuffer(times, np.int64)[order])
         del names
         found = label_files(self.keys, self._head, location, labels)
-        self.labels, self.classes, self.notes = found
+        self.labels, self.classes, notes = found
+        self.notes = [*notes, *self._special.lines()]
 
     def _list(
         self,
@@ -75,24 +99,30 @@ class FolderSource:
             with os.scandir(folder) as listing:
                 entries = list(listing)
         except OSError as error:
-            raise UserError(f"{folder}: can't be listed: {error.strerror}") from None
+            raise not_listed(folder, error) from None
         above = (*above, (here.st_dev, here.st_ino))
         for entry in entries:
             if is_ignored(entry.name):
                 self.ignored += 1
-            elif entry.is_dir():
+                continue
+            try:
+                is_dir, status = entry.is_dir(), entry.stat()
+            except OSError as error:
+                if not entry.is_symlink() or error.errno not in BROKEN_LINK:
+                    raise not_listed(entry.path, error) from None
+                names.append(prefix + entry.name)  # quarantined when it is read
+                sizes.append(0)
+                times.append(0)
+                continue
+            kind = stat.S_IFMT(status.st_mode)
+            if is_dir:
                 self._list(entry.path, f"{prefix}{entry.name}/", above, names, sizes, times)
-            elif entry.is_file():
-                status = entry.stat()
+            elif kind == stat.S_IFREG:
                 names.append(prefix + entry.name)
                 sizes.append(status.st_size)
                 times.append(int(status.st_mtime))
-            elif entry.is_symlink():
-                names.append(prefix + entry.name)  # broken: quarantined when it is read
-                sizes.append(0)
-                times.append(0)
             else:
-                self.ignored += 1  # sockets, pipes, devices
+                self._special.add(prefix + entry.name, SPECIAL.get(kind, "special file"))
 
     def _list_remote(self, names: list[str], sizes: array[int], times: array[int]) -> None:
         hidden: set[str] = set()
@@ -122,9 +152,10 @@ class FolderSource:
             path = on_disk(f"{self._root}/{self.keys[i]}")
             try:
                 return read_regular(path, size) if most < 0 else read_head(path, most)
-            except OSError:
-                if not size and os.path.islink(path):  # so it was listed: nothing has vanished
-                    raise OSError("a link that leads nowhere") from None
+            except OSError as error:
+                broken = BROKEN_LINK.get(error.errno or 0)
+                if broken and not size and os.path.islink(path):  # it was listed so
+                    raise OSError(broken) from None
                 raise
         return self._place.child(self.keys[i]).pread(size if most < 0 else min(most, size), 0)
 

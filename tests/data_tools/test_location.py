@@ -10,7 +10,9 @@ import pytest
 
 from data_tools.errors import UserError
 from data_tools.location import Location
+from data_tools.open import open_store
 from data_tools.patterns import expand
+from data_tools.sources.registry import open_source
 
 FILES = {"a/1.bin": b"0123456789", "a/b/2.bin": b"two", "c.txt": b"c"}
 
@@ -73,6 +75,18 @@ def test_patterns(root: Location) -> None:
     for name in ("*.png", "a/{1..2}.bin", "missing"):
         with pytest.raises(UserError, match="matches|no such file"):
             expand(f"{root}/{name}")
+
+
+@pytest.mark.parametrize("name", ["", "file://", "#train"])
+def test_an_empty_path_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.jpg").touch()
+    with pytest.raises(UserError, match="empty path"):
+        open_source(name)
+    with pytest.raises(UserError, match="empty path|no such dataset"):
+        open_store(name)
 
 
 def test_braces_count_with_leading_zeros(tmp_path: Path) -> None:

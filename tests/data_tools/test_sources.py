@@ -1,6 +1,7 @@
 """Folders and tars: the same keys, bytes, labels; and what a walk must not trip over."""
 
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,64 @@ def test_links(write_tree: Write, pack: Write) -> None:
         source = open_source(path)
         with pytest.raises(OSError):
             source.read(list(source.keys).index("b/5.jpg"))
+
+
+def test_a_link_that_leads_back_to_itself_is_read_as_broken(write_tree: Write) -> None:
+    folder = write_tree({"a/1.jpg": b"1"})
+    (folder / "a/loop.jpg").symlink_to("loop.jpg")
+    (folder / "a/p.jpg").symlink_to("q.jpg")
+    (folder / "a/q.jpg").symlink_to("p.jpg")
+    (folder / "a/under.jpg").symlink_to("1.jpg/2.jpg")
+    (folder / "a/long.jpg").symlink_to("x" * 300)
+    source = open_source(folder)
+    assert source.keys == [f"a/{x}.jpg" for x in ("1", "long", "loop", "p", "q", "under")]
+    for i, reason in enumerate(["nowhere", "itself", "itself", "itself", "nowhere"], 1):
+        with pytest.raises(OSError, match=f"^a link that leads .*{reason}$"):
+            source.read(i)
+
+
+def test_what_is_no_plain_file_is_named(write_tree: Write) -> None:
+    folder = write_tree({"a/1.jpg": b"1"})
+    os.mkfifo(folder / "a/b.jpg")
+    os.mkfifo(folder / "a/a.jpg")
+    (folder / "null.jpg").symlink_to("/dev/null")
+    (folder / ".hidden").touch()
+    source = open_source(folder)
+    assert source.keys == ["a/1.jpg"] and source.ignored == 1
+    assert source.notes[-1] == ("left out, since they are no plain files: 1 device (null.jpg), "
+                                "2 pipes (the first: a/a.jpg)")
+    (folder / "a/1.jpg").unlink()
+    with pytest.raises(UserError, match="no files .*2 pipes"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_entry_removed_while_it_is_listed_is_named(
+    write_tree: Write, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = write_tree({"a/1.jpg": b"1", "b/2.jpg": b"2"})
+    listed, gone = os.scandir, folder / ("a/1.jpg" if kind == "file" else "a")
+
+    class Vanishing:
+        """A listing after which the entry is removed."""
+
+        def __init__(self, path: str) -> None:
+            with listed(path) as found:
+                self.entries = list(found)
+            if path == str(gone.parent):
+                gone.unlink() if kind == "file" else shutil.rmtree(gone)
+
+        def __enter__(self) -> list[os.DirEntry]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: (
+            Vanishing(path) if isinstance(path, str) else listed(path)))
+        with pytest.raises(UserError, match=f"{gone}: it was removed while .*run prep again"):
+            open_source(folder)
 
 
 def test_folders_are_followed_through_links_but_not_in_circles(write_tree: Write) -> None:

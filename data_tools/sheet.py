@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
-from data_tools.files import partial_name
+from data_tools.files import replacing
 from data_tools.image import BadImage
 from data_tools.store import MappedStore
 from data_tools.survey import pixels_of
@@ -50,12 +50,8 @@ def contact_sheet(
         for column, i in enumerate(ids):
             left = MARGIN + text + column * (tile + GAP)
             sheet.paste(thumbnail(store, i, tile), (left, top))
-    partial = partial_name(out)
-    try:
+    with replacing(out) as partial:
         sheet.save(partial, SUFFIXES[out.suffix.lower()])
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return sum(len(ids) for _, _, ids in rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
+from data_tools.files import replacing
 from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.engines.threads import decode
@@ -50,12 +50,8 @@ def draw_neighbours(
         rows.append((query, others))
         found.append([query, *(i for _, i in others)])
     picture = draw(store, rows)
-    partial = sheet.with_name(sheet.stem + ".partial" + sheet.suffix)
-    try:
+    with replacing(sheet) as partial:
         picture.save(partial)
-        os.replace(partial, sheet)
-    finally:
-        partial.unlink(missing_ok=True)
     return np.array(found)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
+from data_tools.files import replacing
 from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco import draws
@@ -50,12 +51,8 @@ def views(
     store = open_store(data)
     ids = draws.permutation(recipe.seed, epoch, len(store))[:count]
     drawn = sheet(store, ids, recipe, epoch)
-    partial = out.with_name(out.stem + ".partial" + out.suffix)
-    try:
+    with replacing(out) as partial:
         drawn.save(partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return ids.tolist()
 
 

@@ -25,7 +25,7 @@ from data_tools.formats.registry import SHARDED, part_file
 from data_tools.image_notes import ImageNotes
 from data_tools.journal import Journal, Record
 from data_tools.label_notes import label_lines
-from data_tools.manifest import Manifest, commit
+from data_tools.manifest import MANIFEST, Manifest, commit
 from data_tools.shards import Job, Part, PartWriter
 from data_tools.sources.source import Source
 from data_tools.store import (
@@ -158,6 +158,10 @@ class Assembly:
             )
             raise UserError(f"{self.source.name}: no readable image in {len(self.source.keys):,} "
                             f"files; the first, {key}: {reason}")
+        # If an earlier run was killed between two formats, the first has its manifest already, which
+        # must not vouch for files that are written again.
+        for name in self.job.formats:
+            (self.job.folder(self.out, name) / MANIFEST).unlink(missing_ok=True)
         if self.beton is not None:
             self.beton.finish(lambda: self.rows("beton"))
             folder = self.job.folder(self.out, "beton")

@@ -166,10 +166,10 @@ def refuse_inside(source: Path_ | Source, out: Path) -> None:
 def finished(files: Source, job: Job, out: Path) -> Manifest | None:
     """The dataset that `out` already holds, if it is this one. Raises UserError for another."""
     manifests = []
+    if not all((job.folder(out, name) / MANIFEST).exists() for name in job.formats):
+        return None
     for name in job.formats:
         folder = job.folder(out, name)
-        if not (folder / MANIFEST).exists():
-            return None
         manifest = read_manifest(folder)
         if manifest.source_fingerprint != files.fingerprint:
             raise UserError(f"{folder}: holds a dataset from another source or an older state of "

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sample_images import encode, jpeg, smooth
 
-from data_tools.assemble import GROWING
+from data_tools import assemble
+from data_tools.assemble import GROWING, Assembly
 from data_tools.errors import Interrupted, UserError
 from data_tools.formats.beton import BetonWriter
 from data_tools.formats.registry import FORMATS
@@ -21,6 +22,7 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.shards import plan_parts
 from data_tools.sources.registry import open_source
+from data_tools.store import INDEX
 
 Write = Callable[..., Path]
 PART = 4000
@@ -236,3 +238,33 @@ def test_strict_stops_at_the_first_bad_image(zoo: Path, tmp_path: Path) -> None:
         prepare(zoo, tmp_path / "out", Policy(strict=True))
     assert not (tmp_path / "out").exists()
     prepare_shard(zoo, tmp_path / "out", (0, 2), part_bytes=PART)
+
+
+@pytest.mark.parametrize("formats", [["recordio", "webdataset"], ["webdataset", "beton"]])
+def test_a_kill_between_two_formats_and_one_in_the_first_again(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: list[str]
+) -> None:
+    """The first format's manifest must not vouch for files that the second run was writing."""
+    prepare(zoo, tmp_path / "whole", Policy(), formats, part_bytes=PART)
+    out = tmp_path / "out"
+    first = out / formats[0]
+
+    def killed_after_the_first(folder: Path, manifest: object) -> None:
+        commit(folder, manifest)
+        raise KeyboardInterrupt
+
+    def killed_in_the_first(self: Assembly, name: str, folder: Path, leaks: object) -> None:
+        (folder / INDEX).write_bytes(b"")
+        raise KeyboardInterrupt
+
+    commit = assemble.commit
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(assemble, "commit", killed_after_the_first)
+        prepare(zoo, out, Policy(), formats, part_bytes=PART)
+    assert (first / MANIFEST).exists() and not (out / formats[1] / MANIFEST).exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Assembly, "_describe", killed_in_the_first)
+        prepare(zoo, out, Policy(), formats, part_bytes=PART)
+    assert not is_dataset(first)
+    prepare(zoo, out, Policy(), formats, part_bytes=PART)
+    assert snapshot(out) == snapshot(tmp_path / "whole")

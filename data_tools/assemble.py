@@ -158,8 +158,8 @@ class Assembly:
             )
             raise UserError(f"{self.source.name}: no readable image in {len(self.source.keys):,} "
                             f"files; the first, {key}: {reason}")
-        # If an earlier run was killed between two formats, the first has its manifest already, which
-        # must not vouch for files that are written again.
+        # If an earlier run was killed between two formats, the first has its manifest, which must
+        # not vouch for files that are written again.
         for name in self.job.formats:
             (self.job.folder(self.out, name) / MANIFEST).unlink(missing_ok=True)
         if self.beton is not None:

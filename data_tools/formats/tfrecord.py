@@ -11,6 +11,7 @@ import contextlib
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -18,7 +19,6 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.formats.example import (
     FLOATS,
-    Feature,
     bytes_of,
     example_head,
     features_of,
@@ -89,38 +89,45 @@ def begins_record(head: bytes) -> bool:
     return len(head) >= 12 and head[8:12] == masked(google_crc32c.value(head[:8]))
 
 
-def first_record(path: Path) -> tuple[dict[bytes, Feature], bytes]:
-    """The features of the first record, and its bytes.
+class FirstLabel(NamedTuple):
+    """The label in the first record of a file."""
 
-    Both are empty for a file that can't be read: the scan names the reason.
-    """
+    name: bytes = b""
+    """The feature that holds it; empty: none does."""
+    is_float: bool = False
+    unused: bytes = b""
+    """A feature that looks like a label and is none that is read."""
+
+
+def first_label(path: Path) -> FirstLabel:
+    """Nothing is found in a file that can't be read: the scan names the reason."""
     with contextlib.suppress(UserError, ValueError), Scan(path, None) as scan:
         head = scan.take(12)
         if begins_record(head):
             data = scan.take(int.from_bytes(head[:8], "little"))
-            return features_of(data), data
-    return {}, b""
+            features = features_of(data)
+            name = label_name(features, data)
+            if name:
+                return FirstLabel(name, features[name][0] == FLOATS)
+            return FirstLabel(unused=unused_label(features, data))
+    return FirstLabel()
 
 
 def labels_are_floats(path: Path) -> bool:
     """True if the first label is a float, which older versions did not take for a label."""
-    features, data = first_record(path)
-    name = label_name(features, data)
-    return bool(name) and features[name][0] == FLOATS
+    return first_label(path).is_float
 
 
 def why_no_labels(path: Path) -> str:
     """The reason, for the user, why a file whose images have no labels has none."""
-    features, data = first_record(path)
-    name = label_name(features, data)
-    if name:
-        return (f"no labels: {name.decode('utf-8', 'replace')} is below 0 in each record, which "
-                "counts as unlabelled; write a number from 0 if it is a class")
-    name = unused_label(features, data)
-    if not name:
+    first = first_label(path)
+    if first.name:
+        return (f"no labels: {first.name.decode('utf-8', 'replace')} is below 0 in each record, "
+                "which counts as unlabelled; write a number from 0 if it is a class")
+    if not first.unused:
         return "no labels in it"
-    return (f"warning: no labels: the feature {name.decode('utf-8', 'replace')} is not used, since "
-            "it is no whole number; write the label as an int64 to image/class/label")
+    return (f"warning: no labels: the feature {first.unused.decode('utf-8', 'replace')} is not "
+            "used, since it is no whole number; write the label as an int64 to image/class/label")
 
 
 def scan(

@@ -1,6 +1,7 @@
 """TFRecord: the bytes of the format, files of others, and the readers of others."""
 
 import gzip
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -28,6 +29,7 @@ from data_tools.formats import tfrecord
 from data_tools.formats.example import feature, field, integer, text
 from data_tools.formats.tfrecord import is_tfrecord, masked, scan
 from data_tools.image import Prepared
+from data_tools.open import open_store
 from data_tools.store import JPEG, OTHER
 
 
@@ -244,6 +246,16 @@ def test_messages_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, record:
     check_survives(scan, path, framed(example(image__encoded=picture) + record))
     hidden = field(1, feature(b"image/encoded", picture) + feature(b"label", field(3, record)))
     check_survives(scan, path, framed(hidden))
+
+
+@pytest.mark.parametrize("broken", [b"\x08\xff\xff\xff", b"\x0f\x01", b"\x0a\x7f\x01"])
+def test_a_broken_label_is_refused_in_one_line(tmp_path: Path, broken: bytes) -> None:
+    """open_store looks at the first label before it reads the file."""
+    path = tmp_path / "x.tfrecord"
+    label = feature(b"image/class/label", field(3, broken))
+    path.write_bytes(framed(field(1, feature(b"image/encoded", text(jpeg(4, 4))) + label)))
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: "):
+        open_store(path)
 
 
 # Readers of others.

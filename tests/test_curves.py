@@ -76,6 +76,7 @@ def test_wandb_offline_holds_the_run(tmp_path, monkeypatch):
         for event in lines(first + 20, first + 40):
             listener(event)
         listener(Ended(first + 40, 80, 1.0, first > 0, "x.pt"))
+        time.sleep(1.1)  # wandb names a folder by the second: two in one second are one
     name = (tmp_path / "wandb-id").read_text()
     files = sorted(tmp_path.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2  # one id, two pieces

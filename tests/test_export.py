@@ -412,6 +412,7 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, capsys):
     for name in ("/dev/zero", "pipe"):
         text = refused(capsys, "export", name, "--to", "timm")
         assert f"{name}: not a file; give a checkpoint" in text
-    for name, said in (("", "the current folder"), (".", "the current folder"), ("empty",) * 2):
+    assert 'argument 1 is empty (""): give a path' in refused(capsys, "export", "", "--to", "timm")
+    for name, said in ((".", "the current folder"), ("empty",) * 2):
         text = refused(capsys, "export", name, "--to", "timm")
         assert f"{said}: no such checkpoint: none of checkpoint.pt, " in text

@@ -20,9 +20,9 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 bench: $(DEV) .venv/ffcv
-	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.loading.stages
 	@$(BIN)/pip install --quiet 'lightly>=1.5' || echo 'note: no lightly: left out'
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.loading.peers
 
 $(OK): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

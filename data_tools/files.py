@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
-from data_tools.limits import why
+from data_tools.safe_reading.limits import why
 
 PARTIAL = ".partial"
 

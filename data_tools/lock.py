@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_tools.errors import UserError
-from data_tools.json_file import Damaged, parse, typed
-from data_tools.regular import open_binary, open_regular, read_all, refuse_other
+from data_tools.safe_reading.json_file import Damaged, parse, typed
+from data_tools.safe_reading.regular import open_binary, open_regular, read_all, refuse_other
 
 BEAT = 5.0  # seconds between two touches of a lock file
 WATCH = 4 * BEAT  # seconds without a touch after which a holder counts as dead

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_tools.errors import UserError
 from data_tools.files import FileRecord, Sealed, sync_folder
-from data_tools.json_file import Damaged, printable, read_json, typed
+from data_tools.safe_reading.json_file import Damaged, printable, read_json, typed
 
 MANIFEST = "manifest.json"
 # The mark of a run that is under way or was killed.

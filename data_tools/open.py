@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.checksum import Say, sealed, unsaid, unsealed
 from data_tools.errors import UserError
 from data_tools.files import cache_dir, write_whole
 from data_tools.formats import beton, recordio, tfrecord, webdataset
 from data_tools.formats.registry import FORMATS, TABLE, format_of
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.progress import Tick
-from data_tools.regular import read_all
+from data_tools.safe_reading.checksum import Say, sealed, unsaid, unsealed
+from data_tools.safe_reading.regular import read_all
 from data_tools.store import INDEX, KEYS, MappedStore, read_index
 
 

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.duplicates import Other
 from data_tools.errors import Interrupted, UserError
 from data_tools.formats import beton
 from data_tools.formats.registry import FORMATS, SHARDED
-from data_tools.image import Prepared
-from data_tools.journal import HEADER, Journal
+from data_tools.images.prepare_image import Prepared
 from data_tools.manifest import MANIFEST, WARNING, Manifest, check_files, read_manifest
-from data_tools.output import output_folder, tidy
 from data_tools.policy import Policy
+from data_tools.preparation.duplicates import Other
+from data_tools.preparation.journal import HEADER, Journal
+from data_tools.preparation.output import output_folder, tidy
+from data_tools.preparation.parts import Job
+from data_tools.preparation.run import Run
+from data_tools.preparation.workers import prepare_one
 from data_tools.progress import Tick
-from data_tools.run import Run
-from data_tools.shards import Job
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
-from data_tools.workers import prepare_one
 
 PART_BYTES = 128_000_000
 # Below so many bytes of source the small pages of a beton save more than they cost.
@@ -76,7 +76,7 @@ def prepare(
         others = [Other(path) for path in against]
         with under_way(files, source, job, Path(out), progress, say) as run:
             if ray is not None:
-                from data_tools.ray_engine import run_on_ray
+                from data_tools.preparation.ray_engine import run_on_ray
 
                 run_on_ray(run, labels, ray)
             manifest = run.assemble(others)[0]

@@ -17,11 +17,11 @@ from typing import Protocol
 
 import numpy as np
 
-from data_tools.checksum import read_checked
 from data_tools.errors import UserError
-from data_tools.json_file import Damaged, read_bytes
-from data_tools.limits import raise_open_files, refuse
-from data_tools.regular import open_binary
+from data_tools.safe_reading.checksum import read_checked
+from data_tools.safe_reading.json_file import Damaged, read_bytes
+from data_tools.safe_reading.limits import raise_open_files, refuse
+from data_tools.safe_reading.regular import open_binary
 
 DIGEST_BYTES = 16
 

@@ -15,13 +15,14 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
-from data_tools.json_file import escaped, shown_json
-from data_tools.limits import MEMORY, check_memory, limit, reason
-from fastmoco import __version__, bench_cli, data_cli, evaluation_cli, report_cli, weights_cli
+from data_tools.safe_reading.json_file import escaped, shown_json
+from data_tools.safe_reading.limits import MEMORY, check_memory, limit, reason
+from fastmoco import __version__
+from fastmoco.commands import bench, datasets, evaluations, reports, weights
 
 if TYPE_CHECKING:
-    from fastmoco.flags import TrainArgs
     from fastmoco.run_options import RunOptions
+    from fastmoco.terminal.parse import TrainArgs
 
 HELP = f"""fastmoco {__version__}: pre-train MoCo v1 and v2 encoders on your own images
 
@@ -58,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     argv = argv or ["--help"]
     commands: dict[str, Callable[[list[str]], int | None]] = {
-        "prep": data_cli.prep, "verify": data_cli.verify, "inspect": data_cli.inspect,
-        "views": views, "bench": bench_cli.bench, "train": train, "knn": evaluation_cli.knn,
-        "linear": evaluation_cli.linear, "finetune": evaluation_cli.finetune,
-        "embed": evaluation_cli.embed,
-        "export": weights_cli.export, "selftest": weights_cli.selftest,
-        "report": report_cli.report, "compare": report_cli.compare, "doctor": report_cli.doctor,
+        "prep": datasets.prep, "verify": datasets.verify, "inspect": datasets.inspect,
+        "views": views, "bench": bench.bench, "train": train, "knn": evaluations.knn,
+        "linear": evaluations.linear, "finetune": evaluations.finetune,
+        "embed": evaluations.embed,
+        "export": weights.export, "selftest": weights.selftest,
+        "report": reports.report, "compare": reports.compare, "doctor": reports.doctor,
     }
     # Given back when memory runs out, so that there is some to say it in and to end with.
     ballast = bytearray(0 if limit(MEMORY) is None else BALLAST)
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         if several_ranks():
             if argv[0] not in ("train", "knn", "linear", "embed"):
                 raise UserError(f"{argv[0]} is for one process: start it without torchrun")
-            from fastmoco.distributed import as_one
+            from fastmoco.system.ranks import as_one
 
             command = as_one(command)
         return flushed(command, argv[1:])
@@ -170,14 +171,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def views(argv: list[str]) -> None:
     """fastmoco views DATA --out FILE"""
-    from fastmoco.flags import ViewsArgs, parse
+    from fastmoco.terminal.parse import ViewsArgs, parse
 
     args = parse(ViewsArgs, argv, "views")
-    from fastmoco import console
-    from fastmoco.views import views
+    from fastmoco.reporting.views import views
+    from fastmoco.terminal import console
 
     ids = views(
-        data_cli.prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
+        datasets.prepared(args.data), args.out, args.recipe.plain(), args.count, args.epoch
     )
     console.say(f"{args.out}: {len(ids)} images with their two windows, and both views")
 
@@ -185,13 +186,13 @@ def views(argv: list[str]) -> None:
 def train(argv: list[str]) -> None:
     """fastmoco train DATA"""
     begun = time.monotonic()  # a budget holds the imports and preparing too
-    from fastmoco.flags import TrainArgs, parse
+    from fastmoco.terminal.parse import TrainArgs, parse
 
     args = parse(TrainArgs, argv, "train")
     if args.dry_run or args.memory:
         return dry_run(args)
-    from fastmoco.run_lock import own_run
     from fastmoco.run_options import default_out
+    from fastmoco.runs.lock import own_run
 
     options = args.options
     if not options.out:  # named after what the user typed, not after a cache
@@ -203,10 +204,10 @@ def train(argv: list[str]) -> None:
 def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float) -> None:
     """Train in the run directory options.out, which this process holds."""
     from data_tools.open import is_store
-    from fastmoco import panel
-    from fastmoco.checkpoint import load
-    from fastmoco.flags import TrainArgs, parse
-    from fastmoco.train import train
+    from fastmoco.terminal import live_panel
+    from fastmoco.terminal.parse import TrainArgs, parse
+    from fastmoco.training.train import train
+    from fastmoco.weights.checkpoint import load
 
     if options.resume:  # the run knows its recipe; flags given again must agree with it
         args = parse(TrainArgs, argv, "train", load(options.out).recipe)
@@ -215,14 +216,14 @@ def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float
     for path in (args.data, *([Path(options.val)] if options.val else [])):
         if several_ranks() and path.is_dir() and not is_store(path):  # they would all prepare it
             raise UserError(f"{path} is not prepared: run fastmoco prep {path} OUT, train on OUT")
-    data = data_cli.prepared(args.data, quiet)
+    data = datasets.prepared(args.data, quiet)
     if options.val:
-        options = dataclasses.replace(options, val=str(data_cli.prepared(Path(options.val), quiet)))
+        options = dataclasses.replace(options, val=str(datasets.prepared(Path(options.val), quiet)))
     try:
         if quiet:
-            train(data, recipe, options, [panel.print_event_json], begun)
+            train(data, recipe, options, [live_panel.print_event_json], begun)
         else:
-            with panel.live_run() as listener:
+            with live_panel.live_run() as listener:
                 train(data, recipe, options, [listener], begun)
         return
     except (MemoryError, RuntimeError) as error:
@@ -231,7 +232,7 @@ def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float
         limited = reason(error).removeprefix("out of memory").removeprefix(": ")
     # here, where the failed step's tensors are gone
     from data_tools.open import open_store
-    from fastmoco.sizing import out_of_memory
+    from fastmoco.measuring.dry_run import out_of_memory
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     line = out_of_memory(recipe, open_store(data), options, ranks)
@@ -244,11 +245,11 @@ def dry_run(args: TrainArgs) -> None:
         raise UserError("--memory goes with --dry-run")
     from data_tools.open import open_store
     from data_tools.quantities import parse_size
-    from fastmoco import console
-    from fastmoco.sizing import dry_run
+    from fastmoco.measuring.dry_run import dry_run
+    from fastmoco.terminal import console
 
     room = parse_size(args.memory, "--memory") if args.memory else None
-    store = open_store(data_cli.prepared(args.data, quiet=args.json))
+    store = open_store(datasets.prepared(args.data, quiet=args.json))
     with console.progress("walking through steps", "steps") as tick:
         found = dry_run(
             args.recipe.plain(), store, args.options, room, None if args.json else tick

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_tools.errors import UserError
-from data_tools.json_file import Damaged, typed
+from data_tools.safe_reading.json_file import Damaged, typed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER_SIGMA = (0.1, 2.0)  # of the blur, pixels of a 224-pixel view (2003.04297)

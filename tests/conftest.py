@@ -67,7 +67,7 @@ def store(dataset):
 @pytest.fixture(scope="module")
 def gloo():
     """Two processes that are ranks of each other."""
-    from tests.gloo import Gloo
+    from tests.support.gloo import Gloo
 
     pair = Gloo(2)
     yield pair

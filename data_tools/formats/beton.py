@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.regular import open_binary
+from data_tools.safe_reading.regular import open_binary
 from data_tools.store import INDEX_DTYPE, JPEG, RAW, MappedStore
 
 NAME = "train.beton"

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.pictures import ppm_header
-from data_tools.formats.scanning import LARGEST, Scan, beginning
-from data_tools.image import Prepared
+from data_tools.formats.scan import LARGEST, Scan, beginning
+from data_tools.images.prepare_image import Prepared
+from data_tools.images.sniff import ppm_header
 from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW, SPLIT
 

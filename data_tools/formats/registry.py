@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.formats import beton, recordio, tfrecord, webdataset
-from data_tools.image import Prepared
+from data_tools.images.prepare_image import Prepared
 from data_tools.progress import Tick
 
 Rows = tuple[np.ndarray, list[str]]  # INDEX_DTYPE [N], and the classes if the file names them

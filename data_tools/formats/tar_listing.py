@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 from array import array
 
-from data_tools.file_names import key_of
 from data_tools.formats.tar import LINKS, REGULAR, Walk
-from data_tools.special_files import Special
+from data_tools.images.file_names import key_of
+from data_tools.safe_reading.special_files import Special
 
 # The kernel's own limit for chains of links.
 CHAIN = 40

@@ -17,7 +17,8 @@ import google_crc32c
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.example import (
+from data_tools.formats.scan import Scan, beginning, inflated
+from data_tools.formats.tf_example import (
     FLOATS,
     bytes_of,
     example_head,
@@ -27,8 +28,7 @@ from data_tools.formats.example import (
     label_name,
     unused_label,
 )
-from data_tools.formats.scanning import Scan, beginning, inflated
-from data_tools.image import Prepared
+from data_tools.images.prepare_image import Prepared
 from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.pictures import ppm_header
-from data_tools.formats.scanning import LARGEST, Scan
+from data_tools.formats.scan import LARGEST, Scan
 from data_tools.formats.tar import BLOCK, Walk
 from data_tools.formats.webdataset_labels import label_samples, labels_as_written
 from data_tools.formats.webdataset_samples import (
@@ -25,7 +24,8 @@ from data_tools.formats.webdataset_samples import (
     samples_of,
     stem_of,
 )
-from data_tools.image import Prepared
+from data_tools.images.prepare_image import Prepared
+from data_tools.images.sniff import ppm_header
 from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW
 

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from data_tools.errors import UserError
-from data_tools.file_names import IMAGE_EXTENSIONS, key_of
 from data_tools.formats.tar import LINKS, Member, Pread, Walk
 from data_tools.formats.tar_listing import Listing, read_listing
 from data_tools.formats.webdataset_labels import clean, json_label
+from data_tools.images.file_names import IMAGE_EXTENSIONS, key_of
 
 LABELS = ("cls", "json")
 # Older versions passed these over.

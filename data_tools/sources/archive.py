@@ -11,11 +11,11 @@ from typing import IO, TYPE_CHECKING
 
 from data_tools.errors import UserError
 from data_tools.formats.tar import REMOTE_WINDOW, WINDOW, Walk
-from data_tools.regular import open_regular
-from data_tools.sources import inflate
+from data_tools.safe_reading import inflate
+from data_tools.safe_reading.regular import open_regular
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 # Of the room in TMPDIR, in percent, that an unpacked archive may take.
 SHARE = 90

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_tools.bounded_pickle import BoundedPickle, PickleRefused
 from data_tools.errors import UserError
 from data_tools.formats.tar import Walk
+from data_tools.safe_reading.bounded_pickle import BoundedPickle, PickleRefused
 from data_tools.sources.archive import Archive, compression, head_of
 from data_tools.sources.arrays import ArraySource
 from data_tools.sources.keys import RowKeys
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.file_names import is_ignored
-from data_tools.formats.pictures import HEAD
-from data_tools.location import on_disk
-from data_tools.regular import read_head, read_regular
+from data_tools.images.file_names import is_ignored
+from data_tools.images.sniff import HEAD
+from data_tools.safe_reading.regular import read_head, read_regular
+from data_tools.safe_reading.special_files import Special
+from data_tools.sources.folder_labels import label_files
 from data_tools.sources.keys import Keys
-from data_tools.sources.labels import label_files
+from data_tools.sources.location import on_disk
 from data_tools.sources.tar import digest_of
-from data_tools.special_files import Special
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 # A link with one of these errors is at fault itself, not the disk that it lies on.
 BROKEN_LINK = {

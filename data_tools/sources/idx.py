@@ -15,13 +15,13 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.label_values import number_labels
+from data_tools.safe_reading.inflate import Broken, most_unpacked, pieces
 from data_tools.sources.archive import compression, head_of, opened
 from data_tools.sources.arrays import ArraySource
-from data_tools.sources.inflate import Broken, most_unpacked, pieces
 from data_tools.sources.keys import RowKeys
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 # What is unpacked to memory: EMNIST's largest file is 550 MB. A plain local file is mapped instead.
 UNPACKED_BYTES = 1 << 30

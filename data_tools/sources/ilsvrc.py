@@ -13,7 +13,7 @@ from data_tools.sources.archive import Archive, compression, head_of
 from data_tools.sources.tar import TarSource
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 LOOKED_AT = 3
 

@@ -7,22 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_tools.errors import UserError
-from data_tools.location import Location
-from data_tools.patterns import expand
-from data_tools.sources import (
-    cifar,
-    folder,
-    idx,
-    ilsvrc,
-    parquet,
-    stored,
-    table,
-    tar,
-    webdataset,
-)  # fmt: skip
-from data_tools.sources.inflate import NoReader, compression_of, zstd_reader
+from data_tools.safe_reading.inflate import NoReader, compression_of, zstd_reader
+from data_tools.sources import cifar, folder, idx, ilsvrc, stored, tar, webdataset
+from data_tools.sources.location import Location
+from data_tools.sources.patterns import expand
 from data_tools.sources.source import Source
-from data_tools.sources.splits import split_fragment
+from data_tools.sources.tables import parquet, table  # fmt: skip
+from data_tools.sources.tables.splits import split_fragment
 
 
 @dataclass(frozen=True)

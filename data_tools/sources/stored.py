@@ -18,7 +18,7 @@ from data_tools.sources.keys import RowKeys, StoreKeys
 from data_tools.store import RAW
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
     from data_tools.store import MappedStore
 
 FORMATS = {"beton": "beton", "tfrecord": "TFRecord", "recordio": "RecordIO"}

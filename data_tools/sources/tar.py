@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.pictures import HEAD
 from data_tools.formats.tar import BLOCK, is_header
 from data_tools.formats.tar_listing import Listing, read_listing
+from data_tools.images.sniff import HEAD
 from data_tools.sources.archive import Archive, head_of
+from data_tools.sources.folder_labels import label_files
 from data_tools.sources.keys import Keys
-from data_tools.sources.labels import label_files
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 
 def recognises(location: Location) -> bool:

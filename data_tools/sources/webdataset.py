@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.file_names import is_ignored
 from data_tools.formats.tar import Walk
 from data_tools.formats.webdataset_labels import label_samples
 from data_tools.formats.webdataset_samples import (
@@ -25,11 +24,12 @@ from data_tools.formats.webdataset_samples import (
     samples_of,
     stem_of,
 )
+from data_tools.images.file_names import is_ignored
 from data_tools.sources.archive import Archive, compression, head_of, opened
 from data_tools.sources.keys import Keys
 
 if TYPE_CHECKING:
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
 PEEKED = 4 << 20
 # Unpacked shards that are kept; runs read them in order, and parts overlap at a shard's end.
@@ -63,7 +63,7 @@ def shards_of(folder: Location) -> list[Location]:
 
 def open(location: Location | Sequence[Location]) -> WebDatasetSource:
     """Raises UserError for a shard that is no tar, or damaged, and where no sample has an image."""
-    from data_tools.location import Location
+    from data_tools.sources.location import Location
 
     if not isinstance(location, Location):
         return WebDatasetSource(location, location[0].parent)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sample_images import jpeg
+
+from tests.support.sample_images import jpeg
 
 Tree = dict[str, bytes]
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sample_images import jpeg
 
 from data_tools.errors import UserError
 from data_tools.label_values import (
@@ -23,10 +22,11 @@ from data_tools.label_values import (
     whole_number,
     whole_numbers,
 )
-from data_tools.location import Location
 from data_tools.manifest import summary
 from data_tools.prepare import prepare, prepare_shard
-from data_tools.sources import parquet, table
+from data_tools.sources.location import Location
+from data_tools.sources.tables import parquet, table
+from tests.support.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

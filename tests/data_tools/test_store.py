@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sample_images import jpeg
 
 from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from tests.support.sample_images import jpeg
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from PIL import Image
 
 from data_tools.errors import UserError
 from data_tools.formats.registry import format_of
+from data_tools.inspection.verify import verify
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.sources.registry import open_source
 from data_tools.store import RAW, MappedStore
-from data_tools.verify import verify
 
 FORMATS = ("beton", "tfrecord", "recordio", "webdataset")
 Members = Sequence[tuple[str, bytes]]

@@ -1,0 +1,1 @@
+"""Measurements of how well encoders learn on CIFAR-10."""

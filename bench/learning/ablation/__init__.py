@@ -1,0 +1,1 @@
+"""python -m bench.learning.ablation: the papers' comparisons at CIFAR's scale."""

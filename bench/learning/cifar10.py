@@ -1,0 +1,99 @@
+"""CIFAR-10 on a CPU in eight minutes: kNN after training, at step 0, and of raw pixels.
+
+    python -m bench.learning.cifar10 FOLDER
+
+FOLDER holds cifar10-train.tar and cifar10-test.tar (CIFAR-10 as JPEGs, split/class/number.jpg).
+The recipe is moco-cifar-mini; features are the pooled trunk's, one forward pass of the plain image;
+k = 200, T = 0.1, bank: the 50,000 training images, queries: the 10,000 test images. As many epochs
+as --budget fits into the eight minutes. Training time is the trainer's own clock: all but
+checkpoints and the kNN itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+from data_tools.errors import UserError
+from data_tools.open import open_store
+from data_tools.prepare import prepare
+from fastmoco.evaluation.knn import CIFAR_DEMO, knn
+from fastmoco.recipe import RECIPES
+from fastmoco.run_options import RunOptions
+from fastmoco.runs.events import Ended, Event
+from fastmoco.system.device import describe, pick_device
+from fastmoco.terminal.console import say, table
+from fastmoco.terminal.live_panel import print_event
+from fastmoco.training.train import train
+from fastmoco.weights.checkpoint import versions
+
+MOST_SECONDS = 480
+LEAST, LEAST_GAIN = 0.56, 0.17  # of the median: kNN, and its points over step 0
+
+
+def to_the_end(event: Event) -> None:
+    """A run that was asked to stop ends the script: half a run is no figure."""
+    if isinstance(event, Ended) and not event.finished:
+        raise UserError("stopped before the end: nothing was measured")
+
+
+def main() -> int:
+    """Prepare, train per seed, measure; exit 1 where the figure is not met."""
+    parser = Flags(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", default="moco-cifar-mini", choices=sorted(RECIPES))
+    parser.add_argument("--work", type=Path, help="keeps data and runs [default: temporary]")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    args = parser.parse_args()
+    device = pick_device("auto")
+    results = []
+    with tempfile.TemporaryDirectory() as temporary:
+        work, begun = args.work or Path(temporary), time.perf_counter()
+        for split in ("train", "test"):
+            prepare(args.folder / f"cifar10-{split}.tar", work / split)
+        prep_seconds = time.perf_counter() - begun
+        say(f"prepared 60,000 images in {prep_seconds:.1f} s")
+        stores = [open_store(work / split) for split in ("train", "test")]
+        for seed in range(args.seeds):
+            recipe = dataclasses.replace(RECIPES[args.recipe], seed=seed)
+            options = RunOptions(
+                out=str(work / f"run{seed}"), log_every=200, budget=f"{MOST_SECONDS}s"
+            )
+            last = train(work / "train", recipe, options, [print_event, to_the_end])
+            rows = knn(last, *stores, device)
+            top1 = {r.features: r.top1 for r in rows if r.protocol == CIFAR_DEMO.name}
+            images = last.step * last.recipe.batch
+            results.append({
+                "seed": seed, "seconds": last.clock["train_seconds"], "images": images, **top1,
+            })
+            say(f"seed {seed}: {results[-1]}")
+    table(
+        ("seed", "training s", "trained", "at step 0", "raw pixels"),
+        [
+            (
+                str(r["seed"]), f"{r['seconds']:.0f}",
+                *(f"{r[k]:.2%}" for k in ("trained", "at step 0", "raw pixels")),
+            )
+            for r in results
+        ],
+    )
+    trained = statistics.median(r["trained"] for r in results)
+    gain = statistics.median(r["trained"] - r["at step 0"] for r in results)
+    seconds = max(r["seconds"] for r in results)
+    say(f"median {trained:.2%}, {gain:+.2%} over step 0, at most {seconds:.0f} s of training")
+    if args.out:
+        machine = {"machine": describe(device), "platform": platform.platform(), **versions()}
+        content = {"prep_seconds": prep_seconds, "results": results, **machine}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+    return 0 if trained >= LEAST and gain >= LEAST_GAIN and seconds <= MOST_SECONDS else 1
+
+
+if __name__ == "__main__":
+    finish(main)

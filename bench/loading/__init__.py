@@ -1,0 +1,1 @@
+"""Measurements of the path from a dataset to augmented views."""

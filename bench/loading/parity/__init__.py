@@ -1,0 +1,1 @@
+"""python -m bench.loading.parity: how far each operation is from its reference."""

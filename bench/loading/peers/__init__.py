@@ -1,0 +1,1 @@
+"""python -m bench.loading.peers: two views by every loader, side by side."""

@@ -1,0 +1,1 @@
+"""Measurements of `fastmoco prep`: speed, plans, kills."""

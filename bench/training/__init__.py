@@ -1,0 +1,1 @@
+"""Measurements of the training step, its loss, its budget and its resume."""

@@ -1,0 +1,113 @@
+"""A run that is given five minutes: when it ends, and whether its cosine is complete.
+
+    python -m bench.training.budget FOLDER [--minutes 5]
+
+FOLDER holds cifar10-train.tar (split/class/number.jpg). The command `fastmoco train --budget` runs
+twice, timed from its start to its end: undisturbed, and with other work on all cores from half-way
+on. Ends with 1 where a run took less than 90 % of its budget, or more than it, or ended at more
+than a hundredth of its peak learning rate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.shared.cifar_split import split
+from bench.shared.command import Flags, finish
+from fastmoco.system.device import describe, pick_device
+from fastmoco.terminal.console import duration, say, table
+from fastmoco.weights.checkpoint import load, versions
+
+LEAST = 0.9  # of the budget, that a run should use
+LAST_RATE = 0.01  # of the peak, at the last step of a complete cosine
+SPIN = "while True: pass"
+
+
+def main() -> int:
+    """Both runs, the table, and whether all is as promised."""
+    parser = Flags(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--recipe", default="moco-cifar-mini")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        data, _ = split(args.folder, work)
+        found = [
+            run(name, data, work / name, 60 * args.minutes, args.recipe, busy)
+            for name, busy in (("undisturbed", False), ("busy-from-half-way", True))
+        ]
+    table(
+        ("run", "took", "of its budget", "steps", "images/s first", "last", "last rate, of peak"),
+        [
+            (
+                r["run"], duration(r["seconds"]), f"{r['share']:.1%}", f"{r['steps']:,}",
+                *(f"{r[k]:,.0f}" for k in ("first_images_per_s", "last_images_per_s")),
+                f"{r['last_rate']:.3%}",
+            )
+            for r in found
+        ],
+    )
+    if args.out:
+        machine = {"machine": describe(pick_device("auto")), "platform": platform.platform()}
+        content = {"runs": found, **machine, **versions()}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+    return 0 if all(kept(r) for r in found) else 1
+
+
+def run(name: str, data: Path, out: Path, budget: float, recipe: str, busy: bool) -> dict[str, Any]:
+    """One budgeted training as a command of its own; when it ended and how."""
+    say(f"{name}: --budget {budget:.0f}s")
+    command = [
+        sys.executable, "-m", "fastmoco", "train", str(data), "--recipe", recipe,
+        "--budget", f"{budget:.0f}s", "--out", str(out),
+    ]
+    others: list[subprocess.Popen] = []
+
+    def disturb() -> None:
+        for _ in range(os.cpu_count() or 1):
+            others.append(subprocess.Popen([sys.executable, "-c", SPIN]))
+
+    timer = threading.Timer(budget / 2, disturb)
+    begun = time.monotonic()
+    if busy:
+        timer.start()
+    try:
+        subprocess.run(command, check=True)
+        seconds = time.monotonic() - begun
+    finally:
+        timer.cancel()
+        for other in others:
+            other.kill()
+            other.wait()
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    progress = [row for row in rows if row["event"] == "progress"]
+    last = load(out)
+    return {
+        "run": name, "seconds": seconds, "share": seconds / budget, "steps": last.step,
+        "finished": rows[-1]["event"] == "ended" and rows[-1]["finished"],
+        "first_images_per_s": progress[len(progress) // 4]["images_per_s"],
+        "last_images_per_s": progress[-2]["images_per_s"],
+        "last_rate": progress[-1]["lr"] / last.recipe.lr, "plan": last.plan,
+    }
+
+
+def kept(result: dict[str, Any]) -> bool:
+    """Whether a run kept what a budget promises."""
+    return (
+        LEAST <= result["share"] <= 1 and result["finished"] and result["last_rate"] <= LAST_RATE
+    )
+
+
+if __name__ == "__main__":
+    finish(main)

@@ -1,0 +1,1 @@
+"""python -m bench.training.step: the training step against others'."""

@@ -1,0 +1,3 @@
+"""One image: its header, its kind, its pixels, and how prep stores it. Imports policy, errors and
+store.
+"""

@@ -1,0 +1,96 @@
+"""JPEGs that do not end where their file ends: bytes behind the end marker, or no end marker.
+
+Phones append films and panoramas to photographs, cameras further pictures. No decoder reads those
+bytes. Other files lost their last two bytes and nothing else. Both become whole JPEGs of the same
+pixels here, without being re-encoded.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from data_tools.images import codec
+from data_tools.images.jpeg_header import (
+    BASELINE,
+    EXTENDED,
+    PROGRESSIVE,
+    SCAN_END,
+    BadImage,
+    JpegHeader,
+    TruncatedJpeg,
+    next_segment,
+    sniff_jpeg,
+)  # fmt: skip
+
+CUT = "bytes behind the end of a JPEG dropped"
+ENDED = "missing end marker of a JPEG appended"
+END = b"\xff\xd9"
+COEFFICIENTS = 64
+
+
+class WholeJpeg(NamedTuple):
+    data: bytes
+    """From the start marker to the end marker, inclusive."""
+    header: JpegHeader
+    change: str
+    """CUT, ENDED, or empty: these are the file's own bytes."""
+
+
+def whole_jpeg(data: bytes, max_pixels: int) -> WholeJpeg:
+    """The JPEG at the front of a file. Raises BadImage if it is damaged or lacks blocks.
+
+    max_pixels: a larger image is not decoded to look for missing blocks.
+    """
+    try:
+        header = sniff_jpeg(data, whole=True)
+    except TruncatedJpeg:
+        ended = data + (END[1:] if data.endswith(END[:1]) else END)
+        header_or_none = checked_header(ended, max_pixels)
+        if header_or_none is None:
+            raise
+        return WholeJpeg(ended, header_or_none, ENDED)
+    if header.end < len(data):
+        return WholeJpeg(data[: header.end], header, CUT)
+    return WholeJpeg(data, header, "")
+
+
+def checked_header(data: bytes, max_pixels: int) -> JpegHeader | None:
+    """The header of a JPEG of ours that ends in a marker we appended; None if blocks are missing.
+
+    A decoder reports that it ran out of bits within a scan. It can't report a scan of a
+    progressive JPEG that is missing altogether: there, the scan headers must name every bit of
+    every coefficient. An arithmetic decoder never runs out of bits, so those stay truncated.
+    """
+    try:
+        header = sniff_jpeg(data, whole=True)
+        readable = header.frame in (BASELINE, EXTENDED, PROGRESSIVE) and header.precision == 8
+        if not readable or header.height * header.width > max_pixels:
+            return None
+        if header.frame == PROGRESSIVE and not has_all_scans(data, header.components):
+            return None
+        codec.check_jpeg(data, "CMYK" if header.components == 4 else "RGB")
+    except BadImage:
+        return None
+    return header
+
+
+def has_all_scans(data: bytes, components: int) -> bool:
+    """Whether a progressive JPEG's scans cover every bit of every coefficient (annex G.1.1.1)."""
+    missing: dict[tuple[int, int], int] = {}  # lowest bit so far, by component and coefficient
+    position = 2
+    while True:
+        marker, body, position = next_segment(data, position)
+        if marker == 0xD9:
+            break
+        if marker == 0xDA:
+            count = data[body]
+            named = data[body + 1 : body + 1 + 2 * count : 2]
+            first, last, bits = data[body + 1 + 2 * count : body + 4 + 2 * count]
+            for component in named:
+                for coefficient in range(first, last + 1):
+                    missing[component, coefficient] = bits & 15
+            found = SCAN_END.search(data, position)
+            if found is None:
+                return False
+            position = found.start()
+    return len(missing) == components * COEFFICIENTS and not any(missing.values())

@@ -1,0 +1,3 @@
+"""Parts, workers, journal and assembly: a killed prep resumes to the same bytes. Imports sources,
+formats, images and what lies below them.
+"""

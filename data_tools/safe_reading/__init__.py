@@ -1,0 +1,1 @@
+"""Reading files that may be damaged or hostile, within bounds. Imports errors alone."""

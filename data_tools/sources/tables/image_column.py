@@ -1,0 +1,92 @@
+"""Which column of a table holds the images: as bytes, or as the paths or URLs of files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_tools.errors import UserError
+from data_tools.images.file_names import IMAGE_SUFFIXES
+from data_tools.sources.tables.cells import holds_bytes, holds_paths, reader_of
+from data_tools.sources.tables.list_rows import PATH_NAMES
+from data_tools.sources.tables.parquet_columns import feature_type
+
+if TYPE_CHECKING:
+    from data_tools.sources.tables.parquet_rows import ArrowRows, ParquetRows
+
+IMAGE_NAMES = (
+    "image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "images",
+)
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P6", b"P5")
+LOOKS = 16
+
+
+class ImageColumn(NamedTuple):
+    name: str
+    path: str
+    """The first path or URL, if the column names files; empty if it holds bytes."""
+    note: str
+
+
+def find_image(file: ParquetRows | ArrowRows, features: dict[str, Any]) -> ImageColumn:
+    """The column that holds images. Raises UserError if there is none, or two of one name.
+
+    Hugging Face's features decide, then the names of columns of bytes and what these hold, and
+    last those of columns of text.
+    """
+    fields = {field.name: field.type for field in file.schema}
+    of_bytes = [name for name, kind in fields.items() if holds_bytes(kind)]
+    of_paths = [name for name, kind in fields.items() if holds_paths(kind) and name not in of_bytes]
+    declared = [name for name in features if feature_type(features, name) == "Image"]
+    declared = [name for name in declared if name in of_bytes + of_paths]
+    note = ""
+    if len(declared) > 1:
+        note = f"of the image columns {', '.join(declared)} the first is taken"
+    found = (declared or named(of_bytes, IMAGE_NAMES) or by_content(file, of_bytes)
+             or named(of_paths, IMAGE_NAMES + PATH_NAMES) or by_content(file, of_paths))
+    if not found:
+        columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in fields.items())
+        raise UserError(f"{file.location}: no column holds images, encoded or as the names of "
+                        f"files; its columns are {columns[:300] or 'none'}")
+    name = found[0]
+    if file.schema.names.count(name) > 1:
+        raise UserError(f"{file.location}: two columns are called {name}; keep one of them")
+    first = next((value for value in first_values(file, name) if value), b"")
+    return ImageColumn(name, first if isinstance(first, str) else "", note)
+
+
+def named(columns: list[str], wanted: tuple[str, ...]) -> list[str]:
+    lower = {name.lower(): name for name in reversed(columns)}
+    return [lower[name] for name in wanted if name in lower]
+
+
+def by_content(file: ParquetRows | ArrowRows, columns: list[str]) -> list[str]:
+    """Those columns whose first value is an image, or the name of one."""
+    found = []
+    for name in columns:
+        if file.schema.names.count(name) > 1:
+            continue
+        value = next((value for value in first_values(file, name) if value), b"")
+        if isinstance(value, str):
+            is_image = value.split("?", 1)[0].lower().endswith(IMAGE_SUFFIXES)
+        else:
+            is_image = value.startswith(MAGIC)
+        if is_image:
+            found.append(name)
+    return found
+
+
+def first_values(file: ParquetRows | ArrowRows, column: str) -> list[bytes | str | None]:
+    """The first cells of a column, at most LOOKS."""
+    read = reader_of(file.schema.field(column).type)
+    for group in range(len(file.groups(column))):
+        for piece in file.pieces(column, group):
+            return [read_or_none(read, cell) for cell in piece[:LOOKS]]
+    return []
+
+
+def read_or_none(read: Any, cell: Any) -> bytes | str | None:
+    try:
+        value: bytes | str | None = read(cell)
+    except (OSError, ValueError):
+        return None
+    return value

@@ -1,0 +1,257 @@
+"""What this machine has, how fast it is, what a run would choose, and what is missing.
+
+Nothing here fails because something is missing: that is what it is to tell.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+
+from data_tools.machine import cores, memory
+from fastmoco import __version__
+from fastmoco.augmentation.choose import missing_compiler
+from fastmoco.loading.engines.registry import TABLE
+from fastmoco.system.device import cards, driver, pick_device, pick_precision
+
+SECONDS, WRITTEN = 0.6, 256 << 20  # of each measurement, and the bytes that one writes at most
+BLOCK = 8 << 20
+LITTLE_DISK, LITTLE_MEMORY = 10e9, 8e9  # bytes: below these it is said
+PACKAGES = ("torchvision", "numpy", "numba", "simplejpeg", "pillow", "kornia")
+EXTRAS = {
+    "DALI": ("nvidia.dali", "nvidia-dali-cuda130", TABLE["dali"].install),
+    "FFCV": ("ffcv", "ffcv", TABLE["ffcv"].install),
+    "Parquet": ("pyarrow", "pyarrow", "pip install 'fastmoco[parquet]'"),
+    "URLs": ("fsspec", "fsspec", "pip install 'fastmoco[remote]'"),
+    "Ray": ("ray", "ray", "pip install 'fastmoco[ray]'"),
+    "timm": ("timm", "timm", "pip install 'fastmoco[timm]'"),
+    "ONNX": ("onnxscript", "onnx", "pip install 'fastmoco[onnx]'"),
+    "W&B": ("wandb", "wandb", "pip install 'fastmoco[wandb]'"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    value: str
+    remedy: str = ""
+    """What to do about it; empty where all is well."""
+    optional: bool = False
+    """True where a run does as well without."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `fastmoco doctor` tells. A rate that can't be measured is 0."""
+
+    findings: list[Finding]
+    decode_images_per_s: float
+    """libjpeg's exact decode of a 500 x 375 photograph-like JPEG on all cores."""
+    write_bytes_per_s: float
+    read_bytes_per_s: float
+
+
+def doctor(folder: Path = Path(".")) -> Diagnosis:
+    """Look at this machine; `folder` is on the disk to be tried. Takes a few seconds."""
+    device = pick_device("auto")
+    decoding = measured(decode_rate)
+    write, read = measured(lambda: disk_rates(folder)) or (0.0, 0.0)
+    findings = [
+        Finding("fastmoco", f"{__version__}, Python {platform.python_version()}, "
+                            f"{platform.system()} {platform.machine()}"),
+        Finding("torch", f"{torch.__version__}, instructions "
+                         f"{torch.backends.cpu.get_cpu_capability()}"),
+        Finding("packages", ", ".join(f"{p} {installed(p) or 'missing'}" for p in PACKAGES)),
+        gpu(),
+        Finding("cores", f"{cores()} for this process, torch uses {torch.get_num_threads()}"),
+        of_memory(),
+        of_shm(),
+        of_disk(folder, write, read),
+        Finding("decode", f"{decoding or 0:,.0f} images/s of 500 x 375 JPEGs on {cores()} threads"),
+        *extras(device),
+        compiler(device),
+        *choices(device),
+    ]
+    return Diagnosis(findings, decoding or 0.0, write, read)
+
+
+def measured(work: Callable):
+    """What it measures; None where the machine does not let it."""
+    try:
+        return work()
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def installed(name: str) -> str | None:
+    """Version of a distribution that is installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def importable(name: str) -> bool:
+    """Whether a module is there, without running it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def gpu() -> Finding:
+    """The cards that torch sees, or why it sees none."""
+    found = cards()
+    if found:
+        return Finding("GPU", "; ".join(found) + f"; driver {driver() or 'unknown'}")
+    if driver() is None:
+        return Finding("GPU", "none: no NVIDIA driver here; runs take the CPU", optional=True)
+    if torch.version.cuda is None:
+        return Finding(
+            "GPU", f"driver {driver()}, but this torch is built for CPUs",
+            "install a CUDA build: https://pytorch.org/get-started/locally",
+        )
+    return Finding(
+        "GPU", f"driver {driver()}, but torch (CUDA {torch.version.cuda}) sees no card",
+        "look at nvidia-smi and at CUDA_VISIBLE_DEVICES; the driver may be too old for this CUDA",
+    )
+
+
+def of_memory() -> Finding:
+    remedy = ""
+    if memory() < LITTLE_MEMORY:
+        remedy = "little for a ResNet-50: use a smaller --batch, or --accumulate"
+    return Finding("memory", f"{memory() / 1e9:.1f} GB for this process", remedy)
+
+
+def of_shm() -> Finding:
+    """Shared memory: our engines need none; DALI's processes and torch's workers do."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return Finding("/dev/shm", "none; our engines need none", optional=True)
+    return Finding("/dev/shm", f"{free / 1e9:.1f} GB free; our engines need none")
+
+
+def of_disk(folder: Path, write: float, read: float) -> Finding:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding("disk", f"{folder}: {error.strerror}", "give a folder with --dir")
+    value = f"{free / 1e9:.1f} GB free in {folder.resolve()}"
+    if not write:
+        return Finding("disk", f"{value}, which cannot be written to", "give another with --dir")
+    return Finding(
+        "disk", f"{value}; writes {write / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s",
+        "little for a dataset and its checkpoints" if free < LITTLE_DISK else "",
+    )
+
+
+def decode_rate(seconds: float = SECONDS) -> float:
+    """Images/s of a drawn JPEG of 500 x 375, quality 90, on all cores."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (25, 32, 3), dtype=np.uint8)
+    image = np.repeat(np.repeat(coarse, 15, 0), 16, 1)[:, :500].astype(np.int16)
+    noisy = np.clip(image + rng.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(noisy), quality=90)
+    begun = time.perf_counter()
+
+    def work(_: int) -> int:
+        simplejpeg.decode_jpeg(encoded)  # one at least, on a machine that is busy
+        done = 1
+        while time.perf_counter() - begun < seconds:
+            simplejpeg.decode_jpeg(encoded)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(cores()) as pool:
+        done = sum(pool.map(work, range(cores())))
+    return done / (time.perf_counter() - begun)
+
+
+def disk_rates(folder: Path, seconds: float = SECONDS) -> tuple[float, float]:
+    """Bytes/s that the disk under a folder takes for good, and gives back (not from memory, where
+    the system lets go of it)."""
+    block = np.random.default_rng(0).bytes(BLOCK)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-", buffering=0) as file:
+        begun, written = time.perf_counter(), 0
+        while written < WRITTEN and time.perf_counter() - begun < seconds:
+            written += file.write(block)
+        os.fsync(file.fileno())
+        write = written / (time.perf_counter() - begun)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        begun, got = time.perf_counter(), 0
+        while got < written and time.perf_counter() - begun < seconds:
+            got += len(os.pread(file.fileno(), BLOCK, got))
+        return write, got / (time.perf_counter() - begun)
+
+
+def extras(device: torch.device) -> list[Finding]:
+    """What is installed besides; a remedy only for what would make this machine faster."""
+    out = []
+    for name, (module, package, command) in EXTRAS.items():
+        if importable(module):
+            out.append(Finding(name, installed(package) or "installed"))
+        elif name == "DALI" and device.type == "cuda":
+            out.append(Finding(name, "missing: it may decode faster on this GPU", command))
+        else:
+            out.append(Finding(name, f"not installed ({command})", optional=True))
+    return out
+
+
+def compiler(device: torch.device) -> Finding:
+    """What torch.compile needs."""
+    missing = missing_compiler(device)  # a trial of it would take longer than all the rest
+    if missing is None:
+        return Finding("compiler", "there, for --compile" if device.type == "cpu" else "there")
+    if device.type == "cpu":
+        return Finding("compiler", f"{missing}; only --compile needs it", optional=True)
+    return Finding("compiler", "missing: the augmentation is slow on a GPU without it", missing)
+
+
+def choices(device: torch.device) -> list[Finding]:
+    """What `auto` takes on this machine, and why."""
+    precision = pick_precision("auto", device)
+    why = {
+        "bfloat16": "the hardware multiplies it",
+        "float16": "a GPU without bfloat16; gradients are scaled",
+        "float32": "this CPU has no bfloat16 instructions",
+    }[precision]
+    form, other = "compiled loops (numba)", "the fastest on CPUs"
+    if device.type == "cuda":
+        other = "timed against DALI" if importable("nvidia.dali") else "DALI is not installed"
+        form = "plain torch" if missing_compiler(device) else "torch, compiled"
+    engine = f"resident for small images; threads for others ({other})"
+    return [
+        Finding("would choose", f"device {device}, --precision {precision} ({why})"),
+        Finding("", f"augmentation {form}; engine {engine}"),
+    ]
+
+
+def lines(found: Diagnosis) -> list[str]:
+    """The findings for people; what is to be done stands below its own."""
+    width = max(len(f.name) for f in found.findings)
+    out = []
+    for f in found.findings:
+        out.append(f"{f.name:<{width}}  {f.value}")
+        if f.remedy:
+            out.append(f"{'':<{width}}  -> {f.remedy}")
+    wanting = sum(bool(f.remedy) for f in found.findings)
+    out.append(f"{wanting} to see to, marked ->" if wanting else "nothing to see to")
+    return out

@@ -1,0 +1,142 @@
+"""The commands that carry weights, and that check them: export, selftest."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from data_tools.errors import UserError
+from data_tools.safe_reading.json_file import shown_json
+from fastmoco.commands import datasets, evaluations
+
+if TYPE_CHECKING:
+    from fastmoco.checks.selftest import Check
+    from fastmoco.commands.weights_flags import SelftestArgs
+
+
+def export(argv: list[str]) -> None:
+    """fastmoco export CHECKPOINT --to FORMAT"""
+    from fastmoco.commands.weights_flags import ExportArgs
+    from fastmoco.terminal.parse import parse
+
+    args = parse(ExportArgs, argv, "export")
+    from fastmoco.terminal import console
+    from fastmoco.weights.export.directory import export
+    from fastmoco.weights.open import open_checkpoint
+
+    saved = open_checkpoint(args.checkpoint)
+    for line in (saved.origin, saved.note):
+        if line and not args.json:
+            console.say(f"{args.checkpoint}: {line}")
+    beside = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    out = args.out or beside / f"export-{args.to}"
+    files = export(saved, args.checkpoint, args.to, out, args.with_config)
+    sizes = {str(path): path.stat().st_size for path in files}
+    if args.json:
+        print(shown_json({
+            "checkpoint": str(args.checkpoint), "to": args.to, "out": str(out), "files": sizes,
+        }))
+        return
+    for path, size in sizes.items():
+        console.say(f"{path}  {size / 1e6:,.1f} MB" if size >= 1e5 else f"{path}  {size:,} B")
+    console.say(f"{out / 'README.md'} says how to use it")
+
+
+def selftest(argv: list[str]) -> int:
+    """fastmoco selftest"""
+    from fastmoco.commands.weights_flags import SelftestArgs
+    from fastmoco.terminal.parse import parse
+
+    args = parse(SelftestArgs, argv, "selftest")
+    given = {"--imagenet": args.imagenet, "--train": args.train, "--linear": args.linear}
+    lost = [name for name, value in given.items() if value]
+    if args.checkpoint is None and lost:
+        raise UserError(f"{lost[0]} goes with --checkpoint, a released MoCo checkpoint")
+    if args.checkpoint is not None and args.imagenet is None:
+        raise UserError("--checkpoint is tried on ImageNet: add --imagenet VAL, and --train TRAIN")
+    begun = time.monotonic()
+    told, checks = check_published(args) if args.checkpoint else check_installation(args)
+    failed = [c for c in checks if c.passed is False]
+    judged = [c for c in checks if c.passed is not None]
+    if args.how.json:
+        print(shown_json({
+            **told, "passed": bool(judged) and not failed,
+            "checks": [dataclasses.asdict(c) for c in checks],
+        }))
+    else:
+        from fastmoco.terminal import console
+
+        took = console.duration(time.monotonic() - begun)
+        passed = f"{len(judged) - len(failed)} of {len(judged)} checks passed"
+        console.say(f"{passed if judged else 'nothing was compared'}; {took}")
+    for check in failed:
+        print(f"failed: {check.name}: {check.found}", file=sys.stderr)
+    return 0 if judged and not failed else 1
+
+
+def check_installation(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
+    """The checks that need no data."""
+    from fastmoco.checks.selftest import selftest
+    from fastmoco.system.device import describe, pick_device
+    from fastmoco.terminal import console
+    from fastmoco.weights.checkpoint import versions
+
+    device = pick_device(args.how.device)
+    made_by = versions()
+    if not args.how.json:
+        console.say(
+            f"fastmoco {made_by['fastmoco']}, torch {made_by['torch']}, {describe(device)}; with "
+            f"small images drawn for it"
+        )
+    return {"device": str(device)}, selftest(device, show(args))
+
+
+def check_published(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
+    """The checks of a released checkpoint."""
+    assert args.checkpoint is not None and args.imagenet is not None
+    from data_tools.open import open_store
+    from fastmoco.checks.published_results import (
+        IMAGENET,
+        PUBLISHED,
+        against_published,
+        check_wanted,
+        recognise,
+    )
+    from fastmoco.terminal import console
+
+    saved, how, _ = evaluations.begin(args.checkpoint, (), args.how, ranks=False)
+    published, by = recognise(saved, args.checkpoint, PUBLISHED)
+    imagenet, beside = args.imagenet, args.imagenet.parent / "train"
+    useful = beside.exists() and bool(published.knn or args.linear)
+    bank = args.train or (beside if useful else None)
+    check_wanted(published, bank is not None, args.linear)
+    if not args.how.json:
+        console.say(f"{published.name}, known by {by}")
+    val, train = (
+        None if path is None else open_store(datasets.prepared(path, args.how.json))
+        for path in (imagenet, bank)
+    )
+    assert val is not None
+    checks = against_published(
+        saved, published, train, val, how, args.linear, data=IMAGENET, tell=show(args)
+    )
+    return {
+        "device": str(how.device), "checkpoint": str(args.checkpoint), "is": published.name,
+        "known_by": by,
+    }, checks
+
+
+def show(args: SelftestArgs) -> Callable[[Check], None]:
+    """What tells a check to people."""
+    from fastmoco.terminal import console
+
+    words = {True: "passed", False: "FAILED", None: "      "}
+
+    def line(check: Check) -> None:
+        if not args.how.json:
+            console.say(f"{words[check.passed]}  {check.name}: {check.found}")
+
+    return line

@@ -1,0 +1,1 @@
+"""Compiled loops over plain arrays, by numba and LLVM. Imports draws alone."""

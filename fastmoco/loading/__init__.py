@@ -1,0 +1,1 @@
+"""From a dataset's path to batches on the device. Imports kernels, system and draws."""

@@ -1,0 +1,111 @@
+"""Small images: the whole set lies decoded on the device, and is cut there. Nothing is loaded.
+
+Each crop is two small matrix products, with Pillow's weights (antialiased bilinear: a triangle as
+wide as the reduction, Resample.c), across and then down, rounded to 8 bits after each as Pillow
+does; plain torch, without a wait for the device. For CIFAR and STL the decoders of a CPU would
+keep a GPU waiting.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data_tools.errors import UserError
+from data_tools.store import Store
+from fastmoco.loading.engines.threads import ThreadsEngine, decode
+from fastmoco.system.device import free_memory
+
+LARGEST_SIDE = 128  # pixels: the products grow with the side, a decoder's share shrinks
+SHARE = 0.25  # of the device's free memory
+
+
+def are_small(store: Store, device: torch.device) -> bool:
+    """Whether a set is of small images, and few enough to lie on the device."""
+    small = int(store.sizes.max()) <= LARGEST_SIDE
+    return small and needed(store, device) <= SHARE * free_memory(device)
+
+
+def needed(store: Store, device: torch.device) -> int:
+    """Bytes of a store's images, decoded: on a GPU each in a frame of the largest."""
+    if device.type == "cpu":
+        return int(store.sizes.prod(axis=1, dtype=np.int64).sum()) * 3
+    height, width = store.sizes.max(axis=0).tolist()
+    return len(store) * height * width * 3
+
+
+def check_room(store: Store, device: torch.device) -> None:
+    """Raises UserError where a store's images don't fit into a device's memory."""
+    room = free_memory(device)
+    if needed(store, device) > SHARE * room:
+        raise UserError(
+            f"--engine resident: {len(store):,} images take {needed(store, device) / 1e9:,.1f} GB, "
+            f"and {SHARE:.0%} of the {room / 1e9:,.1f} GB that are free is meant for them; use "
+            "--engine threads"
+        )
+
+
+class ResidentEngine(ThreadsEngine):
+    """All images of a store on a device, a GPU; the threads decode them once.
+
+    Raises UserError where they don't fit, or one is bad.
+    """
+
+    def __init__(self, store: Store, threads: int, device: torch.device) -> None:
+        check_room(store, device)
+        super().__init__(store, threads)
+        height, width = store.sizes.max(axis=0).tolist()
+        images = torch.zeros(len(store), height, width, 3, dtype=torch.uint8)
+        target = images.numpy()
+
+        def decode_part(ids: range) -> None:
+            for i in ids:
+                pixels = decode(store, i)
+                target[i, : pixels.shape[0], : pixels.shape[1]] = pixels
+
+        parts = [range(i, min(i + 512, len(store))) for i in range(0, len(store), 512)]
+        try:
+            list(self._pool.map(decode_part, parts))
+        except BaseException:
+            self.close()
+            raise
+        # [N, W, H, 3]: the first product runs across
+        self.images = images.transpose(1, 2).contiguous().to(device)
+
+    def views(self, index: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor:
+        """Windows int32 [B, V, 4] of samples int64 [B], on the device: uint8 [B, V, S, S, 3]."""
+        return cut(self.images.index_select(0, index), windows, size)
+
+
+def cut(columns: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor:
+    """Windows [B, V, 4] of images uint8 [B, W, H, 3], columns first: uint8 [B, V, S, S, 3]."""
+    batch, width, height, _ = columns.shape
+    views = windows.shape[1]
+    top, left, high, wide = windows.float().unbind(-1)
+    # across: [B, V * S, W] x [B, W, H * 3]
+    x = weights(left, wide, size, width).flatten(1, 2) @ columns.flatten(2).float()
+    # down: [B * V, S, H] x [B * V, H, S * 3]
+    x = round8(x).view(batch * views, size, height, 3).transpose(1, 2).flatten(2)
+    y = weights(top, high, size, height).flatten(0, 1) @ x
+    return round8(y).to(torch.uint8).view(batch, views, size, size, 3)
+
+
+def weights(begin: torch.Tensor, length: torch.Tensor, size: int, extent: int) -> torch.Tensor:
+    """What each of `extent` pixels gives to each of `size`: float32 [B, V, size, extent].
+
+    begin and length, [B, V], say which of the pixels are the window's.
+    """
+    scale = (length / size)[..., None, None]
+    reach = scale.clamp(min=1)
+    device = begin.device
+    centre = (torch.arange(size, device=device) + 0.5)[:, None] * scale
+    pixel = torch.arange(extent, device=device) + 0.5 - begin[..., None, None]
+    triangle = (1 - ((pixel - centre) / reach).abs()).clamp(min=0)
+    inside = (pixel > 0) & (pixel < length[..., None, None])
+    triangle = torch.where(inside, triangle, 0.0)
+    return triangle / triangle.sum(-1, keepdim=True)
+
+
+def round8(x: torch.Tensor) -> torch.Tensor:
+    """To whole grey levels, halves up."""
+    return (x + 0.5).floor().clamp(0, 255)

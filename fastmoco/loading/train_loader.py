@@ -1,0 +1,223 @@
+"""Store + draws + engine -> Batch, prefetched, on the device."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_tools.errors import UserError
+from data_tools.store import Store
+from fastmoco import draws
+from fastmoco.draws import Colour
+from fastmoco.loading import read_ahead
+from fastmoco.loading.batch import Batch, Engine, Pending
+from fastmoco.loading.engines.resident_gpu import ResidentEngine
+from fastmoco.recipe import Recipe
+from fastmoco.system.device import Field, Slot, copy_stream
+from fastmoco.system.ranks import ALONE, Ranks
+
+RING = 4  # slots: one in use, one copied, two being filled
+DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as much for a few
+
+
+class Ring:
+    """Batches from an engine through a ring of slots; data_wait is the time spent waiting.
+
+    Without an engine the slots carry the plans alone.
+    """
+
+    def __init__(
+        self, engine: Engine | None, layout: dict[str, Field], device: torch.device
+    ) -> None:
+        self._engine = engine
+        self._slots = [Slot(layout, device) for _ in range(RING)]
+        self._stream = copy_stream(device)
+        self.data_wait = 0.0
+
+    def end(self) -> None:
+        """Wait until nothing that was launched needs the slots any more: they may go."""
+        for slot in self._slots:
+            slot.wait_unused()
+
+    def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
+        """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
+        which hold until the next one is asked for."""
+        waiting: deque[tuple[Slot, Pending | None, dict[str, int]]] = deque()
+        free = deque(self._slots)
+
+        def begin() -> None:
+            plan = next(plans, None)
+            if plan is None:
+                return
+            slot = free.popleft()
+            slot.wait_writable()
+            lengths = {name: len(plan[name]) for name in slot.arrays if name in plan}
+            for name, n in lengths.items():
+                slot.arrays[name][:n] = plan[name]
+            pending = None
+            if self._engine is not None:
+                lengths["views"] = len(plan["index"])
+                views = slot.arrays["views"][: lengths["views"]]
+                pending = self._engine.submit(plan["index"], plan["windows"], views)
+            waiting.append((slot, pending, lengths))
+
+        try:
+            for _ in range(RING - 1):
+                begin()
+            while waiting:
+                slot, pending, lengths = waiting.popleft()
+                if pending is not None:
+                    begun = time.perf_counter()
+                    pending.result()  # the one place where a step can wait for data
+                    self.data_wait += time.perf_counter() - begun
+                tensors = slot.to_device(self._stream)
+                begin()
+                try:
+                    yield {name: tensors[name][:n] for name, n in lengths.items()}
+                finally:  # also where the consumer breaks off
+                    slot.mark_used()
+                free.append(slot)
+        finally:  # an early break: nothing may still write into the slots
+            for _, pending, _ in waiting:
+                if pending is not None:
+                    pending.result()
+
+
+class TrainLoader:
+    """Two augmentable views of every image, in an order and with draws that depend on
+    (recipe.seed, epoch, sample, view) alone; the last incomplete batch is left out.
+
+    Of several ranks each brings its own part of every batch: together they are the batch of one.
+    Raises UserError where the batch does not divide into the ranks.
+    """
+
+    def __init__(
+        self, store: Store, recipe: Recipe, engine: Engine, device: torch.device,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        if recipe.batch % ranks.size:
+            raise UserError(
+                f"--batch {recipe.batch} does not divide into {ranks.size} ranks; choose a "
+                f"multiple of {ranks.size}"
+                + (", or fewer ranks" if recipe.batch < ranks.size else "")
+            )
+        self.store, self.recipe = store, recipe
+        self._local, self._rank = recipe.batch // ranks.size, ranks.rank
+        self.order, _ = read_ahead.pick_order(recipe.order, store)
+        self.steps_per_epoch = len(store) // recipe.batch
+        self._engine, self._device = engine, device
+        self._resident = engine if isinstance(engine, ResidentEngine) else None
+        self._ring, self._size, self._waited = self._ring_of(recipe.size), recipe.size, 0.0
+
+    def _ring_of(self, size: int) -> Ring:
+        plan = next(self._plans(0, 0, np.zeros(self.recipe.batch, np.int64), size))
+        if self._resident is None:
+            del plan["windows"]  # which only the engine needs
+            plan["views"] = np.empty((self._local, 2, size, size, 3), np.uint8)
+        layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
+        layout["blur_rows"] = Field(np.int64, (2 * self._local,))
+        return Ring(None if self._resident else self._engine, layout, self._device)
+
+    @property
+    def data_wait(self) -> float:
+        """Seconds that steps have waited for data so far."""
+        return self._waited + self._ring.data_wait
+
+    def epoch(
+        self, epoch: int, first_step: int = 0, size: int | None = None
+    ) -> Iterator[Batch]:
+        """The batches of one epoch, from its first_step on, with views of the side given (or the
+        recipe's)."""
+        size = size or self.recipe.size
+        if size != self._size:
+            self._waited += self._ring.data_wait
+            self._ring.end()
+            self._ring, self._size = self._ring_of(size), size
+        seed, colour = self.recipe.seed, Colour.__dataclass_fields__
+        with contextlib.ExitStack() as stack:
+            if self.order == "blocks":
+                order = read_ahead.block_order(self.store, seed, epoch)
+                ahead = read_ahead.ReadAhead(self.store, order, first_step * self.recipe.batch)
+                reach = stack.enter_context(ahead).reach
+            else:
+                order = draws.permutation(seed, epoch, len(self.store))
+                reach = None
+            order = order[: self.steps_per_epoch * self.recipe.batch]
+            for t in self._ring.batches(self._plans(epoch, first_step, order, size, reach)):
+                views = (
+                    t["views"] if self._resident is None
+                    else self._resident.views(t["index"], t["windows"], size)
+                )
+                yield Batch(
+                    views, Colour(**{k: t.get(k) for k in colour}), t["label"], t["index"],
+                    t["shuffle"], t.get("drawn"),
+                )
+
+    def _plans(
+        self, epoch: int, first_step: int, order: NDArray[np.int64], size: int,
+        reach: Callable[[int], None] | None = None,
+    ) -> Iterator[dict[str, NDArray]]:
+        """What each step from first_step on does to its part of the order [steps * batch];
+        `reach` hears how far that is."""
+        r, aug, batch = self.recipe, self.recipe.augmentation_at(size), self.recipe.batch
+        steps = len(order) // batch
+        together = max(1, DRAWN // batch)
+        for begin in range(first_step, steps, together):
+            end = min(begin + together, steps)
+            ids = order[begin * batch : end * batch]
+            drawn = {
+                "index": ids,
+                "label": self.store.labels[ids],
+                "windows": draws.crop_windows(
+                    r.seed, epoch, ids, self.store.sizes[ids], 2, aug.scale, aug.ratio
+                ),
+                **draws.colour(r.seed, epoch, ids, 2, aug).arrays(),
+            }
+            if reach is not None:
+                reach(begin * batch)
+            for step in range(begin, end):
+                first = (step - begin) * batch + self._rank * self._local
+                part = slice(first, first + self._local)
+                whole_step = epoch * self.steps_per_epoch + step
+                plan = {name: array[part] for name, array in drawn.items()}
+                plan["shuffle"] = draws.key_shuffle(r.seed, whole_step, batch)
+                if r.mechanism == "memory-bank":
+                    plan["drawn"] = draws.bank_negatives(r.seed, whole_step, r.K, len(self.store))
+                if aug.blur_p > 0:
+                    plan["blur_rows"] = draws.blur_rows(plan["sigma"], aug.blur_p)
+                yield plan
+
+
+class EvalLoader:
+    """One centred view of every image, in the store's order, to the last one."""
+
+    def __init__(
+        self, store: Store, recipe: Recipe, engine: Engine, device: torch.device, batch: int = 256
+    ) -> None:
+        self.store, self.recipe, self.batch = store, recipe, batch
+        size = recipe.eval_size or recipe.size
+        self._ring = Ring(
+            engine,
+            {
+                "index": Field(np.int64, (batch,)),
+                "label": Field(np.int64, (batch,)),
+                "views": Field(np.uint8, (batch, 1, size, size, 3)),
+            },
+            device,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        def plans() -> Iterator[dict[str, NDArray]]:
+            for start in range(0, len(self.store), self.batch):
+                ids = np.arange(start, min(start + self.batch, len(self.store)))
+                boxes = draws.eval_boxes(self.store.sizes[ids], self.recipe.eval_crop)
+                yield {"index": ids, "label": self.store.labels[ids], "windows": boxes}
+
+        for t in self._ring.batches(plans()):
+            yield Batch(t["views"], None, t["label"], t["index"], None)

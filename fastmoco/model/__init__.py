@@ -1,0 +1,1 @@
+"""The papers' model: encoder, momentum, dictionary and loss. Imports system and recipe."""

@@ -1,0 +1,277 @@
+"""Algorithm 1 of Momentum Contrast (1911.05722), in the paper's letters.
+
+    out = moco(im_q, im_k, index, shuffle)
+    out.loss.backward(); optimizer.step()
+    moco.update(out)
+
+N images a batch, C dimensions, K keys in the queue. The paper's other two mechanisms differ in
+where keys come from and in what gradients reach: see Mechanism in fastmoco.recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastmoco.model.batchnorm import deal, undeal
+from fastmoco.model.dictionaries import Dictionary, EndToEnd, Keys, MemoryBank, Queue
+from fastmoco.model.encoder import build_encoder
+from fastmoco.recipe import Recipe
+from fastmoco.system.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class Out:
+    """Result of one step. All tensors stay on the device."""
+
+    loss: torch.Tensor
+    """[], with its graph."""
+    accuracy: torch.Tensor
+    """[]: the share of queries whose own key is nearer than every negative."""
+    q: torch.Tensor
+    """[N, C] float, no gradient: this rank's queries."""
+    k: torch.Tensor | None
+    """[N, C] float, no gradient: their positive keys; None for a memory bank."""
+    keys: torch.Tensor
+    """[M, C] float, no gradient: the keys of all ranks that update gives to the dictionary."""
+    index: torch.Tensor | None
+    """int64 [N]: the sample ids of the queries."""
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Scalars for the log, each []."""
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Tensors of a model by what a step does to them."""
+
+    trained: list[nn.Parameter]
+    followers: list[torch.Tensor]
+    """Of the momentum encoder, if any."""
+    leaders: list[torch.Tensor]
+    """Of the query encoder, in the same order."""
+    statistics: list[torch.Tensor]
+    """BatchNorm's running means and variances, of both."""
+
+
+class MoCo(nn.Module):
+    """The query encoder f_q, the momentum encoder f_k, and the dictionary between them.
+
+    A memory bank has no f_k; end-to-end trains f_k, or takes f_q for it (shared). `parts` is into
+    how many parts BatchNorm splits this rank's batch; with split_keys the key encoder has plain
+    BatchNorm and sees one part at a time.
+    """
+
+    def __init__(
+        self, encoder_q: nn.Module, dictionary: Dictionary, m: float = 0.999, T: float = 0.07,
+        symmetric: bool = False, shared: bool = False, key_parts: int = 1, ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__()
+        self.m, self.T, self.symmetric = m, T, symmetric
+        self.key_parts, self.ranks = key_parts, ranks
+        self.encoder_q = encoder_q
+        self.encoder_k: nn.Module | None = None
+        if dictionary.encodes_keys and not shared:
+            self.encoder_k = copy.deepcopy(encoder_q).requires_grad_(dictionary.trains_keys)
+        self.dictionary = dictionary
+        self.begin_step: Callable[[], None] = _nothing
+        """Called before each step (CUDA graphs need to know)."""
+        # A wrapper holds the module that it wraps: as a child it would name every tensor twice.
+        self._wrappers: dict[nn.Module, nn.Module] = {}
+        self._lists: _Lists | None = None
+
+    def distribute(self) -> None:
+        """From now on the gradients of trained encoders are means over the ranks."""
+        trained = [self.encoder_q]
+        if self.encoder_k is not None and self.dictionary.trains_keys:
+            trained.append(self.encoder_k)
+        self._wrappers = {encoder: self.ranks.wrap(encoder) for encoder in trained}
+
+    @contextlib.contextmanager
+    def gradients_stay(self) -> Iterator[None]:
+        """Backward passes in here leave the exchange of gradients to a later one."""
+        with contextlib.ExitStack() as stack:
+            for encoder in self._wrappers.values():
+                if isinstance(encoder, nn.parallel.DistributedDataParallel):
+                    stack.enter_context(encoder.no_sync())
+            yield
+
+    def forward(
+        self, im_q: torch.Tensor, im_k: torch.Tensor, index: torch.Tensor | None = None,
+        shuffle: torch.Tensor | None = None, drawn: torch.Tensor | None = None,
+    ) -> Out:
+        """Algorithm 1 for one batch. im_q, im_k: [N, 3, S, S], two views of the same images; index:
+        int64 [N], their sample ids; shuffle: int64 [M], the order in which the keys of all ranks
+        are dealt to the parts of split BatchNorm; drawn: int64 [K], a memory bank's negatives."""
+        k = self.encode_keys(im_k, shuffle)  # keys: [N, C]
+        if not self.symmetric:
+            return self.contrast(im_q, k, index, drawn)
+        # The official CIFAR demo: each view is query once and key once.
+        k_of_q = self.encode_keys(im_q, shuffle)
+        return added(
+            self.contrast(im_q, k, index, drawn), self.contrast(im_k, k_of_q, index, drawn)
+        )
+
+    def contrast(
+        self, image: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
+        drawn: torch.Tensor | None,
+    ) -> Out:
+        """Queries of image [N, 3, S, S] against their keys k and the dictionary's negatives."""
+        q = unit(self._encode(self.encoder_q, image))  # queries: [N, C]
+        loss, accuracy = self.dictionary.contrast(q, k, index, drawn, self.T)
+        mine = None if k is None else k.mine.detach()
+        keys = q.new_empty(0) if k is None else k.all.detach()
+        return Out(loss, accuracy.detach(), q.detach(), mine, keys, index)
+
+    def encode_keys(
+        self, image: torch.Tensor, shuffle: torch.Tensor | None, pieces: int = 1
+    ) -> Keys | None:
+        """The keys of image [N, 3, S, S], encoded in this many pieces, which bounds the memory;
+        None if the dictionary needs none. Only end-to-end gives them a gradient."""
+        if not self.dictionary.encodes_keys:
+            return None
+        n, rank, size = image.shape[0], self.ranks.rank, self.ranks.size
+        with contextlib.nullcontext() if self.dictionary.trains_keys else torch.no_grad():
+            if shuffle is None:
+                k = self.ranks.gather_with_gradient(self._in_pieces(image, pieces))
+            else:
+                # Section 3.3 of the paper: the keys are encoded in another order than the queries,
+                # so that the statistics of a part don't tell a query which key is its own.
+                part = shuffle if size == 1 else shuffle[rank * n : (rank + 1) * n]
+                dealt = self._in_pieces(deal(self.ranks.gather(image), part), pieces)
+                k = undeal(self.ranks.gather_with_gradient(dealt), shuffle)
+        return Keys(k if size == 1 else k[rank * n : (rank + 1) * n], k, rank * n)
+
+    def _in_pieces(self, image: torch.Tensor, pieces: int) -> torch.Tensor:
+        encoder = self.encoder_q if self.encoder_k is None else self.encoder_k
+        count = pieces * self.key_parts
+        parts = [image] if count == 1 else image.chunk(count)
+        return torch.cat([unit(self._encode(encoder, part)) for part in parts])
+
+    def _encode(self, encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        return self._wrappers.get(encoder, encoder)(image)
+
+    @torch.no_grad()
+    def update(self, out: Out) -> None:
+        """After the optimizer's step: f_k = m f_k + (1 - m) f_q, then the dictionary."""
+        lists = self._listed()
+        if lists.followers:
+            torch._foreach_lerp_(lists.followers, lists.leaders, 1 - self.m)
+        self.dictionary.update(out.keys, out.q, out.index, self.ranks.gather)
+        # each rank saw other parts: the same mean on all, as one process has over its parts
+        self.ranks.mean_(self.statistics)
+
+    @property
+    def statistics(self) -> list[torch.Tensor]:
+        """BatchNorm's running means and variances, of both encoders."""
+        return self._listed().statistics
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
+        return self._listed().trained
+
+    def _listed(self) -> _Lists:
+        """The tensors that every step goes through: finding them anew, several times a step, takes
+        milliseconds of a deep network."""
+        if self._lists is None:
+            encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
+            follows = self.encoder_k is not None and not self.dictionary.trains_keys
+            followers: list[torch.Tensor] = [*encoders[-1].parameters()] if follows else []
+            leaders: list[torch.Tensor] = [*encoders[0].parameters()] if follows else []
+            self._lists = _Lists(
+                [p for p in self.parameters() if p.requires_grad], followers, leaders,
+                [b for e in encoders for b in e.buffers() if b.is_floating_point()],
+            )
+        return self._lists
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> MoCo:
+        self._lists = None  # .to() and .double() put other tensors in the places of these
+        return super()._apply(fn, recurse)
+
+
+def added(first: Out, second: Out) -> Out:
+    """Both halves of the symmetric loss as one: losses are added up, accuracies averaged. The
+    second half's keys, those of im_q, are enqueued first, as the official demo has it."""
+    return Out(
+        torch.stack([first.loss, second.loss]).sum(),
+        torch.stack([first.accuracy, second.accuracy]).mean(),
+        first.q, first.k, torch.cat([second.keys, first.keys]), first.index,
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+def build_moco(
+    recipe: Recipe, samples: int, device: torch.device, ranks: Ranks = ALONE, pieces: int = 1
+) -> MoCo:
+    """The model of a recipe for so many samples; initial weights from torch's global generator.
+
+    BatchNorm's parts are those of the whole batch, shared out over ranks and, with gradient
+    accumulation, over its pieces.
+    """
+    parts = recipe.bn_splits // (ranks.size * pieces)
+    encoder = build_encoder(recipe, parts if recipe.split == "both" else 1)
+    dictionary: Dictionary = EndToEnd()
+    if recipe.mechanism == "queue":
+        dictionary = Queue(recipe.K, recipe.dim)
+    elif recipe.mechanism == "memory-bank":
+        dictionary = MemoryBank(samples, recipe.dim)
+    return MoCo(
+        encoder, dictionary, recipe.m, recipe.T, recipe.symmetric, recipe.shared,
+        parts if recipe.split == "keys" else 1, ranks,
+    ).to(device)
+
+
+def make_optimizer(moco: MoCo, recipe: Recipe) -> torch.optim.SGD:
+    """SGD on what is trained, every parameter decayed, as main_moco.py has it.
+
+    The momentum starts as zeros: torch's fused SGD would leave it unset where float16's scaler
+    skips the first step.
+    """
+    optimizer = torch.optim.SGD(
+        moco.trained(), lr=recipe.lr, momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay, fused=True,
+    )
+    if recipe.momentum > 0:
+        for p in moco.trained():
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+def compile_parts(moco: MoCo, graphs: bool = False) -> None:
+    """Compile the encoders and the enqueue, for fixed shapes: what a run saw before a resume
+    can then not change its code. Evaluation calls the trunks by themselves, which stay eager.
+    With graphs, as CUDA graphs too."""
+    mode = "reduce-overhead" if graphs else None
+    if graphs:  # a new step may write over the results of the last step's graphs
+        moco.begin_step = torch.compiler.cudagraph_mark_step_begin
+    for encoder in (moco.encoder_q, moco.encoder_k):
+        if encoder is not None:
+            encoder.compile(dynamic=False, mode=mode)
+    moco.dictionary.compile_write()
+
+
+def geometry(q: torch.Tensor, k: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """How the queries [N, C] lie (2005.10242): alignment, the mean of |q - k|^2 over positives (0
+    is best, 2 unrelated); uniformity, log of the mean of exp(-2 |q_i - q_j|^2) over pairs (-4 is
+    spread out, 0 collapsed); feature_std, the mean over dimensions of their deviation, times
+    sqrt(C) (1 is spread out, 0 collapsed). Each [], on the device."""
+    n = q.shape[0]
+    near = torch.exp(4 * (q @ q.T) - 4)  # |q_i - q_j|^2 = 2 - 2 q_i q_j
+    return {
+        "alignment": (q - k).square().sum(dim=1).mean() if k is not None else q.new_zeros(()),
+        "uniformity": ((near.sum() - n) / (n * (n - 1))).log(),
+        "feature_std": q.std(dim=0).mean() * q.shape[1] ** 0.5,
+    }
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1, [N, C], in float32 or wider whatever the encoder computed in."""
+    return F.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=1)

@@ -1,0 +1,106 @@
+"""What lies in a run's directory besides: evaluations and a bench report, as their commands' --json
+wrote them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.safe_reading.json_file import Damaged
+from fastmoco.runs.bench_file import read_bench
+from fastmoco.runs.evaluation_file import SCORE, read_evaluation
+
+BENCH = "bench.json"
+WHOLE = "two views + augmentation + step"
+OURS = ("run.json", BENCH)
+SHARES = (*SCORE, "held_out")
+
+
+@dataclass(frozen=True)
+class Table:
+    """An evaluation."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stage: where it begins and how long it takes, milliseconds an image."""
+
+    name: str
+    start: float
+    length: float
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """The stages of a step, one after another, and what the whole takes."""
+
+    stages: list[Bar]
+    together: float
+    overlap: bool
+    """Whether loading runs beside the device's work."""
+    machine: str
+    binds: str
+    advice: str
+
+
+def tables(folder: Path) -> tuple[list[Table], list[str]]:
+    """The evaluations in a directory, by file name; and a line on each JSON file that is none."""
+    found, strange = [], []
+    for path in sorted(folder.glob("*.json")):
+        if path.name in OURS:
+            continue
+        try:
+            content = read_evaluation(path)
+        except (OSError, Damaged) as error:
+            strange.append(
+                f"{path.name}: no output of fastmoco knn, linear or finetune --json ({error})"
+            )
+            continue
+        headers = list(dict.fromkeys(name for row in content.rows for name in row))
+        notes = [path.stem, content.protocol]
+        if content.step is not None:
+            notes.append(f"step {content.step:,}")
+        text = [[cell(name, row.get(name)) for name in headers] for row in content.rows]
+        title = "; ".join(str(n) for n in notes if n)
+        found.append(Table(title, [h.replace("_", " ") for h in headers], text))
+    return found, strange
+
+
+def cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.1%}" if name in SHARES else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def waterfall(folder: Path) -> Waterfall | None:
+    """The stages that bench measured, from RUN/bench.json; None if that is not there or is no
+    report of bench."""
+    try:
+        saved = read_bench(folder / BENCH)
+    except (OSError, Damaged):
+        return None
+    each = {name: 1e3 / rate for name, rate in saved.rates.items() if rate}
+    if not {"decode", "two views", "augmentation alone", "step alone", WHOLE} <= each.keys():
+        return None
+    lengths = {
+        "decode": each["decode"],
+        "both crops": max(0.0, each["two views"] - each["decode"]),
+        "copy to the device": each.get("copy", 0.0),
+        "augmentation": each["augmentation alone"],
+        "step": each["step alone"],
+    }
+    bars, start = [], 0.0
+    for name, length in lengths.items():
+        if length or name != "copy to the device":
+            bars.append(Bar(name, start, length))
+            start += length
+    return Waterfall(
+        bars, each[WHOLE], "copy" in each, saved.machine, saved.binds, saved.advice,
+    )

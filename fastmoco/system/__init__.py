@@ -1,0 +1,3 @@
+"""The machine: devices, streams, memory, ranks, compilers, versions. The only folder that names
+torch.cuda. Imports recipe alone.
+"""

@@ -1,0 +1,214 @@
+"""What people see; rich is imported here and in panel.py alone. Plain lines without a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from data_tools.quantities import human
+from data_tools.safe_reading.json_file import escaped
+
+if TYPE_CHECKING:
+    from fastmoco.measuring.bench import Report, Stage
+    from fastmoco.measuring.dry_run import DryRun
+
+screen = Console(highlight=False, soft_wrap=True)
+PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
+PACE_OVER = 30.0  # seconds
+BAR, LEAST_BAR = 40, 8  # characters
+
+
+def say(text: str) -> None:
+    """A line for people, or several, without markup. What would steer the terminal is escaped: a
+    name in a file of others may hold it."""
+    screen.print("\n".join(map(escaped, text.split("\n"))), markup=False)
+
+
+class Pace:
+    """The rate of the last half minute: a process that slept for an hour soon has its own again."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()  # (time.monotonic(), items done)
+
+    def __call__(self, done: int) -> float:
+        """Items per second; 0 at the first call, since a resumed run begins above 0."""
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= 1:
+            self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= PACE_OVER:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        return (done - before) / (now - then) if now > then else 0.0
+
+
+class Counter:
+    """How far a long task is, as a line of rich: no figure is cut, the bar takes what is left."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit = title, unit
+        self._done = self._total = 0
+        self._rate, self._pace = 0.0, Pace()
+
+    def update(self, done: int, total: int) -> None:
+        self._done, self._total, self._rate = done, total, self._pace(done)
+
+    def pieces(self) -> list[str]:
+        """Count, rate and time left; the last two once they are known."""
+        done, total, rate = self._done, self._total, self._rate
+        if not total:
+            return []
+        if self._unit == "bytes":
+            found = [f"{human(done)} of {human(total)}"]
+            speed = f"{human(rate)}/s"
+        else:
+            found = [f"{done:,} of {total:,}"]
+            speed = f"{_number(rate)} {self._unit}/s"
+        return [*found, speed, f"{duration((total - done) / rate)} left"] if rate > 0 else found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, figures = options.max_width, self.pieces()
+        bar = min(BAR, width - len("  ".join([self._title, *figures])) - 4)
+        if bar >= LEAST_BAR:
+            yield Text(f"{self._title}  ", end="")
+            yield ProgressBar(self._total or None, self._done, width=bar, pulse=not self._total)
+            yield Text("  " + "  ".join(figures))
+            return
+        for line in flowed([self._title, *figures], width):
+            yield from wrapped(line, "", console, width)
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A (done, total) callback that shows count, rate and time left."""
+    counter = Counter(title, unit)
+    if screen.is_terminal:
+        with Live(counter, console=screen, transient=True):  # drawn four times a second
+            yield counter.update
+        return
+    shown = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown
+        counter.update(done, total)
+        if time.monotonic() - shown >= PLAIN_EVERY:
+            shown = time.monotonic()
+            say(f"{title}: {', '.join(counter.pieces())}")
+
+    yield line
+
+
+def flowed(pieces: Sequence[str], width: int) -> list[str]:
+    """Pieces joined by two blanks, on as many lines as they need; none is divided."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 2 + len(piece) <= width:
+            lines[-1] += f"  {piece}"
+        else:
+            lines.append(piece)
+    return lines
+
+
+def wrapped(text: str, style: str, console: Console, width: int) -> list[Text]:
+    """A text as lines. Live prints with the console's soft wrap, which would crop it."""
+    return list(Text(text, style=style).wrap(console, width, overflow="fold", no_wrap=False))
+
+
+def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table; numbers to the right."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, header in enumerate(headers):
+        grid.add_column(on_one_line(header), justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(on_one_line, row))
+    Console(highlight=False, width=None if screen.is_terminal else 240).print(grid, markup=False)
+
+
+def on_one_line(text: str) -> str:
+    """A cell as the terminal shows it, so that its width is known: what the encoding lacks and
+    what moves the cursor, in the name of a class for one, is escaped."""
+    shown = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
+    return escaped(shown)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 3 min 20 s, 2 h 05 min; "unknown time" for what is no number."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def stage_row(stage: Stage) -> str:
+    """One stage of `fastmoco bench` as a line, while the others are still to come."""
+    return f"  {stage.name:<31}{_number(stage.images_per_s):>10}"
+
+
+def stage_table(stages: Iterable[Stage]) -> None:
+    """The stages of `fastmoco bench`, in images/s."""
+    table(
+        ("stage", "images/s", "per core", "least", "most"),
+        [(s.name, *map(_number, (s.images_per_s, s.per_core, s.least, s.most))) for s in stages],
+    )
+
+
+def print_report(report: Report) -> None:
+    """What `fastmoco bench` found."""
+    say(
+        f"{report.images:,} images of {report.mean_megapixels:.2f} megapixels and "
+        f"{report.mean_kilobytes:.0f} kB on average; {report.recipe} at {report.size} px, "
+        f"batch {report.batch}, {report.precision}"
+    )
+    say(f"on {report.machine}; engine {report.engine}")
+    stage_table(report.stages)
+    if any("decode" in bound.name for bound in report.bounds):
+        share = report.rate("two views") / report.rate("decode")
+        say(f"two views run at {share:.0%} of the decode bound")
+    else:
+        say("all images lie decoded in memory: no step reads or decodes")
+    say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
+    say(f"binds: {report.binds}")
+    say(f"change: {report.advice}")
+
+
+def print_dry_run(found: DryRun) -> None:
+    """What `fastmoco train --dry-run` found."""
+    e = found.estimate
+    say(f"a step of {e.batch:,} images on {found.device}, {found.precision}, where it takes most:")
+    rows = [(p.name, f"{p.bytes / 1e6:,.1f}", p.source) for p in e.parts]
+    table(("part", "MB", ""), [*rows, ("all", f"{e.bytes / 1e6:,.1f}", "")])
+    if found.room is not None:
+        fits = "no batch fits" if found.largest is None else (
+            f"the largest batch that fits is {found.largest.batch:,} "
+            f"({found.largest.bytes / 1e9:.2f} GB)"
+        )
+        say(f"of {found.room / 1e9:.2f} GB: {fits}")
+    say(f"what might follow the dataset of {found.samples:,} images:")
+    for a in found.advice:
+        same = "is right" if a.now == a.suggested else f"{a.now:g}; {a.suggested:g} might be better"
+        say(f"  {a.setting} {same}: {a.reason}")
+    if found.refused:
+        say(f"as it is, train refuses it: {found.refused}")
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.01 else "under 1%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,0 +1,1 @@
+"""Checkpoints: ours written and read, others read. Imports model, runs and system."""

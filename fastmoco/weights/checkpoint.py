@@ -1,0 +1,219 @@
+"""A run on disk: atomic, loaded without unpickling code, with all that resume needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_tools.errors import UserError
+from fastmoco import __version__
+from fastmoco.recipe import Recipe, from_dict, to_dict
+from fastmoco.weights.read import WeightsFile, read_weights, tensors_digest
+from fastmoco.weights.write import write_weights
+
+FORMAT = 2
+PLAN_LINES = ([int, float, int], [int, int, int])
+SETTINGS_BYTES = 1 << 20  # of a checkpoint besides its tensors, at the most
+NO_DIGESTS = (
+    "written before checkpoints held digests of their tensors: opened by its zip's checksums alone"
+)
+NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be seen"
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds. Clock fields are the only ones that differ between a run that was
+    interrupted and one that was not."""
+
+    recipe: Recipe
+    """With its precision resolved."""
+    moco: dict[str, torch.Tensor]
+    """Encoders, their BatchNorm buffers, the dictionary (the queue [K, dim] and its pointer)."""
+    optimizer: dict[str, Any]
+    """Empty in a checkpoint of weights alone: the best by kNN."""
+    scaler: dict[str, Any]
+    step: int
+    """Steps done, over the whole run: with recipe.batch, the cursor in samples."""
+    dataset: str
+    """Fingerprint of the store."""
+    samples: int
+    plan: list[tuple[int, float, int]] = field(default_factory=list)
+    """The schedule's lines: see fastmoco.training.budget.Plan."""
+    window: dict[str, Any] = field(default_factory=dict)
+    """Sums for the next log line."""
+    threads: int = 0
+    """torch's threads: they decide the order of sums on the CPU."""
+    versions: dict[str, str] = field(default_factory=dict)
+    clock: dict[str, float] = field(default_factory=dict)
+    """train_seconds so far."""
+    origin: str = ""
+    """What its weights came from or began as, in a line, where that was another checkpoint."""
+    note: str = ""
+    """A line on the file that it was read from. It is not written."""
+    epoch: int | None = None
+    """Epochs of training, if the file is the official code's and says so."""
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a run depend on besides the recipe."""
+    names = ("torch", "torchvision", "numpy", "numba", "simplejpeg", "pillow")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {
+        "fastmoco": __version__,
+        "python": platform.python_version(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        **found,
+    }
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint with digests: at every instant the old file or the new one is whole."""
+    content = {**vars(checkpoint), "recipe": to_dict(checkpoint.recipe), "format": FORMAT}
+    del content["note"]
+    try:
+        write_weights(content, path)
+    except OSError as error:
+        remedy = "the last one is whole: make room and go on with --resume"
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({reason(error)}); "
+            f"{remedy if path.exists() else 'make room and start again'}"
+        ) from None
+
+
+def reason(error: OSError) -> str:
+    """The system's reason for a failed write."""
+    return error.strerror or str(error).splitlines()[0]
+
+
+def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> None:
+    """UserError, before a run starts, if the disk has no room for its checkpoints: two of them,
+    since the new one is written before the old one goes, and those that are kept.
+
+    `tensors` are those that a checkpoint will hold, as far as they are known.
+    """
+    each = sum(t.numel() * t.element_size() for t in tensors) + SETTINGS_BYTES
+    folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.is_dir())
+    there = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}*.pt"))
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return
+    if disk.total and disk.free + there < (2 + keep) * each:  # some network disks give no figures
+        raise UserError(
+            f"{path.parent}: {2 + keep} checkpoints of {each / 1e6:,.0f} MB need more than the "
+            f"{disk.free / 1e6:,.0f} MB that are free there: no space left on device; make room, "
+            "or give another --out"
+        )
+
+
+def keep(path: Path, step: int, count: int) -> Path:
+    """The checkpoint at `path` also as PATH-STEP.pt, beside the last `count` of these.
+
+    It is a second name for the same bytes where the file system has such: `save` renames over the
+    first and leaves the other. Later steps, which a run that was taken back will reach again, stay.
+    """
+    kept = path.with_name(f"{path.stem}-{step:08}.pt")
+    partial = kept.with_name(kept.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:  # no hard links here
+            shutil.copyfile(path, partial)
+        os.replace(partial, kept)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{kept}: cannot be written ({reason(error)}); make room and go on with "
+                        "--resume") from None
+    so_far = sorted(p for p in path.parent.glob(f"{path.stem}-{'[0-9]' * 8}.pt") if p <= kept)
+    for old in so_far[:-count]:
+        old.unlink()
+    return kept
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint (nothing in it is run); UserError if it is none of ours."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoint.pt"
+    return from_file(read_weights(path, device), path)
+
+
+def is_ours(content: Any) -> bool:
+    """Whether the content of a file looks like a checkpoint of fastmoco, of any version."""
+    return isinstance(content, dict) and {"format", "recipe", "moco"} <= content.keys()
+
+
+def from_file(file: WeightsFile, path: Path) -> Checkpoint:
+    """What was read of a file as a checkpoint; UserError if it is none of ours."""
+    content = file.content
+    if not is_ours(content):
+        raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short")
+    form = content.pop("format")
+    if type(form) is not int or form != FORMAT:
+        raise UserError(f"{path}: written by another version of fastmoco")
+    try:
+        saved = Checkpoint(recipe=from_dict(content.pop("recipe")), **content)
+        saved.recipe.check()
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short") from None
+    except UserError as error:
+        raise UserError(f"{path}: its recipe cannot be one ({error})") from None
+    return replace(check_types(saved, path), note=digests_note(file))
+
+
+def digests_note(file: WeightsFile) -> str:
+    """A line on a file of ours whose tensors were not compared with digests; else empty. torch's
+    layout before 1.6, and safetensors files without our digest, have no checksums at all."""
+    if file.digests:
+        return ""
+    return NO_DIGESTS if file.zipped else NO_CHECKSUMS
+
+
+def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:
+    """The checkpoint itself, if its fields are of the types that they are declared with. Raises
+    UserError, which names the first field that is not."""
+    fields = {
+        "moco": _maps(saved.moco, torch.Tensor),
+        "optimizer": isinstance(saved.optimizer, dict), "scaler": isinstance(saved.scaler, dict),
+        "window": isinstance(saved.window, dict), "versions": _maps(saved.versions, str),
+        "clock": _maps(saved.clock, (int, float)),
+        "plan": isinstance(saved.plan, list) and all(
+            isinstance(line, (tuple, list)) and [type(v) for v in line] in PLAN_LINES
+            for line in saved.plan
+        ),
+    }
+    for name in ("step", "samples", "threads"):
+        value = getattr(saved, name)
+        fields[name] = type(value) is int and 0 <= value < 1 << 60
+    epoch = saved.epoch
+    fields["epoch"] = epoch is None or (type(epoch) is int and 0 <= epoch < 1 << 60)
+    for name in ("dataset", "origin", "note"):
+        fields[name] = isinstance(getattr(saved, name), str)
+    wrong = [name for name, fits in fields.items() if not fits]
+    if wrong:
+        raise UserError(f"{path}: not a checkpoint of fastmoco: its {wrong[0]} is not of its type")
+    return saved
+
+
+def _maps(value: object, to: type | tuple[type, ...]) -> bool:
+    """Whether a value is a dict from text to such values."""
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, to) for k, v in value.items()
+    )
+
+
+def trunk_digest(saved: Checkpoint) -> str:
+    """Of the query encoder's trunk: what evaluations of it can be known by."""
+    prefix = "encoder_q.trunk."
+    return tensors_digest({
+        k[len(prefix) :]: v for k, v in saved.moco.items() if k.startswith(prefix)
+    })

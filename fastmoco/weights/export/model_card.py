@@ -1,0 +1,149 @@
+"""The model card that goes with every export: how to use it, how it came to be, what it reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from data_tools.safe_reading.json_file import Damaged, escaped, read_json, read_lines
+from fastmoco.recipe import RECIPES, Recipe, flag, from_dict
+from fastmoco.runs.evaluation_file import read_evaluation
+from fastmoco.runs.events import check_row
+from fastmoco.weights.checkpoint import Checkpoint, trunk_digest
+from fastmoco.weights.export.detectron2 import HOW_TO
+from fastmoco.weights.export.usage import usage
+
+LIBRARIES = {"timm": "timm", "huggingface": "transformers", "onnx": "onnx"}
+TRAINED = "trained"  # what the evaluating commands call the features of the checkpoint itself
+
+
+def model_card(
+    saved: Checkpoint, source: Path, to: str, files: list[str], detection: bool = False
+) -> str:
+    """The card of an export to a format, in markdown; `source` is the checkpoint's file or run
+    directory, beside which results are looked for."""
+    recipe = saved.recipe
+    library = f"library_name: {LIBRARIES[to]}\n" if to in LIBRARIES else ""
+    sections = [
+        f"---\n{library}tags: [moco, self-supervised-learning, image-feature-extraction]\n---",
+        f"# {recipe.arch}, pre-trained with {_inline(recipe.name)}",
+        f"An image encoder trained without labels by momentum contrast ({paper(recipe)}), exported "
+        f"for {to}: the query encoder's trunk"
+        + (", with all of MoCo's state." if to == "official" else ", without the projection head."),
+        f"## Use\n\n{usage(recipe, to).rstrip()}",
+        *([HOW_TO.rstrip()] if detection else []),
+        f"## Training\n\n{training(saved)}",
+        f"## Results\n\n{results(saved, source)}",
+        "## Limits\n\nFeatures reflect the images it was trained on, and what its augmentation "
+        "makes equal: colour and crop above all. It classifies nothing by itself. The licence of "
+        "the training images applies to it as far as it does to any model.",
+        "Files: " + ", ".join(f"`{name}`" for name in files) + ".",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def paper(recipe: Recipe) -> str:
+    number = "1911.05722" if recipe.head == "linear" else "2003.04297"
+    return f"[arXiv:{number}](https://arxiv.org/abs/{number})"
+
+
+def training(saved: Checkpoint) -> str:
+    """Data, length, and the recipe as what differs from the named one."""
+    recipe = saved.recipe
+    lines = []
+    if saved.samples:
+        epochs = saved.step * recipe.batch / saved.samples
+        lines.append(
+            f"- data: {saved.samples:,} images, fingerprint `{_inline(saved.dataset)}`\n"
+            f"- length: {saved.step:,} steps of {recipe.batch} images ({epochs:.1f} epochs)"
+        )
+    if saved.origin:
+        lines.append(f"- weights: {_inline(saved.origin)}")
+    named = RECIPES.get(recipe.name)
+    differs = []
+    if named is not None:
+        for field in dataclasses.fields(recipe):
+            ours, usual = getattr(recipe, field.name), getattr(named, field.name)
+            if ours != usual and field.name not in ("augmentation", "precision", "order"):
+                differs.append(f"--{flag(field.name)} {_words(ours)}")
+        for field in dataclasses.fields(recipe.augmentation):
+            ours = getattr(recipe.augmentation, field.name)
+            if ours != getattr(named.augmentation, field.name):
+                differs.append(f"--augmentation.{flag(field.name)} {_words(ours)}")
+    lines.append(
+        f"- command: `fastmoco train DATA --recipe {' '.join([_inline(recipe.name), *differs])}`"
+        + (", its length set by a budget" if len(saved.plan) > 1 else "")
+    )
+    lines.append("- to evaluate: `fastmoco knn CHECKPOINT TRAIN VAL`, or `linear`, or `finetune`")
+    lines.append(f"- precision: {recipe.precision}")
+    if saved.versions:
+        told = ", ".join(f"{k} {v}" for k, v in saved.versions.items())
+        lines.append(f"- made with: {_inline(told)}")
+    return "\n".join(lines)
+
+
+def results(saved: Checkpoint, source: Path) -> str:
+    """A table of what lies in the run directory and is of this checkpoint: kNN while training, and
+    what the evaluating commands printed with --json into files there."""
+    run = source if source.is_dir() else source.parent
+    rows = [*_while_training(saved, run)]
+    for path in sorted(run.glob("*.json")):
+        rows += _of_json(saved, path)
+    if not rows:
+        return "None of this checkpoint were found beside it."
+    head = ("| what | protocol | top-1 |", "|---|---|---|")
+    return "\n".join([*head, *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
+
+
+def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
+    """The measurement at the checkpoint's own step, where the run there is of its recipe."""
+    try:
+        about = read_json(run / "run.json")
+        if not isinstance(about, dict) or from_dict(about.get("recipe")) != saved.recipe:
+            return []
+        rows = list(read_lines(run / "metrics.jsonl"))
+    except (OSError, Damaged):
+        return []
+    found = []
+    for row in rows:
+        try:
+            if check_row(row) == "evaluated" and row["step"] == saved.step:
+                what = f"kNN while training, epoch {row['epoch']:g}"
+                found = [(what, _inline(row["protocol"]), f"{row['knn']:.1%}")]
+        except (Damaged, KeyError):  # cut short by a kill, or of another release
+            continue
+    return found
+
+
+def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
+    """The rows of the trained encoder in what knn, linear or finetune wrote of this checkpoint."""
+    try:
+        content = read_evaluation(path)
+    except (OSError, Damaged):
+        return []  # a file of another kind
+    if content.weights != trunk_digest(saved):
+        return []
+    sets = " and ".join(f"`{_inline(Path(s).name)}`" for s in content.data)
+    what = f"`{_inline(path.name)}`, on {sets}, {content.size} pixels"
+    found = []
+    for row in content.rows:
+        ours = row.get("features", row.get("name")) == TRAINED
+        if not ours or not {"top1", "low", "high"} <= row.keys():
+            continue
+        protocol = str(row.get("protocol", content.protocol))
+        if "k" in row:
+            protocol += f", k={row['k']}, T={row.get('T')}"
+        told = f"{row['top1']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        found.append((what, _inline(protocol), told))
+    return found
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _inline(text: str) -> str:
+    """Text of others on one line of a table."""
+    return escaped(re.sub(r"[|`<>\s]+", " ", text).strip())

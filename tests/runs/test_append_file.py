@@ -1,0 +1,42 @@
+"""A file on a disk that fills up and has room again."""
+
+import errno
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+from fastmoco.runs.append_file import Appended
+
+
+@contextmanager
+def files_up_to(size):
+    """No file of this process may grow beyond `size` bytes: a write that would is cut short, the
+    next fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_what_the_disk_refuses_waits_and_comes_in_order(tmp_path):
+    file = Appended(tmp_path / "a.jsonl")
+    with files_up_to(30):
+        file.write(b"0123456789\n")
+        assert file.news() is None
+        file.write(b"abcdefghij\n")
+        file.write(b"does not fit\n")  # 30 - 22 bytes of it would
+        assert file.path.read_bytes() == b"0123456789\nabcdefghij\n"
+        assert file.trouble == os.strerror(errno.EFBIG)
+        line = file.news()
+        assert line is not None and "a.jsonl cannot be written (File too large)" in line
+        file.write(b"nor this\n")
+        assert file.news() is None  # told once
+    file.write(b"now\n")
+    expected = b"0123456789\nabcdefghij\ndoes not fit\nnor this\nnow\n"
+    assert file.path.read_bytes() == expected
+    assert "written again" in (file.news() or "") and file.news() is None and not file.trouble

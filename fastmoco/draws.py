@@ -256,3 +256,6 @@ def colour(seed: int, epoch: int, ids: ArrayLike, views: int, aug: Augmentation)
         taps=blur_taps(sigma, tap_count(aug)),
         flip=u[..., 9] < aug.flip_p,
     )
+
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

@@ -24,15 +24,15 @@ from bench.fuzz.reader import Edit, Reader, equal
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from fastmoco import cli
-from fastmoco.commands.reports import print_comparison
+from fastmoco.commands.compare import print_comparison
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import load_encoder
 from fastmoco.measuring.bench import read_report
 from fastmoco.recipe import MOCO_V2
 from fastmoco.reporting.compare import compare
 from fastmoco.reporting.report import report
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
+from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.export.directory import export
 from fastmoco.weights.open import open_checkpoint
 

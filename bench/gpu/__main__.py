@@ -41,26 +41,26 @@ from bench.gpu.checks import (
 from bench.shared.command import Flags, finish
 from bench.training.loss import rates as loss_rates
 from data_tools.prepare import prepare
-from fastmoco.augmentation.choose import settle
+from fastmoco.commands.bench import print_report
 from fastmoco.measuring.bench import bench
 from fastmoco.measuring.step_memory import Walk, walk, walked
 from fastmoco.model.activation_checkpointing import recompute_blocks
-from fastmoco.model.moco import build_moco, make_optimizer
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.recipe import MOCO_V2, Recipe
 from fastmoco.run_options import RunOptions
+from fastmoco.system.compiler import settle
 from fastmoco.system.device import (
     DTYPES,
     choose_deterministic,
-    describe,
-    free_memory,
     grad_scaler,
     pick_device,
     pick_precision,
-    synchronize,
 )
-from fastmoco.terminal.console import print_report, say, table
+from fastmoco.system.hardware import describe, free_memory
+from fastmoco.system.streams import synchronize
+from fastmoco.system.versions import versions
+from fastmoco.terminal.console import say, table
 from fastmoco.training.step import training_step
-from fastmoco.weights.checkpoint import versions
 
 GOES = 0.15  # that a step's memory may be away from what was predicted, either way
 STEP = {"eager": How(), "compiled": How(compiled=True), "CUDA graphs": How(compiled=True,

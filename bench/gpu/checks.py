@@ -24,11 +24,13 @@ from fastmoco.draws import Colour
 from fastmoco.loading.batch import Prepared
 from fastmoco.model.activation_checkpointing import recompute_blocks
 from fastmoco.model.batchnorm import SplitBatchNorm2d
+from fastmoco.model.build import build_moco, compile_parts, make_optimizer
 from fastmoco.model.info_nce import info_nce_plain, info_nce_streaming
-from fastmoco.model.moco import MoCo, build_moco, compile_parts, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import MOCO_V2, Precision, Recipe
 from fastmoco.system.device import DTYPES, grad_scaler, pick_precision
-from fastmoco.training.step import BadSteps, training_step
+from fastmoco.training.bad_steps import BadSteps
+from fastmoco.training.step import training_step
 
 CPU = torch.device("cpu")
 SAMPLES = 200

@@ -39,8 +39,8 @@ from fastmoco.augmentation.gpu import augment_fast
 from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
 from fastmoco.recipe import MOCO_V2
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
-from fastmoco.weights.checkpoint import versions
 
 BATCH, SIZE = 256, 224
 LAUNCH = 4e-6  # seconds of the host for one kernel of eager torch

@@ -27,11 +27,12 @@ from fastmoco.evaluation.knn import CIFAR_DEMO, knn
 from fastmoco.recipe import RECIPES
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Ended, Event
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 from fastmoco.terminal.live_panel import print_event
 from fastmoco.training.train import train
-from fastmoco.weights.checkpoint import versions
 
 MOST_SECONDS = 480
 LEAST, LEAST_GAIN = 0.56, 0.17  # of the median: kNN, and its points over step 0

@@ -31,7 +31,6 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import load_encoder
 from fastmoco.evaluation.finetune import Settings as FinetuneSettings
 from fastmoco.evaluation.finetune import finetune
 from fastmoco.evaluation.knn import PROTOCOLS, knn
@@ -40,11 +39,14 @@ from fastmoco.evaluation.linear import HELD_OUT, Settings, linear
 from fastmoco.evaluation.linear_on_features import quick
 from fastmoco.recipe import RECIPES
 from fastmoco.run_options import RunOptions
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import duration, progress, say, table
 from fastmoco.terminal.live_panel import print_event
 from fastmoco.training.train import train
-from fastmoco.weights.checkpoint import Checkpoint, load, versions
+from fastmoco.weights.checkpoint import Checkpoint, load
+from fastmoco.weights.encoders import load_encoder
 
 MARGIN = 0.05
 MOST_SECONDS = 180  # of an evaluation that works on cached features

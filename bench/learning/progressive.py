@@ -21,10 +21,11 @@ from data_tools.open import open_store
 from fastmoco.evaluation.knn import CIFAR_DEMO, knn
 from fastmoco.recipe import MOCO_CIFAR_MINI
 from fastmoco.run_options import RunOptions
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 from fastmoco.training.train import train
-from fastmoco.weights.checkpoint import versions
 
 # Sides of the views, in equal parts of the steps; the last is the side that they end with.
 FORMS = ((24,), (16, 24), (16, 20, 24), (12, 24), (16,))

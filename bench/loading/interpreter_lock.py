@@ -37,9 +37,10 @@ from fastmoco.loading.engines.threads import ThreadsEngine, cut_windows, decode
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.measuring.load_rate import endless
 from fastmoco.recipe import MOCO_V2
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
-from fastmoco.weights.checkpoint import versions
 
 CORES = (1, 2, 4, 8, 16, 32, 64)
 WAKE = 5e-6  # seconds that a thread which waited for the lock needs to run again

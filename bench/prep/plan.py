@@ -27,9 +27,10 @@ from data_tools.planning.plan_text import lines
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco.measuring.load_rate import load_rate
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
-from fastmoco.weights.checkpoint import versions
 
 BYTES_WITHIN, RATES_WITHIN = 0.05, 0.25
 LOAD_SECONDS = 2.0

@@ -28,9 +28,10 @@ from data_tools.prepare import prepare
 from fastmoco.loading.engines.threads import ThreadsEngine
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
-from fastmoco.weights.checkpoint import versions
 
 BYTES = 3 << 30
 ROUNDS, SECONDS = 5, 8.0

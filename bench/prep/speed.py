@@ -38,9 +38,10 @@ from data_tools.manifest import MANIFEST, read_manifest
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import INDEX, INDEX_DTYPE, KEYS
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
-from fastmoco.weights.checkpoint import versions
 
 WORKERS = 2
 SIDE, QUALITY = 500, 90

@@ -31,7 +31,8 @@ from PIL import Image
 from bench.shared.command import Flags, finish
 from data_tools.prepare import prepare
 from fastmoco.cli import main as fastmoco
-from fastmoco.system.device import describe
+from fastmoco.system import versions
+from fastmoco.system.hardware import describe
 from fastmoco.terminal.console import say
 from fastmoco.weights import checkpoint as checkpoints
 
@@ -220,7 +221,7 @@ def main() -> int:
                 result = {
                     **vars(tally), "seconds": round(time.perf_counter() - begun),
                     "seed": args.seed, "flags": FLAGS, "differences": 0,
-                    "versions": checkpoints.versions(),
+                    "versions": versions.versions(),
                     "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
                 }
                 args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 
 from bench.shared.command import Flags, finish
 from fastmoco.model.info_nce import LARGE, info_nce_plain, info_nce_streaming
-from fastmoco.system.device import describe, pick_device, synchronize
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.streams import synchronize
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
-from fastmoco.weights.checkpoint import versions
 
 FORMS: dict[str, Callable] = {"plain": info_nce_plain, "streaming": info_nce_streaming}
 N, K, C, T = 256, 65536, 128, 0.2

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from fastmoco.augmentation.plain import CONTRAST, HUE, SATURATION, Planes, turn_hue
-from fastmoco.draws import Colour
+from fastmoco.augmentation.plain import Planes, turn_hue
+from fastmoco.draws import CONTRAST, HUE, SATURATION, Colour
 from fastmoco.recipe import Augmentation
 
 

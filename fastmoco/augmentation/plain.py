@@ -13,11 +13,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from fastmoco.draws import Colour
+from fastmoco.draws import CONTRAST, HUE, SATURATION, Colour
 from fastmoco.recipe import Augmentation
 
 Planes = list[torch.Tensor]  # r, g, b: each [N, S, S], 0..1
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def augment(

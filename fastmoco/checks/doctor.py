@@ -23,9 +23,10 @@ import torch
 
 from data_tools.machine import cores, memory
 from fastmoco import __version__
-from fastmoco.augmentation.choose import missing_compiler
 from fastmoco.loading.engines.registry import TABLE
-from fastmoco.system.device import cards, driver, pick_device, pick_precision
+from fastmoco.system.compiler import missing_compiler
+from fastmoco.system.device import pick_device, pick_precision
+from fastmoco.system.hardware import cards, driver
 
 SECONDS, WRITTEN = 0.6, 256 << 20  # of each measurement, and the bytes that one writes at most
 BLOCK = 8 << 20

@@ -29,7 +29,7 @@ from fastmoco.augmentation.choose import augmentation
 from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
 from fastmoco.loading.engines.registry import open_engine
-from fastmoco.loading.train_loader import EvalLoader
+from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.model.batchnorm import SplitBatchNorm2d
 from fastmoco.model.dictionaries import Queue
 from fastmoco.model.info_nce import info_nce_plain, info_nce_streaming

@@ -7,13 +7,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets
+from fastmoco.run_options import EngineName
+from fastmoco.terminal.flags import FLAT, RecipeFlags, positional
+from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
     from fastmoco.measuring.bench import Report, Stage
@@ -21,10 +26,33 @@ if TYPE_CHECKING:
     from fastmoco.run_options import RunOptions
 
 
+@dataclass(frozen=True)
+class BenchArgs:
+    """Measure images/s of every stage, alone and together, and say what to change."""
+
+    data: positional("DATA")  # type: ignore[valid-type]
+    """Prepared dataset, image folder or beton."""
+    recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
+    device: str = "auto"
+    """cuda, cuda:N or cpu."""
+    threads: int = 0
+    """Decoding threads [default: all cores]."""
+    engine: EngineName = "auto"
+    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
+    compile: bool = False
+    """Compile encoders and augmentation."""
+    rounds: int = 7
+    """Interleaved rounds; medians are shown."""
+    seconds: float = 1.0
+    """Seconds of each stage in a round."""
+    against: Path | None = None
+    """A report saved with --json: name what has become slower, and exit with 1."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
 def bench(argv: list[str]) -> int:
     """fastmoco bench DATA"""
-    from fastmoco.terminal.parse import BenchArgs, parse
-
     args = parse(BenchArgs, argv, "bench")
     from fastmoco.measuring.bench import compare, read_report
     from fastmoco.run_options import RunOptions
@@ -66,7 +94,7 @@ def measured(
         if not quiet and stage.name not in found:
             if not found:
                 console.say(f"the first of {rounds} rounds, in images/s:")
-            console.say(console.stage_row(stage))
+            console.say(stage_row(stage))
         found[stage.name] = stage
 
     try:
@@ -76,10 +104,10 @@ def measured(
     except (KeyboardInterrupt, SystemExit):
         if found and not quiet:
             console.say("stopped: the medians of the rounds so far")
-            console.stage_table(found.values())
+            stage_table(found.values())
         raise
     if not quiet:
-        console.print_report(report)
+        print_report(report)
     return report
 
 
@@ -108,3 +136,43 @@ def noted_signals(asked: list[int], is_measuring: Callable[[], bool]) -> Iterato
 def _ending(number: int) -> BaseException:
     """The exception by which a process ends as this signal ends it."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def stage_row(stage: Stage) -> str:
+    """One stage of `fastmoco bench` as a line, while the others are still to come."""
+    from fastmoco.terminal import console
+
+    return f"  {stage.name:<31}{console.number(stage.images_per_s):>10}"
+
+
+def stage_table(stages: Iterable[Stage]) -> None:
+    """The stages of `fastmoco bench`, in images/s."""
+    from fastmoco.terminal import console
+
+    rows = [
+        (s.name, *map(console.number, (s.images_per_s, s.per_core, s.least, s.most)))
+        for s in stages
+    ]
+    console.table(("stage", "images/s", "per core", "least", "most"), rows)
+
+
+def print_report(report: Report) -> None:
+    """What `fastmoco bench` found."""
+    from fastmoco.terminal import console
+
+    console.say(
+        f"{report.images:,} images of {report.mean_megapixels:.2f} megapixels and "
+        f"{report.mean_kilobytes:.0f} kB on average; {report.recipe} at {report.size} px, "
+        f"batch {report.batch}, {report.precision}"
+    )
+    console.say(f"on {report.machine}; engine {report.engine}")
+    stage_table(report.stages)
+    if any("decode" in bound.name for bound in report.bounds):
+        share = report.rate("two views") / report.rate("decode")
+        console.say(f"two views run at {share:.0%} of the decode bound")
+    else:
+        console.say("all images lie decoded in memory: no step reads or decodes")
+    uses = ", ".join(f"{b.name} {console.share(b.share)}" for b in report.bounds)
+    console.say(f"the whole uses {uses}")
+    console.say(f"binds: {report.binds}")
+    console.say(f"change: {report.advice}")

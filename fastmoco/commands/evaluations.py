@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets
+from fastmoco.run_options import EngineName
 
 if TYPE_CHECKING:
-    from fastmoco.commands.evaluation_flags import FinetuneArgs, HowFlags, KnnArgs, LinearArgs
     from fastmoco.evaluation.feature_cache import Extraction
     from fastmoco.evaluation.scores import Score
     from fastmoco.weights.checkpoint import Checkpoint
@@ -21,162 +20,46 @@ MOST_CLASSES = 12  # that a confusion table has room for
 MOST_PAIRS = 10  # of classes taken for each other
 
 
-def knn(argv: list[str]) -> None:
-    """fastmoco knn CHECKPOINT TRAIN [VAL]"""
-    from fastmoco.commands.evaluation_flags import KnnArgs
-    from fastmoco.terminal.parse import parse
+@dataclass(frozen=True)
+class HowFlags:
+    """What all of them share."""
 
-    args = parse(KnnArgs, argv, "knn")
-    from fastmoco.evaluation.knn import PROTOCOLS, grid, knn
-    from fastmoco.terminal import console
-
-    protocols = grid(args.k, args.T) if args.k or args.T else PROTOCOLS
-    checkpoint, how, (train, val) = begin(args.checkpoint, (args.train, args.val), args.how)
-    voters = len(train) - (val is None)
-    rows = knn(
-        checkpoint, train, val, how.device, how.threads, args.companions, protocols, how
-    )
-    if how.ranks.rank:
-        return
-    queries, asked = (train, "leave one out") if val is None else (val, f"bank of {len(train):,}")
-    # DINO's k = 20, the published one, stands for the rest
-    shown = next((r for r in rows if (r.protocol, r.k) == ("DINO", 20)), rows[0])
-    if args.how.json:
-        print(shown_json({
-            **about(args, checkpoint), "bank": len(train),
-            "queries": len(queries), "leave_one_out": val is None,
-            "rows": [
-                {"features": r.features, "protocol": r.protocol, "k": r.k, "T": r.T,
-                 **brief(r.score)}
-                for r in rows
-            ],
-            "detail": {"features": shown.features, "protocol": shown.protocol, "k": shown.k,
-                       "T": shown.T, **dataclasses.asdict(shown.score)},
-        }))
-        return
-    console.say(
-        f"{len(queries):,} queries, {asked}; features: pooled trunk, step {checkpoint.step:,}"
-    )
-    sets = list(dict.fromkeys(r.features for r in rows))
-    by = {(r.features, r.protocol, r.k, r.T): r.score for r in rows}
-    console.table(
-        ("protocol", "k", "T", *sets, f"95 % of {sets[0]}"),
-        [
-            (r.protocol, str(r.k) if r.k <= voters else f"{r.k} (all {voters})", f"{r.T:g}",
-             *(f"{by[s, r.protocol, r.k, r.T].top1:.1%}" for s in sets), between(r.score))
-            for r in rows if r.features == sets[0]
-        ],
-    )
-    if args.how.per_class:
-        console.say(f"{shown.protocol}, k {shown.k}, T {shown.T:g}:")
-        print_classes(shown.score)
+    size: int = 0
+    """Side of the evaluated view in pixels [default: the recipe's; of other systems' checkpoints,
+    which don't tell it, 224, or 32 with a CIFAR stem]."""
+    mean: tuple[float, ...] = ()
+    """Of the three channels, 0 to 1, to normalise by [default: as for size]."""
+    std: tuple[float, ...] = ()
+    """Their deviations."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu."""
+    threads: int = 0
+    """Decoding threads [default: all cores]."""
+    engine: EngineName = "auto"
+    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
+    keep: bool = True
+    """Keep features in the cache ($XDG_CACHE_HOME/fastmoco/features): extracted once."""
 
 
-def linear(argv: list[str]) -> None:
-    """fastmoco linear CHECKPOINT TRAIN VAL"""
-    from fastmoco.commands.evaluation_flags import LinearArgs
-    from fastmoco.terminal.parse import parse
+@dataclass(frozen=True)
+class ScoreFlags(HowFlags):
+    """And those that score."""
 
-    args = parse(LinearArgs, argv, "linear")
-    from fastmoco.evaluation.linear import Settings, linear
-    from fastmoco.evaluation.linear_on_features import quick
-    from fastmoco.terminal import console
-
-    settings = Settings(args.lr, args.epochs, args.batch, args.labels, args.seed)
-    settings.check()
-    checkpoint, how, (train, val) = begin(
-        args.checkpoint, (args.train, args.val), args.how, ranks=args.quick
-    )
-    evaluate = quick if args.quick else linear
-    found = evaluate(checkpoint, train, val, how, settings, args.companions)
-    if how.ranks.rank:
-        return
-    if args.how.json:
-        print(shown_json(about(args, checkpoint) | dataclasses.asdict(found)))
-        return
-    console.say(found.protocol)
-    print_data(found.labelled, len(train), len(val), checkpoint.step, found.held_out)
-    if found.trunk:
-        console.say(found.trunk)
-    console.table(
-        ("features", "lr", "held out", "top-1", "95 %", "top-5"),
-        [
-            (r.features, f"{r.rate:g}", percent(r.held_out.get(r.rate)), *figures(r.score))
-            for r in found.rows
-        ],
-    )
-    for row in found.rows:
-        if len(row.held_out) > 1:
-            rates = ", ".join(
-                f"{rate:g}: {'diverged' if share is None else percent(share)}"
-                for rate, share in row.held_out.items()
-            )
-            console.say(f"held out, {row.features}, by lr: {rates}")
-    if args.how.per_class:
-        print_classes(found.rows[0].score)
+    per_class: bool = False
+    """Also each class, and what is taken for what."""
+    json: bool = False
+    """Print all that was found as JSON."""
 
 
-def finetune(argv: list[str]) -> None:
-    """fastmoco finetune CHECKPOINT TRAIN VAL"""
-    from fastmoco.commands.evaluation_flags import FinetuneArgs
-    from fastmoco.terminal.parse import parse
+class Evaluation(Protocol):
+    """The flags of knn, linear and finetune: a checkpoint, and the data that it is judged on."""
 
-    args = parse(FinetuneArgs, argv, "finetune")
-    from fastmoco.evaluation.finetune import Settings, finetune
-    from fastmoco.terminal import console
-
-    settings = Settings(args.labels, args.lr, args.head_lr, args.epochs, args.batch, args.seed)
-    settings.check()
-    checkpoint, how, (train, val) = begin(
-        args.checkpoint, (args.train, args.val), args.how, ranks=False
-    )
-    found = finetune(checkpoint, train, val, how, settings, args.companions)
-    if args.how.json:
-        print(shown_json(about(args, checkpoint) | dataclasses.asdict(found)))
-        return
-    console.say(found.protocol)
-    print_data(found.labelled, len(train), len(val), checkpoint.step)
-    console.table(
-        ("encoder", "top-1", "95 %", "top-5"),
-        [(name, *figures(score)) for name, score in found.rows.items()],
-    )
-    if args.how.per_class:
-        print_classes(next(iter(found.rows.values())))
-
-
-def embed(argv: list[str]) -> None:
-    """fastmoco embed CHECKPOINT DATA"""
-    from fastmoco.commands.evaluation_flags import EmbedArgs
-    from fastmoco.terminal.parse import parse
-
-    args = parse(EmbedArgs, argv, "embed")
-    from fastmoco.draws import check_seed
-    from fastmoco.evaluation.feature_cache import features_of
-    from fastmoco.evaluation.feature_files import check_name, write_features
-    from fastmoco.evaluation.features import load_encoder
-    from fastmoco.reporting.neighbour_sheet import check_sheet, draw_neighbours
-    from fastmoco.terminal import console
-
-    if args.out is None and args.neighbours is None:
-        raise UserError("embed: give --out F.npy or F.parquet, or --neighbours SHEET.png")
-    check_seed(args.seed)
-    if args.out is not None:
-        check_name(args.out)
-    if args.neighbours is not None:
-        check_sheet(args.neighbours)
-    checkpoint, how, (store, _) = begin(args.checkpoint, (args.data, None), args.how)
-    encoder = load_encoder(checkpoint, how.device)
-    features = features_of(encoder, store, checkpoint.recipe, how)
-    if how.ranks.rank:
-        return
-    if args.out is not None:
-        write_features(features, store, args.out)
-        console.say(f"{args.out}: {len(features):,} vectors of {features.shape[1]:,} float32")
-    if args.neighbours is not None:
-        drawn = draw_neighbours(
-            features, store, args.neighbours, args.count, args.seed, how.device
-        )
-        console.say(f"{args.neighbours}: {len(drawn)} queries, each with its nearest images")
+    @property
+    def checkpoint(self) -> Path: ...
+    @property
+    def train(self) -> Path: ...
+    @property
+    def val(self) -> Path | None: ...
 
 
 def begin(
@@ -191,7 +74,7 @@ def begin(
     from data_tools.safe_reading.checksum import unsaid
     from fastmoco.evaluation.feature_cache import Extraction
     from fastmoco.system.device import pick_device
-    from fastmoco.system.ranks import join
+    from fastmoco.system.torchrun import join
     from fastmoco.terminal import console
     from fastmoco.weights.open import open_checkpoint
 
@@ -237,7 +120,7 @@ def viewed(saved: Checkpoint, flags: HowFlags) -> Checkpoint:
     return replace(saved, recipe=recipe)
 
 
-def about(args: KnnArgs | LinearArgs | FinetuneArgs, checkpoint: Checkpoint) -> dict[str, Any]:
+def about(args: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
     """What a result is of: the weights by their digest, which a model card looks for."""
     from fastmoco.weights.checkpoint import trunk_digest
 

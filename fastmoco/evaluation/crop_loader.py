@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.augmentation.plain import centre_view
-from fastmoco.loading.batch import Engine
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine
-from fastmoco.loading.train_loader import Ring
+from fastmoco.loading.ring import Ring
 from fastmoco.recipe import Augmentation, Recipe, replace
-from fastmoco.system.device import Field
+from fastmoco.system.streams import Field
 
 # torchvision's RandomResizedCrop as it comes, and RandomHorizontalFlip (main_lincls.py of
 # facebookresearch/moco; eval_semisup.py of facebookresearch/swav)

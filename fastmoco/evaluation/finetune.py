@@ -24,7 +24,7 @@ from data_tools.subset import Subset
 from fastmoco.draws import check_seed
 from fastmoco.evaluation.crop_loader import CropLoader
 from fastmoco.evaluation.feature_cache import Extraction, digest, images_digest, view_of
-from fastmoco.evaluation.features import beginning, extract, initial_encoder, load_encoder
+from fastmoco.evaluation.features import extract
 from fastmoco.evaluation.labels import class_names, few_labels, shared_labels
 from fastmoco.evaluation.resume_state import EpochState
 from fastmoco.evaluation.scores import Score, score
@@ -32,6 +32,7 @@ from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
 from fastmoco.system.device import autocast, grad_scaler
 from fastmoco.weights.checkpoint import Checkpoint
+from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 EPOCHS, BATCH = 20, 256
 DROPS, DROP = (0.6, 0.8), 0.2  # 12 and 16 of 20 epochs

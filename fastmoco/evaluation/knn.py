@@ -17,10 +17,11 @@ from data_tools.errors import UserError
 from data_tools.progress import Tick
 from data_tools.store import Store
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import beginning, initial_encoder, load_encoder, raw_pixels
 from fastmoco.evaluation.labels import class_names, shared_labels
+from fastmoco.evaluation.raw_pixels import raw_pixels
 from fastmoco.evaluation.scores import Score, score
 from fastmoco.weights.checkpoint import Checkpoint
+from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 CHUNK = 1024  # queries at a time
 BANK_CHUNK = 2**26  # numbers of the bank at a time: 256 MB

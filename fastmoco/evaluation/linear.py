@@ -22,15 +22,16 @@ from fastmoco.evaluation.feature_cache import (
     images_digest,
     view_of,
 )
-from fastmoco.evaluation.features import beginning, initial_encoder, load_encoder, pixel_encoder
 from fastmoco.evaluation.labels import class_names, few_labels, held_out, shared_labels
 from fastmoco.evaluation.linear_classifiers import Heads, choose
+from fastmoco.evaluation.raw_pixels import pixel_encoder
 from fastmoco.evaluation.resume_state import EpochState
 from fastmoco.evaluation.scores import Score, score
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
 from fastmoco.system.device import autocast
 from fastmoco.weights.checkpoint import Checkpoint
+from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 OFFICIAL_RATE, OFFICIAL_EPOCHS, OFFICIAL_BATCH = 30.0, 100, 256
 DROPS = (0.6, 0.8)  # 60 and 80 of 100 epochs

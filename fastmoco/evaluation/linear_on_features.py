@@ -12,7 +12,6 @@ from data_tools.store import Store
 from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import raw_pixels
 from fastmoco.evaluation.linear import (
     Found,
     Linear,
@@ -26,7 +25,8 @@ from fastmoco.evaluation.linear import (
     shown,
 )
 from fastmoco.evaluation.linear_classifiers import Heads, choose
-from fastmoco.system.device import free_memory
+from fastmoco.evaluation.raw_pixels import raw_pixels
+from fastmoco.system.hardware import free_memory
 from fastmoco.weights.checkpoint import Checkpoint
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of standardised features

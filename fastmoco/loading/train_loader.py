@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,77 +14,15 @@ from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.draws import Colour
 from fastmoco.loading import read_ahead
-from fastmoco.loading.batch import Batch, Engine, Pending
+from fastmoco.loading.batch import Batch
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine
+from fastmoco.loading.ring import Ring
 from fastmoco.recipe import Recipe
-from fastmoco.system.device import Field, Slot, copy_stream
 from fastmoco.system.ranks import ALONE, Ranks
+from fastmoco.system.streams import Field
 
-RING = 4  # slots: one in use, one copied, two being filled
 DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as much for a few
-
-
-class Ring:
-    """Batches from an engine through a ring of slots; data_wait is the time spent waiting.
-
-    Without an engine the slots carry the plans alone.
-    """
-
-    def __init__(
-        self, engine: Engine | None, layout: dict[str, Field], device: torch.device
-    ) -> None:
-        self._engine = engine
-        self._slots = [Slot(layout, device) for _ in range(RING)]
-        self._stream = copy_stream(device)
-        self.data_wait = 0.0
-
-    def end(self) -> None:
-        """Wait until nothing that was launched needs the slots any more: they may go."""
-        for slot in self._slots:
-            slot.wait_unused()
-
-    def batches(self, plans: Iterator[dict[str, NDArray]]) -> Iterator[dict[str, torch.Tensor]]:
-        """For each plan (index [B], windows [B, V, 4] and what else the slot holds): its tensors,
-        which hold until the next one is asked for."""
-        waiting: deque[tuple[Slot, Pending | None, dict[str, int]]] = deque()
-        free = deque(self._slots)
-
-        def begin() -> None:
-            plan = next(plans, None)
-            if plan is None:
-                return
-            slot = free.popleft()
-            slot.wait_writable()
-            lengths = {name: len(plan[name]) for name in slot.arrays if name in plan}
-            for name, n in lengths.items():
-                slot.arrays[name][:n] = plan[name]
-            pending = None
-            if self._engine is not None:
-                lengths["views"] = len(plan["index"])
-                views = slot.arrays["views"][: lengths["views"]]
-                pending = self._engine.submit(plan["index"], plan["windows"], views)
-            waiting.append((slot, pending, lengths))
-
-        try:
-            for _ in range(RING - 1):
-                begin()
-            while waiting:
-                slot, pending, lengths = waiting.popleft()
-                if pending is not None:
-                    begun = time.perf_counter()
-                    pending.result()  # the one place where a step can wait for data
-                    self.data_wait += time.perf_counter() - begun
-                tensors = slot.to_device(self._stream)
-                begin()
-                try:
-                    yield {name: tensors[name][:n] for name, n in lengths.items()}
-                finally:  # also where the consumer breaks off
-                    slot.mark_used()
-                free.append(slot)
-        finally:  # an early break: nothing may still write into the slots
-            for _, pending, _ in waiting:
-                if pending is not None:
-                    pending.result()
 
 
 class TrainLoader:
@@ -192,32 +128,3 @@ class TrainLoader:
                 if aug.blur_p > 0:
                     plan["blur_rows"] = draws.blur_rows(plan["sigma"], aug.blur_p)
                 yield plan
-
-
-class EvalLoader:
-    """One centred view of every image, in the store's order, to the last one."""
-
-    def __init__(
-        self, store: Store, recipe: Recipe, engine: Engine, device: torch.device, batch: int = 256
-    ) -> None:
-        self.store, self.recipe, self.batch = store, recipe, batch
-        size = recipe.eval_size or recipe.size
-        self._ring = Ring(
-            engine,
-            {
-                "index": Field(np.int64, (batch,)),
-                "label": Field(np.int64, (batch,)),
-                "views": Field(np.uint8, (batch, 1, size, size, 3)),
-            },
-            device,
-        )
-
-    def __iter__(self) -> Iterator[Batch]:
-        def plans() -> Iterator[dict[str, NDArray]]:
-            for start in range(0, len(self.store), self.batch):
-                ids = np.arange(start, min(start + self.batch, len(self.store)))
-                boxes = draws.eval_boxes(self.store.sizes[ids], self.recipe.eval_crop)
-                yield {"index": ids, "label": self.store.labels[ids], "windows": boxes}
-
-        for t in self._ring.batches(plans()):
-            yield Batch(t["views"], None, t["label"], t["index"], None)

@@ -26,7 +26,8 @@ from fastmoco.measuring.stages import Stages, read_rates
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.bench_file import from_json
-from fastmoco.system.device import describe, peak_memory, pick_device, pick_precision
+from fastmoco.system.device import pick_device, pick_precision
+from fastmoco.system.hardware import describe, peak_memory
 
 ROUNDS = 7  # interleaved; the medians are shown
 ALLOWED = 1 / 6  # that a stage may fall behind a saved report, relative to decode

@@ -14,7 +14,8 @@ from fastmoco.loading.engines.resident_gpu import LARGEST_SIDE, SHARE, needed
 from fastmoco.measuring.step_memory import Estimate, estimate, refuse_vast_keys
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.run_options import RunOptions
-from fastmoco.system.device import pick_device, pick_precision, usable_memory
+from fastmoco.system.device import pick_device, pick_precision
+from fastmoco.system.hardware import usable_memory
 
 TRIES = 6  # estimates in the search for the largest batch
 GB = 1e9

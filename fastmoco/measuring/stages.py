@@ -17,24 +17,18 @@ import torch
 from data_tools.safe_reading.limits import raise_open_files
 from data_tools.store import JPEG, Store
 from fastmoco import draws
-from fastmoco.augmentation.choose import augmentation, lacks_compiler, settle
+from fastmoco.augmentation.choose import augmentation
 from fastmoco.draws import Colour
-from fastmoco.loading.batch import Batch, Engine, Prepared
+from fastmoco.loading.batch import Batch, Prepared
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.threads import cut_windows, decode
 from fastmoco.loading.train_loader import TrainLoader
-from fastmoco.model.moco import build_moco, compile_parts, make_optimizer
+from fastmoco.model.build import build_moco, compile_parts, make_optimizer
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
-from fastmoco.system.device import (
-    DTYPES,
-    Field,
-    Slot,
-    choose_deterministic,
-    copy_stream,
-    grad_scaler,
-    one_ahead,
-    synchronize,
-)
+from fastmoco.system.compiler import lacks_compiler, settle
+from fastmoco.system.device import DTYPES, choose_deterministic, grad_scaler
+from fastmoco.system.streams import Field, Slot, copy_stream, one_ahead, synchronize
 from fastmoco.training.step import training_step
 
 IMAGES = 64  # decoded images that the crop stage goes round

@@ -26,13 +26,15 @@ from fastmoco import draws
 from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
 from fastmoco.loading.batch import Prepared
-from fastmoco.loading.train_loader import RING
+from fastmoco.loading.ring import RING
 from fastmoco.model.activation_checkpointing import recompute_blocks
+from fastmoco.model.build import build_moco
 from fastmoco.model.info_nce import LARGE, LAUNCHED
-from fastmoco.model.moco import MoCo, build_moco
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
-from fastmoco.system.device import DTYPES, grad_scaler, used_memory
+from fastmoco.system.device import DTYPES, grad_scaler
+from fastmoco.system.hardware import used_memory
 from fastmoco.training.step import training_step
 
 MOST_ROOM = 10**12  # bytes

@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fastmoco.model.batchnorm import deal, undeal
-from fastmoco.model.dictionaries import Dictionary, EndToEnd, Keys, MemoryBank, Queue
-from fastmoco.model.encoder import build_encoder
-from fastmoco.recipe import Recipe
+from fastmoco.model.dictionaries import Dictionary, Keys
+from fastmoco.model.geometry import unit
 from fastmoco.system.ranks import ALONE, Ranks
 
 
@@ -206,72 +204,3 @@ def added(first: Out, second: Out) -> Out:
 
 def _nothing() -> None:
     pass
-
-
-def build_moco(
-    recipe: Recipe, samples: int, device: torch.device, ranks: Ranks = ALONE, pieces: int = 1
-) -> MoCo:
-    """The model of a recipe for so many samples; initial weights from torch's global generator.
-
-    BatchNorm's parts are those of the whole batch, shared out over ranks and, with gradient
-    accumulation, over its pieces.
-    """
-    parts = recipe.bn_splits // (ranks.size * pieces)
-    encoder = build_encoder(recipe, parts if recipe.split == "both" else 1)
-    dictionary: Dictionary = EndToEnd()
-    if recipe.mechanism == "queue":
-        dictionary = Queue(recipe.K, recipe.dim)
-    elif recipe.mechanism == "memory-bank":
-        dictionary = MemoryBank(samples, recipe.dim)
-    return MoCo(
-        encoder, dictionary, recipe.m, recipe.T, recipe.symmetric, recipe.shared,
-        parts if recipe.split == "keys" else 1, ranks,
-    ).to(device)
-
-
-def make_optimizer(moco: MoCo, recipe: Recipe) -> torch.optim.SGD:
-    """SGD on what is trained, every parameter decayed, as main_moco.py has it.
-
-    The momentum starts as zeros: torch's fused SGD would leave it unset where float16's scaler
-    skips the first step.
-    """
-    optimizer = torch.optim.SGD(
-        moco.trained(), lr=recipe.lr, momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay, fused=True,
-    )
-    if recipe.momentum > 0:
-        for p in moco.trained():
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimizer
-
-
-def compile_parts(moco: MoCo, graphs: bool = False) -> None:
-    """Compile the encoders and the enqueue, for fixed shapes: what a run saw before a resume
-    can then not change its code. Evaluation calls the trunks by themselves, which stay eager.
-    With graphs, as CUDA graphs too."""
-    mode = "reduce-overhead" if graphs else None
-    if graphs:  # a new step may write over the results of the last step's graphs
-        moco.begin_step = torch.compiler.cudagraph_mark_step_begin
-    for encoder in (moco.encoder_q, moco.encoder_k):
-        if encoder is not None:
-            encoder.compile(dynamic=False, mode=mode)
-    moco.dictionary.compile_write()
-
-
-def geometry(q: torch.Tensor, k: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """How the queries [N, C] lie (2005.10242): alignment, the mean of |q - k|^2 over positives (0
-    is best, 2 unrelated); uniformity, log of the mean of exp(-2 |q_i - q_j|^2) over pairs (-4 is
-    spread out, 0 collapsed); feature_std, the mean over dimensions of their deviation, times
-    sqrt(C) (1 is spread out, 0 collapsed). Each [], on the device."""
-    n = q.shape[0]
-    near = torch.exp(4 * (q @ q.T) - 4)  # |q_i - q_j|^2 = 2 - 2 q_i q_j
-    return {
-        "alignment": (q - k).square().sum(dim=1).mean() if k is not None else q.new_zeros(()),
-        "uniformity": ((near.sum() - n) / (n * (n - 1))).log(),
-        "feature_std": q.std(dim=0).mean() * q.shape[1] ** 0.5,
-    }
-
-
-def unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1, [N, C], in float32 or wider whatever the encoder computed in."""
-    return F.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=1)

@@ -24,11 +24,12 @@ from data_tools.sources.location import on_disk
 from data_tools.store import Store
 from data_tools.subset import Subset
 from fastmoco import draws
-from fastmoco.evaluation.features import check_finite, extract, load_encoder
+from fastmoco.evaluation.features import check_finite, extract
 from fastmoco.reporting.views import sheet
 from fastmoco.runs.record import RunRecord
 from fastmoco.system.device import pick_device
 from fastmoco.weights.checkpoint import Checkpoint, load
+from fastmoco.weights.encoders import load_encoder
 
 SHEETS, PER_SHEET = 3, 3  # of views: a sheet is as wide as a phone
 QUERIES, NEAREST, THUMB = 8, 5, 128

@@ -26,7 +26,7 @@ from fastmoco.runs.events import (
     to_row,
 )
 from fastmoco.runs.lock import unwritable
-from fastmoco.weights.checkpoint import versions
+from fastmoco.system.versions import versions
 
 
 class RunDir:

@@ -15,28 +15,20 @@ which a checksum proves.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import itertools
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from data_tools.errors import UserError
-from fastmoco.recipe import Recipe
-from fastmoco.system.device import collectives
 
-P = ParamSpec("P")
 R = TypeVar("R")
-# A rank that dies is noticed at once, its connections close; a machine that vanishes after so long.
-# Not less: the others wait while rank 0 measures kNN.
-PATIENCE = timedelta(minutes=30)
+
+
 WORDS = 2**22  # of a tensor that a checksum widens at a time: 32 MB
 
 # torch 2.14 renames both
@@ -159,37 +151,6 @@ class _Gather(torch.autograd.Function):
 GO_ON, SAVE, STOP = range(3)
 
 
-class Vote:
-    """What any rank wishes most (GO_ON, SAVE, STOP), known to all at the same step, one later.
-
-    The votes travel on the host while the device works: no step waits for its own.
-    """
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if ranks.size > 1 else None
-        self._vote = torch.zeros(1)
-        self._under_way: dist.Work | None = None
-
-    def __call__(self, wish: int) -> int:
-        """Once a step on every rank; what to do now."""
-        if self._group is None:
-            return wish
-        agreed = GO_ON
-        if self._under_way is not None:
-            self._under_way.wait()
-            agreed = int(self._vote)
-        self._vote = torch.tensor([float(wish)])
-        self._under_way = dist.all_reduce(
-            self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True
-        )
-        return agreed
-
-    def end(self) -> None:
-        """Wait for the last votes: nobody leaves while they travel."""
-        if self._under_way is not None:
-            self._under_way.wait()
-
-
 def checksum(x: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor's words as integers, weighed by their places, int64 []: equal bits give
     equal sums, and two keys that changed places do not."""
@@ -200,106 +161,3 @@ def checksum(x: torch.Tensor) -> torch.Tensor:
         part = words[first : first + WORDS].long()
         total += (part * (torch.arange(len(part), device=x.device) % 8191 + 1 + first)).sum()
     return total
-
-
-_meeting: dist.Store | None = None
-_joined = itertools.count()
-
-
-def join() -> Ranks:
-    """Join the run that torchrun started; Ranks() where it did not. Tensors travel by NCCL between
-    GPUs and by gloo between hosts.
-
-    Raises UserError where the others cannot be reached.
-    """
-    global _meeting
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return ALONE
-    if not dist.is_initialized():
-        try:
-            store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-            # a process may train twice: the second time must not find what the first one left
-            _meeting = dist.PrefixStore(f"fastmoco/{next(_joined)}", store)
-            dist.init_process_group(
-                collectives(), store=_meeting, rank=rank, world_size=size, timeout=PATIENCE
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"rank {os.environ.get('RANK')} of {size} cannot join the others "
-                f"({str(error).splitlines()[0]}); start all with torchrun"
-            ) from None
-    return Ranks(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def leave() -> None:
-    """The end of what join began."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def as_one(run: Callable[P, R]) -> Callable[P, R]:
-    """What all ranks run together: what fails on one ends all, and one of them tells it.
-
-    The first to fail raises its error, a UserError where it is the others that are gone; the rest
-    leave by SystemExit(2) without a word. Joins before, where that is still to be done, and leaves
-    after.
-    """
-
-    @functools.wraps(run)
-    def together(*args: P.args, **kwargs: P.kwargs) -> R:
-        outermost = not dist.is_initialized()
-        ranks = join()
-        if ranks.size == 1:
-            return run(*args, **kwargs)
-        try:
-            result = run(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as error:
-            if not _is_mine_to_tell(ranks.rank):
-                raise SystemExit(2) from None
-            if not _says_they_are_gone(error):
-                raise
-            raise UserError(
-                f"rank {ranks.rank} of {ranks.size} has lost the others: one of them was killed, "
-                f"or its machine is gone; the last checkpoint is whole: go on with --resume"
-            ) from None
-        if outermost:
-            leave()
-        return result
-
-    return together
-
-
-def _is_mine_to_tell(rank: int) -> bool:
-    try:
-        assert _meeting is not None
-        return int(_meeting.compare_set("told", "", str(rank))) == rank
-    except RuntimeError:  # the place to meet is gone too
-        return True
-
-
-def _says_they_are_gone(error: BaseException) -> bool:
-    """gloo has no type of its own for it."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
-    )
-
-
-def check_parts(recipe: Recipe, ranks: Ranks, pieces: int) -> None:
-    """UserError where ranks or pieces do not divide the batch and BatchNorm's parts."""
-    if pieces > 1 and recipe.mechanism == "end-to-end":
-        raise UserError(
-            "--accumulate: end-to-end needs all keys of a batch at once; use a smaller --batch"
-        )
-    if ranks.size > 1 and recipe.split == "keys":
-        raise UserError("--split keys works on one device: use --split both with several ranks")
-    count = ranks.size * pieces
-    shares = f"{ranks.size} ranks" if ranks.size > 1 else ""
-    shares += " times " if ranks.size > 1 and pieces > 1 else ""
-    shares += f"--accumulate {pieces}" if pieces > 1 else ""
-    for name, value in (("--batch", recipe.batch), ("--bn-splits", recipe.bn_splits)):
-        if value % count:
-            raise UserError(
-                f"{name} {value} does not divide into {shares}: use {-(-value // count) * count}, "
-                f"or another multiple of {count}"
-            )

@@ -19,8 +19,7 @@ from data_tools.quantities import human
 from data_tools.safe_reading.json_file import escaped
 
 if TYPE_CHECKING:
-    from fastmoco.measuring.bench import Report, Stage
-    from fastmoco.measuring.dry_run import DryRun
+    pass
 
 screen = Console(highlight=False, soft_wrap=True)
 PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
@@ -72,7 +71,7 @@ class Counter:
             speed = f"{human(rate)}/s"
         else:
             found = [f"{done:,} of {total:,}"]
-            speed = f"{_number(rate)} {self._unit}/s"
+            speed = f"{number(rate)} {self._unit}/s"
         return [*found, speed, f"{duration((total - done) / rate)} left"] if rate > 0 else found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -154,61 +153,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min"
 
 
-def stage_row(stage: Stage) -> str:
-    """One stage of `fastmoco bench` as a line, while the others are still to come."""
-    return f"  {stage.name:<31}{_number(stage.images_per_s):>10}"
-
-
-def stage_table(stages: Iterable[Stage]) -> None:
-    """The stages of `fastmoco bench`, in images/s."""
-    table(
-        ("stage", "images/s", "per core", "least", "most"),
-        [(s.name, *map(_number, (s.images_per_s, s.per_core, s.least, s.most))) for s in stages],
-    )
-
-
-def print_report(report: Report) -> None:
-    """What `fastmoco bench` found."""
-    say(
-        f"{report.images:,} images of {report.mean_megapixels:.2f} megapixels and "
-        f"{report.mean_kilobytes:.0f} kB on average; {report.recipe} at {report.size} px, "
-        f"batch {report.batch}, {report.precision}"
-    )
-    say(f"on {report.machine}; engine {report.engine}")
-    stage_table(report.stages)
-    if any("decode" in bound.name for bound in report.bounds):
-        share = report.rate("two views") / report.rate("decode")
-        say(f"two views run at {share:.0%} of the decode bound")
-    else:
-        say("all images lie decoded in memory: no step reads or decodes")
-    say("the whole uses " + ", ".join(f"{b.name} {_share(b.share)}" for b in report.bounds))
-    say(f"binds: {report.binds}")
-    say(f"change: {report.advice}")
-
-
-def print_dry_run(found: DryRun) -> None:
-    """What `fastmoco train --dry-run` found."""
-    e = found.estimate
-    say(f"a step of {e.batch:,} images on {found.device}, {found.precision}, where it takes most:")
-    rows = [(p.name, f"{p.bytes / 1e6:,.1f}", p.source) for p in e.parts]
-    table(("part", "MB", ""), [*rows, ("all", f"{e.bytes / 1e6:,.1f}", "")])
-    if found.room is not None:
-        fits = "no batch fits" if found.largest is None else (
-            f"the largest batch that fits is {found.largest.batch:,} "
-            f"({found.largest.bytes / 1e9:.2f} GB)"
-        )
-        say(f"of {found.room / 1e9:.2f} GB: {fits}")
-    say(f"what might follow the dataset of {found.samples:,} images:")
-    for a in found.advice:
-        same = "is right" if a.now == a.suggested else f"{a.now:g}; {a.suggested:g} might be better"
-        say(f"  {a.setting} {same}: {a.reason}")
-    if found.refused:
-        say(f"as it is, train refuses it: {found.refused}")
-
-
-def _share(value: float) -> str:
+def share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.01 else "under 1%"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

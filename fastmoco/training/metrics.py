@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -17,41 +14,15 @@ from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.model.moco import MoCo
 from fastmoco.recipe import Recipe
 from fastmoco.runs.events import Progress, Skipped
-from fastmoco.system.device import used_memory
+from fastmoco.system.hardware import used_memory
 from fastmoco.system.ranks import ALONE, Ranks
+from fastmoco.training.bad_steps import BadSteps
 from fastmoco.training.budget import Plan
-from fastmoco.training.step import BadSteps
+from fastmoco.training.clock import Clock
 
 LOST = 3  # skipped steps in a row after which a checkpoint would hold a run that has diverged
 STEADY = 5  # log lines whose median rate gives the time left: a pause of one does not show in it
 COMPARE_EVERY = 10  # log lines: all weights and keys are read for it
-
-
-class Clock:
-    """Training time: what passes inside `with clock`, less what is paused."""
-
-    def __enter__(self) -> Clock:
-        self._begun = self._mark = time.perf_counter()
-        self._paused = 0.0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close: a context, so that the time begins where the run does."""
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._begun - self._paused
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - begun
-
-    def mark(self) -> None:
-        self._mark = time.perf_counter()
-
-    def since_mark(self) -> float:
-        return time.perf_counter() - self._mark
 
 
 class Window:

@@ -9,8 +9,8 @@ import time
 import torch
 
 from fastmoco.runs.events import Saved
-from fastmoco.training.metrics import Clock
-from fastmoco.training.setup import Run
+from fastmoco.training.clock import Clock
+from fastmoco.training.run import Run
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.checkpoint import Checkpoint
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -14,110 +13,50 @@ from data_tools.errors import UserError
 from data_tools.machine import cores
 from data_tools.open import open_store
 from data_tools.store import Store
-from fastmoco.augmentation.choose import augmentation, lacks_compiler, settle
-from fastmoco.loading.batch import Batch, Engine, Prepared
+from fastmoco.augmentation.choose import augmentation
 from fastmoco.loading.dataset_stats import normalised
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.read_ahead import pick_order
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.measuring.step_memory import refuse_vast_keys
 from fastmoco.model.activation_checkpointing import recompute_blocks
-from fastmoco.model.moco import MoCo, build_moco, compile_parts, make_optimizer
+from fastmoco.model.build import build_moco, compile_parts, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.model.timm_trunk import notes as trunk_notes
-from fastmoco.recipe import Recipe, most_keys
+from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.directory import RunDir
 from fastmoco.runs.dispatch import Telling
 from fastmoco.runs.events import Evaluated, Event, Listener, Noted, Progress, Started
 from fastmoco.runs.health import Watch
 from fastmoco.runs.loggers import TensorBoard, WeightsAndBiases
+from fastmoco.system import versions
+from fastmoco.system.compiler import lacks_compiler, settle
 from fastmoco.system.device import (
-    DTYPES,
     choose_deterministic,
-    describe,
     grad_scaler,
     make_current,
     pick_device,
     pick_precision,
     same_bits,
-    usable_memory,
 )
-from fastmoco.system.ranks import Ranks, check_parts, join
+from fastmoco.system.hardware import describe, usable_memory
+from fastmoco.system.ranks import Ranks
+from fastmoco.system.torchrun import join
 from fastmoco.training.budget import Budget, Plan, budget_seconds
+from fastmoco.training.checks import check_parts, refuse_large_queue
 from fastmoco.training.knn_monitor import Monitor
 from fastmoco.training.metrics import Window
 from fastmoco.training.resume import not_to_the_bit, resumable
+from fastmoco.training.run import Run
+from fastmoco.training.warm_start import start_from
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.checkpoint import Checkpoint
-from fastmoco.weights.open import open_checkpoint, start_from
+from fastmoco.weights.open import open_checkpoint
 
 # What all ranks must have been given alike, besides the recipe
 TOGETHER = ("accumulate", "log_every", "budget", "until", "keep", "val", "init")
-
-
-@dataclass
-class Run:
-    """A training run between two steps."""
-
-    recipe: Recipe
-    """With its precision, order and statistics resolved."""
-    options: RunOptions
-    store: Store
-    device: torch.device
-    ranks: Ranks
-    moco: MoCo
-    optimizer: torch.optim.SGD
-    scaler: torch.amp.GradScaler
-    engine: Engine
-    loader: TrainLoader
-    to_images: Callable[..., torch.Tensor]
-    window: Window
-    monitor: Monitor | None
-    """kNN while training: rank 0's."""
-    directory: RunDir
-    made_by: dict[str, str]
-    """What the bits depend on besides the recipe."""
-    origin: str
-    """What the weights began as, in a line, where that was another checkpoint."""
-    begun: float
-    """time.monotonic(): a budget counts from there."""
-    plan: Plan
-    budget: Budget | None = None
-    step: int = 0
-    """Steps done."""
-    earlier: float = 0.0
-    """Seconds of training before this process."""
-    spent: float = 0.0
-    """Seconds of the budget before this process."""
-    measured: dict[int, float] = field(default_factory=dict)
-    """kNN by step."""
-    tell: Callable[[Event], None] = lambda _event: None
-    """Silent on all ranks but the first."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return self.loader.steps_per_epoch
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes and tells."""
-        return self.ranks.rank == 0
-
-    @property
-    def over(self) -> bool:
-        """Whether all steps are done; a budget has none before its rate is known."""
-        return self.step == self.plan.steps != 0
-
-    def prepared(self, size: int) -> Callable[[Batch], Prepared]:
-        """Views of this side to what a step takes."""
-        augment, dtype = self.recipe.augmentation_at(size), DTYPES[self.recipe.precision]
-
-        def prepare(batch: Batch) -> Prepared:
-            assert batch.colour is not None
-            return batch.prepared(self.to_images(batch.views, batch.colour, augment, dtype))
-
-        return prepare
 
 
 def start(
@@ -161,7 +100,7 @@ def start(
     to_images, form, compile_note = augmentation(options, device)
     make_lean(moco, device, options)
     moco.distribute()
-    made_by = checkpoints.versions() | {
+    made_by = versions.versions() | {
         "device": same_bits(device), "augment": form, "compile": str(options.compile),
         "engine": engine_name, "ranks": str(ranks.size), "pieces": str(options.accumulate),
     }
@@ -186,16 +125,6 @@ def start(
         checkpoints.refuse_full_disk(directory.checkpoint, held(run), options.keep)
     tell_start(run, os.path.abspath(data), how, notes, listeners)
     return run
-
-
-def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> None:
-    """UserError where the negatives would be older keys of the same images."""
-    if recipe.mechanism == "queue" and recipe.K > samples and not options.force:
-        raise UserError(
-            f"--K {recipe.K} is larger than the dataset ({samples} images): the negatives would "
-            f"hold older keys of the same images; use --K {most_keys(samples, recipe.batch)} or "
-            f"less, or --force"
-        )
 
 
 def resolve(

@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
+from fastmoco.system.ranks import GO_ON, Ranks
+
 AT_ONCE = 2.0  # seconds
 
 
@@ -48,3 +53,34 @@ def asked_to_stop() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
+
+
+class Vote:
+    """What any rank wishes most (GO_ON, SAVE, STOP), known to all at the same step, one later.
+
+    The votes travel on the host while the device works: no step waits for its own.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if ranks.size > 1 else None
+        self._vote = torch.zeros(1)
+        self._under_way: dist.Work | None = None
+
+    def __call__(self, wish: int) -> int:
+        """Once a step on every rank; what to do now."""
+        if self._group is None:
+            return wish
+        agreed = GO_ON
+        if self._under_way is not None:
+            self._under_way.wait()
+            agreed = int(self._vote)
+        self._vote = torch.tensor([float(wish)])
+        self._under_way = dist.all_reduce(
+            self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return agreed
+
+    def end(self) -> None:
+        """Wait for the last votes: nobody leaves while they travel."""
+        if self._under_way is not None:
+            self._under_way.wait()

@@ -10,14 +10,16 @@ from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.events import Ended, Listener, Noted
 from fastmoco.runs.lock import own_run
-from fastmoco.system.device import one_ahead
-from fastmoco.system.ranks import GO_ON, SAVE, STOP, Vote, as_one
-from fastmoco.training.metrics import Clock
+from fastmoco.system.ranks import GO_ON, SAVE, STOP
+from fastmoco.system.streams import one_ahead
+from fastmoco.system.torchrun import as_one
+from fastmoco.training.clock import Clock
+from fastmoco.training.run import Run
 from fastmoco.training.save import save, validate
 from fastmoco.training.schedule import learning_rate
-from fastmoco.training.setup import Run, start
+from fastmoco.training.setup import start
 from fastmoco.training.step import training_step
-from fastmoco.training.stopping import asked_to_stop
+from fastmoco.training.stopping import Vote, asked_to_stop
 from fastmoco.weights.checkpoint import Checkpoint
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +12,6 @@ from typing import Any
 import torch
 
 from data_tools.errors import UserError
-from fastmoco import __version__
 from fastmoco.recipe import Recipe, from_dict, to_dict
 from fastmoco.weights.read import WeightsFile, read_weights, tensors_digest
 from fastmoco.weights.write import write_weights
@@ -60,18 +57,6 @@ class Checkpoint:
     """A line on the file that it was read from. It is not written."""
     epoch: int | None = None
     """Epochs of training, if the file is the official code's and says so."""
-
-
-def versions() -> dict[str, str]:
-    """What the bits of a run depend on besides the recipe."""
-    names = ("torch", "torchvision", "numpy", "numba", "simplejpeg", "pillow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {
-        "fastmoco": __version__,
-        "python": platform.python_version(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        **found,
-    }
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -24,12 +24,7 @@ from fastmoco.weights.checkpoint import Checkpoint, check_types
 from fastmoco.weights.foreign_layouts import Choice, Trunk, choose, head_of, left_out, queue_of
 from fastmoco.weights.foreign_tensors import Tensors, short, tensors_of
 from fastmoco.weights.other_trunks import other_resnet, what_it_is
-
-# (blocks a stage, convolutions a block) -> the arch
-DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
-    ((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4, 6, 3), 3): "resnet50",
-    ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152",
-}
+from fastmoco.weights.resnets import DEPTHS
 
 ONLY = f"of other systems' encoders only {', '.join(DEPTHS.values())} are read"
 

@@ -77,3 +77,10 @@ def from_sequential(children: list[int], stages: set[int]) -> dict[str, str] | N
         return None
     parts = {str(stem[0]): "conv1", str(stem[1]): "bn1"}
     return parts | {str(number): f"layer{i + 1}" for i, number in enumerate(sorted(stages))}
+
+
+# (blocks a stage, convolutions a block) -> the arch
+DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
+    ((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4, 6, 3), 3): "resnet50",
+    ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152",
+}

@@ -15,6 +15,7 @@ from fastmoco.loading.engines.threads import ThreadsEngine
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import AUGMENT_V2, AUGMENTATIONS, MOCO_V1, MOCO_V2
 from fastmoco.run_options import RunOptions
+from fastmoco.system import compiler
 from tests.augmentation.test_plain import some_views
 from tests.loading.test_train_loader import CPU
 
@@ -97,10 +98,10 @@ def test_which_form_is_taken(monkeypatch):
     assert pick(CPU, augment="torch") == ("torch", None)
     assert pick(cuda, augment="kornia") == ("kornia", None)
     assert pick(cuda, augment="torch") == ("torch", None)
-    monkeypatch.setattr(choose, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(compiler, "lacks_compiler", lambda device: None)
     assert pick(cuda) == ("augment_fast, compiled", None)
     assert pick(cuda, augment="torch", compile=True) == ("augment, compiled", None)
-    monkeypatch.setattr(choose, "lacks_compiler", lambda device: "no C compiler here")
+    monkeypatch.setattr(compiler, "lacks_compiler", lambda device: "no C compiler here")
     assert pick(cuda) == ("torch", "the augmentation is not compiled: no C compiler here")
 
 
@@ -112,14 +113,14 @@ def test_a_function_is_compiled_for_as_many_shapes_as_a_run_has():
     torch.compiler.reset()
     double = torch.compile(lambda x: 2 * x, fullgraph=True, dynamic=False, backend="eager")
     with config.patch(recompile_limit=8), inductor.patch(deterministic=False):
-        choose.settle(12)
+        compiler.settle(12)
         assert inductor.deterministic  # no timing decides the order of a sum
         for side in range(1, 13):
             assert double(torch.ones(side)).sum() == 2 * side
 
 
 def test_what_compiling_lacks_is_told(monkeypatch):
-    lacks = choose.lacks_compiler.__wrapped__  # whose answer is kept
+    lacks = compiler.lacks_compiler.__wrapped__  # whose answer is kept
     line = lacks(torch.device("cuda"))  # really tried: this machine has no such device, or it works
     assert (line is None) == torch.cuda.is_available()
     monkeypatch.setattr(choose.shutil, "which", lambda name: None)

@@ -12,7 +12,7 @@ from bench.training.step import __main__ as step
 from bench.training.step.__main__ import judged, measured, sizes
 from bench.training.step.sides import CPU, Official, flops_an_image, product_rate
 from fastmoco.loading.batch import Prepared
-from fastmoco.model.moco import build_moco, make_optimizer
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.system.device import grad_scaler
 from fastmoco.training.step import training_step
 

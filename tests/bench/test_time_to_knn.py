@@ -24,8 +24,9 @@ from bench.learning.time_to_knn import plain_moco, sides
 from bench.shared import charts
 from bench.shared.cifar_split import split
 from data_tools.open import open_store
+from fastmoco.model.build import make_optimizer
 from fastmoco.model.dictionaries import Queue
-from fastmoco.model.moco import MoCo, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import to_dict
 
 

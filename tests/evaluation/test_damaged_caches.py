@@ -15,8 +15,8 @@ from data_tools.store import npy_header
 from data_tools.subset import Subset
 from fastmoco.evaluation import feature_cache
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import load_encoder
 from fastmoco.evaluation.resume_state import EpochState
+from fastmoco.weights.encoders import load_encoder
 from tests.support.deadlines import deadline
 from tests.support.evaluation_parts import CPU, RECIPE, untrained
 from tests.support.flips import FLIPS, caches, flipped

@@ -12,8 +12,9 @@ import fastmoco.evaluation.feature_cache as cache_module
 from data_tools.errors import UserError
 from data_tools.subset import Subset
 from fastmoco.evaluation.feature_cache import Extraction, features_of, opened, place, sweep
-from fastmoco.evaluation.features import extract, initial_encoder, load_encoder
+from fastmoco.evaluation.features import extract
 from fastmoco.system.ranks import Ranks
+from fastmoco.weights.encoders import initial_encoder, load_encoder
 from tests.support.evaluation_parts import CPU, RECIPE, untrained
 
 

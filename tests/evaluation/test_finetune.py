@@ -9,10 +9,11 @@ import fastmoco.evaluation.resume_state as state_module
 from data_tools.errors import UserError
 from data_tools.subset import Subset
 from fastmoco.evaluation.feature_cache import Extraction
-from fastmoco.evaluation.features import extract, load_encoder
+from fastmoco.evaluation.features import extract
 from fastmoco.evaluation.finetune import Plan, Settings, finetune, plan_of, tune
 from fastmoco.loading.engines.threads import decode
 from fastmoco.model.batchnorm import SplitBatchNorm2d
+from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, untrained
 
 HOW = Extraction(CPU)

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 import fastmoco.evaluation.knn as knn_module
 from data_tools.errors import UserError
 from data_tools.subset import Subset
-from fastmoco.evaluation.features import extract, initial_encoder, raw_pixels
+from fastmoco.evaluation.features import extract
 from fastmoco.evaluation.knn import DINO, Protocol, grid, nearest, vote, weighted_knn
+from fastmoco.evaluation.raw_pixels import raw_pixels
 from fastmoco.recipe import MOCO_CIFAR
+from fastmoco.weights.encoders import initial_encoder
 
 RECIPE = dataclasses.replace(
     MOCO_CIFAR, arch="resnet-mini", size=24, batch=16, K=64, precision="float32"

@@ -14,10 +14,12 @@ from data_tools.errors import UserError
 from data_tools.subset import Subset
 from fastmoco.evaluation.crop_loader import CropLoader
 from fastmoco.evaluation.feature_cache import Extraction
-from fastmoco.evaluation.features import extract, load_encoder, pixel_encoder, raw_pixels
+from fastmoco.evaluation.features import extract
 from fastmoco.evaluation.linear import Settings, linear
 from fastmoco.evaluation.linear_classifiers import Heads
+from fastmoco.evaluation.raw_pixels import pixel_encoder, raw_pixels
 from fastmoco.loading.engines.registry import open_engine
+from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, RECIPE, untrained
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.features import load_encoder
 from fastmoco.evaluation.labels import held_out
 from fastmoco.evaluation.linear import Parts, Settings, parts_of
 from fastmoco.evaluation.linear_classifiers import Heads
 from fastmoco.evaluation.linear_on_features import RATES, moments, quick, row_of
+from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, RECIPE, real_task, untrained
 
 

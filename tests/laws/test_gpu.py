@@ -16,11 +16,13 @@ from fastmoco.augmentation.gpu import augment_fast
 from fastmoco.augmentation.plain import augment
 from fastmoco.loading.batch import Prepared
 from fastmoco.loading.engines.threads import ThreadsEngine
-from fastmoco.loading.train_loader import Ring, TrainLoader
+from fastmoco.loading.ring import Ring
+from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Progress
-from fastmoco.system.device import Field, one_ahead, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.streams import Field, one_ahead
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from tests.training.test_train import assert_equal

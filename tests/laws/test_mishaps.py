@@ -100,7 +100,7 @@ def test_log_lines_of_one_step_outlive_a_bad_batch(dataset, tmp_path, monkeypatc
 def test_log_lines_may_be_any_number_of_steps_apart(log_every, dataset, tmp_path, monkeypatch):
     """The ids of a few steps have room on the device, and no skipped step is forgotten."""
     spoil(monkeypatch, 2, 9)
-    monkeypatch.setattr("fastmoco.training.step.MOST_STEPS", 4)
+    monkeypatch.setattr("fastmoco.training.bad_steps.MOST_STEPS", 4)
     told, run = [], tmp_path / "run"
     train(dataset, RECIPE, RunOptions(out=str(run), log_every=log_every), [told.append])
     assert [(e.step, e.skipped) for e in told if isinstance(e, Progress)] == [(STEPS, 2)]

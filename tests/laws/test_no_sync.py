@@ -20,10 +20,11 @@ from fastmoco.draws import Colour
 from fastmoco.loading.engines.resident_gpu import cut
 from fastmoco.model.dictionaries import EndToEnd, MemoryBank, Queue
 from fastmoco.model.encoder import build_encoder
+from fastmoco.model.geometry import geometry
 from fastmoco.model.info_nce import LARGE
-from fastmoco.model.moco import MoCo, geometry
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import AUGMENT_V1, MOCO_V2
-from fastmoco.training.step import BadSteps
+from fastmoco.training.bad_steps import BadSteps
 
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
 

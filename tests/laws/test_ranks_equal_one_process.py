@@ -14,25 +14,18 @@ import torch
 from data_tools.errors import UserError
 from fastmoco import draws
 from fastmoco.loading.batch import Prepared
-from fastmoco.model.moco import build_moco, make_optimizer
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted
 from fastmoco.system import ranks as distributed
-from fastmoco.system.ranks import (
-    ALONE,
-    GO_ON,
-    SAVE,
-    STOP,
-    Ranks,
-    Vote,
-    as_one,
-    check_parts,
-    checksum,
-)
+from fastmoco.system.ranks import ALONE, GO_ON, SAVE, STOP, Ranks, checksum
+from fastmoco.system.torchrun import as_one
 from fastmoco.training import metrics
 from fastmoco.training import train as training
+from fastmoco.training.checks import check_parts
 from fastmoco.training.step import training_step
+from fastmoco.training.stopping import Vote
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from tests.training.test_train import RECIPE, STEPS

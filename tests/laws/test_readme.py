@@ -4,8 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
-from fastmoco.commands.evaluation_flags import KnnArgs
-from fastmoco.terminal.parse import InspectArgs, PrepArgs, TrainArgs, VerifyArgs, ViewsArgs, parse
+from fastmoco.commands.inspect_data import InspectArgs
+from fastmoco.commands.knn import KnnArgs
+from fastmoco.commands.prep import PrepArgs
+from fastmoco.commands.train import TrainArgs
+from fastmoco.commands.verify import VerifyArgs
+from fastmoco.commands.views import ViewsArgs
+from fastmoco.terminal.parse import parse
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from fastmoco.loading.batch import Prepared
 from fastmoco.model.batchnorm import SplitBatchNorm2d
+from fastmoco.model.build import make_optimizer
 from fastmoco.model.dictionaries import Queue
-from fastmoco.model.moco import MoCo, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import Recipe
 from fastmoco.training.step import training_step
 

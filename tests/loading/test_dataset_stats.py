@@ -15,7 +15,7 @@ from data_tools.prepare import prepare
 from fastmoco.cli import main
 from fastmoco.loading.dataset_stats import normalised
 from fastmoco.loading.engines.threads import ThreadsEngine
-from fastmoco.loading.train_loader import EvalLoader
+from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted
 from fastmoco.training.train import train

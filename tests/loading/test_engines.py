@@ -26,7 +26,8 @@ from fastmoco.loading.engines.bad_sample import bad_sample
 from fastmoco.loading.engines.registry import Opened, open_engine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine
 from fastmoco.loading.engines.threads import decode
-from fastmoco.loading.train_loader import EvalLoader, TrainLoader
+from fastmoco.loading.eval_loader import EvalLoader
+from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from tests.commands.test_cli import TINY, refused, run
 from tests.conftest import smooth_image

@@ -12,7 +12,7 @@ from fastmoco.loading.engines import resident_gpu
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine, are_small, cut, needed
 from fastmoco.loading.engines.threads import decode
-from fastmoco.system.device import free_memory, usable_memory
+from fastmoco.system.hardware import free_memory, usable_memory
 from tests.loading.test_train_loader import CPU
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)

@@ -18,7 +18,8 @@ from data_tools.prepare import prepare
 from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
-from fastmoco.loading.train_loader import EvalLoader, TrainLoader
+from fastmoco.loading.eval_loader import EvalLoader
+from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.system.ranks import Ranks
 from tests.conftest import smooth_image

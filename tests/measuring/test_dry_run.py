@@ -14,7 +14,8 @@ from fastmoco.measuring.dry_run import advise, dry_run, largest_batch, what_fits
 from fastmoco.measuring.step_memory import estimate
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
 from fastmoco.run_options import RunOptions
-from fastmoco.system.ranks import Ranks, check_parts
+from fastmoco.system.ranks import Ranks
+from fastmoco.training.checks import check_parts
 from tests.measuring.test_step_memory import RECIPE
 from tests.support.deadlines import deadline
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastmoco.measuring.step_memory import Living, augmentation_peak, estimate, walk
-from fastmoco.model.moco import build_moco
+from fastmoco.model.build import build_moco
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.system.device import autocast
@@ -128,7 +128,7 @@ def test_a_process_is_not_told_its_parents_memory():
     """What the system calls the largest resident set begins with that of who started it."""
     held = np.ones(180_000_000)  # 1.4 GB
     code = (
-        "import torch; from fastmoco.system.device import used_memory; "
+        "import torch; from fastmoco.system.hardware import used_memory; "
         "print(used_memory(torch.device('cpu')))"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock
 from fastmoco.loading.batch import Prepared
 from fastmoco.model.activation_checkpointing import Recomputed, recompute_blocks
 from fastmoco.model.batchnorm import SplitBatchNorm2d
-from fastmoco.model.moco import build_moco, make_optimizer
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.recipe import MOCO_V2
 from fastmoco.system.device import autocast, grad_scaler
 from fastmoco.training.step import training_step

@@ -12,11 +12,14 @@ from torch import nn
 from data_tools.errors import UserError
 from fastmoco import draws
 from fastmoco.loading.batch import Prepared
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.model.dictionaries import EndToEnd, MemoryBank, Queue
+from fastmoco.model.geometry import geometry
 from fastmoco.model.info_nce import CHUNK, info_nce_in_batch, info_nce_plain, info_nce_streaming
-from fastmoco.model.moco import MoCo, build_moco, geometry, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import MOCO_V2, Recipe
-from fastmoco.training.step import BadSteps, training_step
+from fastmoco.training.bad_steps import BadSteps
+from fastmoco.training.step import training_step
 
 N, C, T, LR, MOMENTUM, DECAY = 6, 8, 0.2, 0.1, 0.9, 1e-3
 SGD = Recipe(lr=LR, momentum=MOMENTUM, weight_decay=DECAY, bn_splits=1, precision="float32")

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmoco.model.build import make_optimizer
 from fastmoco.model.dictionaries import Queue, enqueue
 from fastmoco.model.info_nce import info_nce
-from fastmoco.model.moco import MoCo, make_optimizer
+from fastmoco.model.moco import MoCo
 from fastmoco.recipe import Recipe
 
 

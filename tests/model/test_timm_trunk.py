@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from data_tools.errors import UserError
-from fastmoco.evaluation.features import load_encoder
 from fastmoco.model.batchnorm import SplitBatchNorm2d
 from fastmoco.model.encoder import build_encoder
 from fastmoco.model.timm_trunk import notes
 from fastmoco.recipe import MOCO_V2
+from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.open import open_checkpoint
 from tests.commands.test_cli import TINY, refused, run
 

@@ -18,7 +18,7 @@ from data_tools.open import open_store
 from data_tools.preparation.duplicates import Other
 from data_tools.prepare import prepare
 from data_tools.safe_reading.json_file import Damaged, read_lines, shown_json, typed
-from fastmoco.commands.reports import print_comparison
+from fastmoco.commands.compare import print_comparison
 from fastmoco.measuring.bench import read_report
 from fastmoco.recipe import Recipe, from_dict, to_dict
 from fastmoco.reporting.compare import compare

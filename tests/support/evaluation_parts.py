@@ -11,9 +11,9 @@ from bench.demo.images import generate
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.subset import Subset
-from fastmoco.evaluation.features import initial_encoder
 from fastmoco.recipe import MOCO_CIFAR, Recipe
 from fastmoco.weights.checkpoint import Checkpoint
+from fastmoco.weights.encoders import initial_encoder
 
 CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(

@@ -8,7 +8,7 @@ import traceback
 import torch
 import torch.multiprocessing as multiprocessing
 
-from fastmoco.system.ranks import join, leave
+from fastmoco.system.torchrun import join, leave
 
 SECONDS = 120  # that one job may take on a busy machine
 

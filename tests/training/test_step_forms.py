@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.gpu import checks
 from bench.gpu.checks import CPU, How, after_two_steps, apart, build, prepared
 from data_tools.errors import UserError
-from fastmoco.model.moco import compile_parts
+from fastmoco.model.build import compile_parts
 from fastmoco.run_options import RunOptions
 from fastmoco.system.device import grad_scaler
 from fastmoco.training.step import training_step

@@ -14,11 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
-from fastmoco.evaluation.features import load_encoder
-from fastmoco.model.moco import build_moco, make_optimizer
+from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.recipe import MOCO_V2, to_dict
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.checkpoint import Checkpoint, trunk_digest
+from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.export.directory import export, put_in_place
 from fastmoco.weights.open import open_checkpoint
 from fastmoco.weights.resnets import from_huggingface, to_detectron2, to_huggingface

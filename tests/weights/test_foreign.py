@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from data_tools.errors import UserError
-from fastmoco.evaluation.features import load_encoder
+from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.open import open_checkpoint
 from fastmoco.weights.resnets import to_huggingface
 

@@ -9,13 +9,14 @@ from torch import nn
 from torchvision.models import resnet18
 
 from data_tools.errors import UserError
-from fastmoco.model.moco import build_moco
+from fastmoco.model.build import build_moco
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted
 from fastmoco.training.train import train
+from fastmoco.training.warm_start import start_from
 from fastmoco.weights import checkpoint as checkpoints
-from fastmoco.weights.open import open_checkpoint, start_from
+from fastmoco.weights.open import open_checkpoint
 from tests.commands.test_cli import TINY, refused, run
 from tests.weights.test_foreign import official, resnet, small  # noqa: F401
 

@@ -33,11 +33,12 @@ from fastmoco.evaluation.knn import CIFAR_DEMO, knn
 from fastmoco.recipe import to_dict
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Event, Progress
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import duration, say
 from fastmoco.training.stopping import asked_to_stop
 from fastmoco.training.train import train
-from fastmoco.weights.checkpoint import versions
 
 Results = list[dict[str, Any]]
 LOG_EVERY = 100  # steps

@@ -38,8 +38,8 @@ from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.engines.resident_gpu import cut
 from fastmoco.loading.engines.threads import cut_windows, cut_windows_plain
 from fastmoco.recipe import MOCO_V2
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
-from fastmoco.weights.checkpoint import versions
 
 AUG, SIZE = MOCO_V2.augmentation, 224
 # Ours, in grey levels: (mean, largest), on photographs and on noise alike.

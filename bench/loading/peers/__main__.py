@@ -44,9 +44,10 @@ from data_tools.machine import cores
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from fastmoco.system.device import describe, pick_device
+from fastmoco.system.device import pick_device
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
-from fastmoco.weights.checkpoint import versions
 
 PEERS: list[type[Peer]] = [
     Decode, OursThreads, OursDali, OursFfcv, Dali, Ffcv, FfcvTwo, OursFull, TorchvisionPil,

@@ -50,9 +50,10 @@ from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V2, Recipe
-from fastmoco.system.device import describe, pick_precision
+from fastmoco.system.device import pick_precision
+from fastmoco.system.hardware import describe
+from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
-from fastmoco.weights.checkpoint import versions
 
 # (what, the faster, the slower, how many times as fast the project promises)
 PROMISES = (

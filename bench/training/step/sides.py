@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_tools.store import Store
 from fastmoco.loading.engines.registry import open_engine
-from fastmoco.loading.train_loader import RING
+from fastmoco.loading.ring import RING
 from fastmoco.measuring.stages import Stages
 from fastmoco.model.encoder import build_encoder
 from fastmoco.recipe import Recipe

@@ -13,8 +13,8 @@ import torch
 from data_tools.errors import UserError
 from data_tools.store import JPEG, Store
 from fastmoco import draws
-from fastmoco.loading.batch import Engine
 from fastmoco.loading.engines.dali import DaliEngine
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.ffcv import FfcvEngine
 from fastmoco.loading.engines.resident_cpu import DecodedEngine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine, are_small

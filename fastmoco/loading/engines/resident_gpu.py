@@ -14,7 +14,7 @@ import torch
 from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
-from fastmoco.system.device import free_memory
+from fastmoco.system.hardware import free_memory
 
 LARGEST_SIDE = 128  # pixels: the products grow with the side, a decoder's share shrinks
 SHARE = 0.25  # of the device's free memory

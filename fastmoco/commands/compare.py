@@ -1,25 +1,37 @@
-"""The commands that look at a machine and at runs: doctor, compare, report."""
+"""fastmoco compare: runs side by side."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from data_tools.errors import UserError
+import tyro
+
 from data_tools.safe_reading.json_file import shown_json
+from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
     from fastmoco.reporting.compare import Comparison
+
+
+@dataclass(frozen=True)
+class CompareArgs:
+    """Runs side by side: what differs in their recipes, and what came out; mean and standard
+    deviation of runs that differ in their seed alone."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run directories."""
+    json: bool = False
+    """Print the comparison as JSON."""
+
 
 BESIDE = 2  # fields that differ, which have room beside the results
 
 
 def compare(argv: list[str]) -> None:
     """fastmoco compare RUN..."""
-    from fastmoco.commands.report_flags import CompareArgs
-    from fastmoco.terminal.parse import parse
-
     args = parse(CompareArgs, argv, "compare")
     from fastmoco.reporting.compare import compare
 
@@ -90,40 +102,3 @@ def shown(value: Any, name: str) -> str:
 
 def number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
-
-
-def doctor(argv: list[str]) -> None:
-    """fastmoco doctor"""
-    from fastmoco.commands.report_flags import DoctorArgs
-    from fastmoco.terminal.parse import parse
-
-    args = parse(DoctorArgs, argv, "doctor")
-    from fastmoco.checks.doctor import doctor, lines
-    from fastmoco.terminal import console
-
-    if not args.dir.is_dir():
-        raise UserError(f"--dir {args.dir}: no such folder; give a folder on the disk to be tried")
-    found = doctor(args.dir)
-    if args.json:
-        print(shown_json(dataclasses.asdict(found)))
-        return
-    for line in lines(found):
-        console.say(line)
-
-
-def report(argv: list[str]) -> None:
-    """fastmoco report RUN"""
-    from fastmoco.commands.report_flags import ReportArgs
-    from fastmoco.terminal.parse import parse
-
-    args = parse(ReportArgs, argv, "report")
-    from fastmoco.reporting.report import report
-    from fastmoco.terminal import console
-
-    with console.progress("features", "images") as tick:
-        out, lacking = report(
-            args.run, args.out, args.data, args.count, args.device, args.threads, tick
-        )
-    for line in lacking:
-        console.say(f"left out: {line}")
-    console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -1,35 +1,12 @@
-"""Flags of doctor, compare and report."""
+"""fastmoco report: one page about a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from fastmoco.terminal.parse import positional
-
-
-@dataclass(frozen=True)
-class DoctorArgs:
-    """Tell what this machine has, how fast it is, what a run would choose, what to install."""
-
-    dir: Path = Path(".")
-    """Folder on the disk that is to be tried: where datasets and runs will lie."""
-    json: bool = False
-    """Print the findings as JSON."""
-
-
-@dataclass(frozen=True)
-class CompareArgs:
-    """Runs side by side: what differs in their recipes, and what came out; mean and standard
-    deviation of runs that differ in their seed alone."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run directories."""
-    json: bool = False
-    """Print the comparison as JSON."""
+from fastmoco.terminal.flags import positional
+from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
@@ -53,3 +30,18 @@ class ReportArgs:
     """cuda, cuda:N or cpu."""
     threads: int = 0
     """Decoding threads [default: all cores]."""
+
+
+def report(argv: list[str]) -> None:
+    """fastmoco report RUN"""
+    args = parse(ReportArgs, argv, "report")
+    from fastmoco.reporting.report import report
+    from fastmoco.terminal import console
+
+    with console.progress("features", "images") as tick:
+        out, lacking = report(
+            args.run, args.out, args.data, args.count, args.device, args.threads, tick
+        )
+    for line in lacking:
+        console.say(f"left out: {line}")
+    console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,63 @@
+"""fastmoco embed: features as a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from data_tools.errors import UserError
+from fastmoco.commands.evaluations import HowFlags, begin
+from fastmoco.terminal.flags import FLAT, positional
+from fastmoco.terminal.parse import parse
+
+
+@dataclass(frozen=True)
+class EmbedArgs:
+    """Write the pooled features of every image, or draw what the encoder finds alike."""
+
+    checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
+    """Checkpoint file or run directory, ours or another system's."""
+    data: positional("DATA")  # type: ignore[valid-type]
+    """Dataset, labelled or not."""
+    out: Path | None = None
+    """A .npy of vectors in the dataset's order, or a .parquet of key, label, class and vector."""
+    neighbours: Path | None = None
+    """A picture: queries, and the eight images nearest to each."""
+    count: int = 12
+    """Queries on the picture."""
+    seed: int = 0
+    """Decides the queries."""
+    how: Annotated[HowFlags, FLAT] = field(default_factory=HowFlags)
+
+
+def embed(argv: list[str]) -> None:
+    """fastmoco embed CHECKPOINT DATA"""
+    args = parse(EmbedArgs, argv, "embed")
+    from fastmoco.draws import check_seed
+    from fastmoco.evaluation.feature_cache import features_of
+    from fastmoco.evaluation.feature_files import check_name, write_features
+    from fastmoco.reporting.neighbour_sheet import check_sheet, draw_neighbours
+    from fastmoco.terminal import console
+    from fastmoco.weights.encoders import load_encoder
+
+    if args.out is None and args.neighbours is None:
+        raise UserError("embed: give --out F.npy or F.parquet, or --neighbours SHEET.png")
+    check_seed(args.seed)
+    if args.out is not None:
+        check_name(args.out)
+    if args.neighbours is not None:
+        check_sheet(args.neighbours)
+    checkpoint, how, (store, _) = begin(args.checkpoint, (args.data, None), args.how)
+    encoder = load_encoder(checkpoint, how.device)
+    features = features_of(encoder, store, checkpoint.recipe, how)
+    if how.ranks.rank:
+        return
+    if args.out is not None:
+        write_features(features, store, args.out)
+        console.say(f"{args.out}: {len(features):,} vectors of {features.shape[1]:,} float32")
+    if args.neighbours is not None:
+        drawn = draw_neighbours(
+            features, store, args.neighbours, args.count, args.seed, how.device
+        )
+        console.say(f"{args.neighbours}: {len(drawn)} queries, each with its nearest images")

@@ -1,0 +1,48 @@
+"""A ring on the device that records the steps that went wrong."""
+
+from __future__ import annotations
+
+import torch
+
+from fastmoco.system.ranks import Ranks
+
+MOST_STEPS = 1000  # of which the sample ids lie on the device
+
+
+class BadSteps:
+    """The sample ids of the last steps, and which of them were skipped, on the device.
+
+    It has room for `steps` steps, and for MOST_STEPS at most: read it when it is full.
+    """
+
+    def __init__(self, steps: int, batch: int, device: torch.device) -> None:
+        steps = min(steps, MOST_STEPS)
+        self._ids = torch.zeros(steps, batch, dtype=torch.int64, device=device)
+        self._skipped = torch.zeros(steps, device=device)
+        self._in_a_row = torch.zeros((), device=device)
+        self._count = 0
+
+    def add(self, index: torch.Tensor, skipped: torch.Tensor) -> None:
+        """One step: its sample ids [batch] and its flag []; no sync."""
+        place = self._count % len(self._ids)
+        self._ids[place].copy_(index)
+        self._skipped[place].copy_(skipped)
+        self._in_a_row.add_(1).mul_(skipped)
+        self._count += 1
+
+    @property
+    def full(self) -> bool:
+        """Whether the next step takes the place of one that was not read."""
+        return self._count >= len(self._ids)
+
+    def in_a_row(self) -> int:
+        """How many steps were skipped one after the other up to the last; waits for the device."""
+        return int(self._in_a_row)
+
+    def read(self, step: int, ranks: Ranks) -> list[tuple[int, list[int]]]:
+        """(step, sample ids of all ranks) of every skipped step since the last reading, of which
+        `step` is the last; waits for the device."""
+        n = min(self._count, len(self._ids))
+        places = [i for i, flag in enumerate(self._skipped[:n].tolist()) if flag > 0]
+        self._count = 0
+        return [(step - n + 1 + i, ranks.gather(self._ids[i]).tolist()) for i in places]

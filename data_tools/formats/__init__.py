@@ -1,1 +1,4 @@
-"""One file a format: its writer and its reader side by side."""
+"""One file per format of prepared datasets, its writer and its reader side by side.
+
+Imports images, store and what lies below them; registry.py is the table of all formats.
+"""

@@ -1,5 +1,5 @@
-"""Where images come from: a source is N images in one fixed order, with their labels.
+"""The sources that prep reads: each is N images in one fixed order, with their labels.
 
-A folder and a tar of it are the same source: same keys, same order, same bytes. May import what
-lies at the top of data_tools, and `formats`.
+A folder and a tar of it are the same source: same keys, same order, same bytes. Imports open,
+formats and what lies below them; registry.py is the table of all sources.
 """

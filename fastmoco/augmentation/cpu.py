@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_tools.machine import cores
 from fastmoco.draws import Colour
-from fastmoco.kernels.colour import _augment_rows
+from fastmoco.kernels.colour import augment_rows
 from fastmoco.recipe import Augmentation
 
 KEPT = 3  # outputs whose memory is kept: the step's, the next one's, one more
@@ -73,7 +73,7 @@ def augment_numba(
 
     def work(rows: slice) -> None:
         parts = [x[rows] for x in drawn]
-        _augment_rows(
+        augment_rows(
             pixels[rows], target[:, rows], *parts, aug.gray_first, scale, -mean * scale  # type: ignore
         )
 

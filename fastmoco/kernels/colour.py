@@ -11,7 +11,7 @@ from fastmoco.kernels.normalise import write_image
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def _augment_rows(
+def augment_rows(
     pixels, out, jitter, order, factors, gray, flip, blurred, taps, gray_first, scale, shift
 ):
     n, views, size = pixels.shape[0], pixels.shape[1], pixels.shape[2]

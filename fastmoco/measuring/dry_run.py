@@ -11,11 +11,12 @@ import torch
 from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco.loading.engines.resident_gpu import LARGEST_SIDE, SHARE, needed
-from fastmoco.measuring.step_memory import Estimate, estimate, refuse_vast_keys
+from fastmoco.measuring.step_memory import Estimate, estimate
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.run_options import RunOptions
 from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import usable_memory
+from fastmoco.training.checks import refuse_vast_keys
 
 TRIES = 6  # estimates in the search for the largest batch
 GB = 1e9

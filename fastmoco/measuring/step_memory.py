@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data_tools.errors import UserError
 from fastmoco import draws
 from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
@@ -37,7 +36,6 @@ from fastmoco.system.device import DTYPES, grad_scaler
 from fastmoco.system.hardware import used_memory
 from fastmoco.training.step import training_step
 
-MOST_ROOM = 10**12  # bytes
 CUDA_ITSELF = 700_000_000  # bytes of a context, its libraries, cuDNN's workspaces: assumed
 # A pixel of both views: what the compiled augmentation's kernels leave to each other, assumed from
 # the 107 bytes that they move (bench/gpu/model.py); eagerly it is counted.
@@ -157,17 +155,6 @@ def walk(
                 im_q, im_k, batch, recipe, pieces, watch=True,
             )
     return Walk({k: v for k, v in lasting.items() if v}, dict(+living.most), max(kept))
-
-
-def refuse_vast_keys(recipe: Recipe, room: int | None) -> None:
-    """Raise UserError if the queue's keys, float32 [K, dim], take more than `room` bytes [default:
-    more than any device has]. A walk takes time in proportion to K, and would not end."""
-    keys, room = recipe.K * recipe.dim * 4, MOST_ROOM if room is None else room
-    if recipe.mechanism == "queue" and keys > room:
-        raise UserError(
-            f"out of memory: the queue's keys alone take {keys / 1e9:,.0f} GB (--K {recipe.K}, "
-            f"--dim {recipe.dim}), and there are {room / 1e9:,.1f} GB; use a smaller --K or --dim"
-        )
 
 
 @dataclass(frozen=True)

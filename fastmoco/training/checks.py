@@ -36,3 +36,17 @@ def refuse_large_queue(recipe: Recipe, samples: int, options: RunOptions) -> Non
             f"hold older keys of the same images; use --K {most_keys(samples, recipe.batch)} or "
             f"less, or --force"
         )
+
+
+MOST_ROOM = 10**12  # bytes
+
+
+def refuse_vast_keys(recipe: Recipe, room: int | None) -> None:
+    """Raise UserError if the queue's keys, float32 [K, dim], take more than `room` bytes [default:
+    more than any device has]. A walk takes time in proportion to K, and would not end."""
+    keys, room = recipe.K * recipe.dim * 4, MOST_ROOM if room is None else room
+    if recipe.mechanism == "queue" and keys > room:
+        raise UserError(
+            f"out of memory: the queue's keys alone take {keys / 1e9:,.0f} GB (--K {recipe.K}, "
+            f"--dim {recipe.dim}), and there are {room / 1e9:,.1f} GB; use a smaller --K or --dim"
+        )

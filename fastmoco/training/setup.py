@@ -19,7 +19,6 @@ from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.read_ahead import pick_order
 from fastmoco.loading.train_loader import TrainLoader
-from fastmoco.measuring.step_memory import refuse_vast_keys
 from fastmoco.model.activation_checkpointing import recompute_blocks
 from fastmoco.model.build import build_moco, compile_parts, make_optimizer
 from fastmoco.model.moco import MoCo
@@ -45,7 +44,7 @@ from fastmoco.system.hardware import describe, usable_memory
 from fastmoco.system.ranks import Ranks
 from fastmoco.system.torchrun import join
 from fastmoco.training.budget import Budget, Plan, budget_seconds
-from fastmoco.training.checks import check_parts, refuse_large_queue
+from fastmoco.training.checks import check_parts, refuse_large_queue, refuse_vast_keys
 from fastmoco.training.knn_monitor import Monitor
 from fastmoco.training.metrics import Window
 from fastmoco.training.resume import not_to_the_bit, resumable

@@ -1,4 +1,7 @@
-"""The floors of the design: a file imports only from lines above its own."""
+"""Folders lie on floors: one imports only from folders below it, and no files go in a circle.
+
+Imports inside functions and under TYPE_CHECKING count as all others do.
+"""
 
 import ast
 import functools
@@ -7,75 +10,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-# Lowest first; files of one line may not import each other.
-FLOORS = [
-    [
-        "recipe", "vectors", "blur_numba", "trunk_names", "appended", "zip_records",
-        "weights_pickle", "weights_safetensors", "evaluation_file", "bench_file", "run_lock",
-        "foreign_tensors", "engines",
+# Lowest first. A name is a folder, or a file at the top of its package; those of one floor do not
+# import each other.
+FLOORS = {
+    "data_tools": [
+        ["errors", "label_values", "machine", "parsing", "progress"],
+        ["policy", "quantities", "safe_reading"],
+        ["files", "lock", "store"],
+        ["images", "manifest", "subset"],
+        ["formats"],
+        ["open"],
+        ["sources"],
+        ["preparation"],
+        ["inspection", "prepare"],
+        ["planning"],
     ],
-    ["record_digests"],
-    ["weights_file", "weights_write"],
-    ["layouts", "other_trunks", "run_options", "write_numba", "normalise"],
-    ["draws"],
-    ["read_ahead"],
-    ["batch"],
-    ["device"],
-    ["events", "schedule"],
-    ["health", "curves"],
-    ["augment"],
-    ["augment_fast", "augment_kornia", "augment_numba"],
-    ["batchnorm"],
-    ["timm_trunk"],
-    ["encoder"],
-    ["info_nce", "distributed", "budget"],
-    ["dictionaries"],
-    ["moco"],
-    ["step", "compiling", "recompute"],
-    ["engines.resample"],
-    ["engines.threads"],
-    ["engines.faults", "engines.resident"],
-    ["engines.dali", "engines.ffcv", "engines.decoded"],
-    ["engines.registry"],
-    ["loader"],
-    ["checkpoint"],
-    ["weights_in", "weights_out", "detection"],
-    ["interop", "export_use"],
-    ["model_card"],
-    ["export"],
-    ["labels", "scores", "heads", "epoch_state"],
-    ["features", "crops"],
-    ["feature_cache"],
-    ["knn", "linear", "finetune", "embed"],
-    ["linear_quick", "neighbours"],
-    ["run_dir", "monitor", "progress", "stopping", "telling", "memory"],
-    ["sizing", "resume"],
-    ["start"],
-    ["saving"],
-    ["train"],
-    ["selftest"],
-    ["stages", "roofline", "published"],
-    ["throughput", "views", "cache", "torchvision_source", "load_rate"],
-    ["console", "flags"],
-    ["report_flags", "run_record", "doctor", "chart", "report_style", "report_tables"],
-    ["compare", "report_pictures"],
-    ["report_page"],
-    ["report"],
-    ["report_cli"],
-    ["evaluation_flags"],
-    ["weights_flags"],
-    ["data_cli", "panel"],
-    ["evaluation_cli", "bench_cli"],
-    ["weights_cli"],
-    ["cli"],
-    ["__main__"],
-]
+    "fastmoco": [
+        ["recipe"],
+        ["draws", "run_options", "system"],
+        ["kernels", "model", "runs"],
+        ["augmentation", "loading", "terminal", "weights"],
+        ["evaluation"],
+        ["reporting", "training"],
+        ["checks", "measuring"],
+        ["commands"],
+        ["cli"],
+        ["__main__"],
+    ],
+    "bench": [
+        ["shared"],
+        ["demo", "fuzz", "learning"],
+        ["loading", "prep", "training"],
+        ["faults", "gpu"],
+    ],
+}
+MOST_FLOORS, MOST_FILES, MOST_AT_THE_TOP = 12, 24, 8
 HEAVY = {"torch", "torchvision", "kornia", "numba", "rich"}
 
 
 @functools.cache
 def imports(path: Path) -> set[str]:
+    """The modules that a file imports, and the names that it imports from them, dotted."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -86,53 +64,80 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_file_has_a_floor_and_imports_downwards():
-    package = ROOT / "fastmoco"
-    floor = {f"fastmoco.{name}": i for i, names in enumerate(FLOORS) for name in names}
-    files = {}
-    for path in package.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if path != package / "__init__.py":
-            files[".".join(parts).removesuffix(".__init__")] = path
-    assert set(files) == set(floor)
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def modules(package: str) -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor_and_imports_downwards(package):
+    floors, files = FLOORS[package], modules(package)
+    floor = {name: i for i, names in enumerate(floors) for name in names}
+    assert {room(name) for name in files} - {""} == set(floor)
+    assert len(floors) <= MOST_FLOORS
     for name, path in files.items():
-        for other in imports(path) & set(floor):
-            assert floor[other] < floor[name], f"{name} imports {other}, which is not below it"
+        for other in imports(path) & set(files) - {package}:
+            if room(name) and room(other) != room(name):
+                assert floor[room(other)] < floor[room(name)], f"{name} imports {other}"
 
 
-def test_no_circle_of_files():
-    """Imports under TYPE_CHECKING, and those inside functions, count as well."""
-    for package in ("data_tools", "fastmoco", "bench"):
-        names = {
-            ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-            for path in (ROOT / package).rglob("*.py")
-        }
-        graph = {name: imports(path) & set(names) - {name} for name, path in names.items()}
-        # A module of a package also names the package, whose own file imports nothing.
-        sorter = graphlib.TopologicalSorter(
-            {name: {o for o in others if not name.startswith(f"{o}.")}
-             for name, others in graph.items()}
-        )
-        sorter.prepare()
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_files_import_each_other_in_a_circle(package):
+    files = modules(package)
+    graph = {name: imports(path) & set(files) - {name} for name, path in files.items()}
+    # An import of a module also names its package, whose own file imports nothing.
+    sorter = graphlib.TopologicalSorter(
+        {name: {o for o in others if not name.startswith(f"{o}.")}
+         for name, others in graph.items()}
+    )
+    sorter.prepare()
+
+
+def test_no_folder_is_crowded():
+    for package in FLOORS:
+        for folder in {path.parent for path in modules(package).values()}:
+            assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+    top = [path.name for path in (ROOT / "fastmoco").iterdir() if path.is_file()]
+    assert len(top) <= MOST_AT_THE_TOP, top
+
+
+def test_every_folder_says_what_lives_there():
+    for package in FLOORS:
+        for folder in {path.parent for path in modules(package).values()}:
+            tree = ast.parse((folder / "__init__.py").read_text())
+            text = ast.get_docstring(tree)
+            assert text and text.endswith("."), folder
+            if folder.parent.name in ("fastmoco", "data_tools"):
+                assert "mports " in text, f"{folder}: what may it import?"
+                assert len(tree.body) == 1, f"{folder}: its __init__ holds more than a sentence"
 
 
 def test_data_tools_stands_alone():
-    for path in (ROOT / "data_tools").rglob("*.py"):
-        roots = {name.split(".")[0] for name in imports(path)}
-        assert not roots & (HEAVY | {"fastmoco", "ffcv", "cv2"}), path
+    for path in modules("data_tools").values():
+        assert not roots(path) & (HEAVY | {"fastmoco", "ffcv", "cv2"}), path
 
 
-def test_two_files_import_rich_and_one_names_cuda():
-    for path in (ROOT / "fastmoco").rglob("*.py"):
-        if path.name not in ("console.py", "panel.py"):
-            assert not any(n.split(".")[0] == "rich" for n in imports(path)), path
-        if path.name != "device.py":
-            assert "torch.cuda" not in path.read_text(), path
+def test_one_folder_imports_rich_and_one_names_cuda():
+    for name, path in modules("fastmoco").items():
+        assert "rich" not in roots(path) or room(name) == "terminal", path
+        assert "torch.cuda" not in path.read_text() or room(name) == "system", path
 
 
 def test_recipes_and_help_import_nothing_heavy():
     code = (
         "import sys, fastmoco.terminal.parse, fastmoco.cli, fastmoco.runs.lock; "
+        "from fastmoco.cli import COMMANDS, command_of; "
+        "[command_of(verb) for verb in COMMANDS]; "
         "print(sorted({m.split('.')[0] for m in sys.modules}))"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

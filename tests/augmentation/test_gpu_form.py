@@ -98,10 +98,10 @@ def test_which_form_is_taken(monkeypatch):
     assert pick(CPU, augment="torch") == ("torch", None)
     assert pick(cuda, augment="kornia") == ("kornia", None)
     assert pick(cuda, augment="torch") == ("torch", None)
-    monkeypatch.setattr(compiler, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(choose, "lacks_compiler", lambda device: None)
     assert pick(cuda) == ("augment_fast, compiled", None)
     assert pick(cuda, augment="torch", compile=True) == ("augment, compiled", None)
-    monkeypatch.setattr(compiler, "lacks_compiler", lambda device: "no C compiler here")
+    monkeypatch.setattr(choose, "lacks_compiler", lambda device: "no C compiler here")
     assert pick(cuda) == ("torch", "the augmentation is not compiled: no C compiler here")
 
 
@@ -123,6 +123,6 @@ def test_what_compiling_lacks_is_told(monkeypatch):
     lacks = compiler.lacks_compiler.__wrapped__  # whose answer is kept
     line = lacks(torch.device("cuda"))  # really tried: this machine has no such device, or it works
     assert (line is None) == torch.cuda.is_available()
-    monkeypatch.setattr(choose.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert "no C compiler" in lacks(torch.device("cuda"))
     assert "no C++ compiler" in lacks(CPU) and "apt-get" in lacks(CPU)

@@ -142,7 +142,8 @@ def test_a_run_that_stays_bad_ends_in_one_line_and_goes_on_from_the_last_good_st
 SIGNALLED = """
 import os, signal, sys, time, torch
 torch.set_num_threads(1)
-from fastmoco import checkpoint, cli, monitor, stopping, train
+from fastmoco import cli
+from fastmoco.training import knn_monitor, stopping, train
 
 def before(module, name, signals=1):
     plain = getattr(module, name)
@@ -155,7 +156,7 @@ def before(module, name, signals=1):
     setattr(module, name, wrapped)
 
 data, out, *flags = sys.argv[1:]
-for moment, what in (("knn", (monitor, "extract")), ("step", (train, "training_step")),
+for moment, what in (("knn", (knn_monitor, "extract")), ("step", (train, "training_step")),
                      ("save", (torch, "save")), ("twice", (train, "training_step", 2))):
     before(*what)
     code = cli.main(["train", data, "--out", f"{out}/{moment}", "--val", data, *flags])

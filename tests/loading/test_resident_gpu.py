@@ -78,7 +78,7 @@ def test_ranks_on_one_machine_share_its_memory(store, monkeypatch):
     whole = free_memory(CPU)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_memory(CPU) == usable_memory(CPU) == whole // 4
-    monkeypatch.setattr("fastmoco.system.device.memory", lambda: 16 * needed(store, CPU) - 16)
+    monkeypatch.setattr("fastmoco.system.hardware.memory", lambda: 16 * needed(store, CPU) - 16)
     assert not are_small(store, CPU)  # each would hold all images
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert are_small(store, CPU)

@@ -100,9 +100,10 @@ def test_a_second_run_and_a_resume_are_refused_and_a_killed_one_is_taken_over(
 EARLY = """
 import pathlib, sys
 from fastmoco import cli
+from fastmoco.commands import train
 
 lock = pathlib.Path(sys.argv[1], "run.lock")
-cli.train_in = lambda *_: print("torch" in sys.modules, lock.exists())
+train.train_in = lambda *_: print("torch" in sys.modules, lock.exists())
 cli.main(["train", "no data", "--out", sys.argv[1]])
 """
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from tests.support.sample_images import smooth_image
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,13 +29,6 @@ def numbas_types():
     yield
     BYTES.mutable = True
     assert numba.uint8[::1] is BYTES
-
-
-def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Blobs of colour with a little texture: compresses and resizes as a photograph does."""
-    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    base = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(base) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

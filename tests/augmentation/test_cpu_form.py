@@ -8,7 +8,7 @@ import torch
 from fastmoco.augmentation.cpu import KEPT, Memory, augment_numba
 from fastmoco.augmentation.plain import augment
 from fastmoco.recipe import AUGMENT_V2, AUGMENTATIONS
-from tests.augmentation.test_plain import some_draws, some_views
+from tests.support.augmented_views import some_draws, some_views
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -16,8 +16,8 @@ from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import AUGMENT_V2, AUGMENTATIONS, MOCO_V1, MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.system import compiler
-from tests.augmentation.test_plain import some_views
-from tests.loading.test_train_loader import CPU
+from tests.support.augmented_views import some_views
+from tests.support.loaded_batches import CPU
 
 
 def drawn(aug, count, seed=0, rows=True):

@@ -12,23 +12,12 @@ from fastmoco import draws
 from fastmoco.augmentation.cpu import augment_numba
 from fastmoco.augmentation.plain import augment, blur, turn_hue
 from fastmoco.augmentation.with_kornia import augment_kornia
-from fastmoco.draws import Colour
 from fastmoco.recipe import AUGMENT_CIFAR, AUGMENT_V1, AUGMENT_V2
-from tests.conftest import smooth_image
+from tests.support.augmented_views import some_draws, some_views
+from tests.support.sample_images import smooth_image
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 RECIPES = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}
-
-
-def some_views(count=12, size=40, seed=0):
-    rng = np.random.default_rng(seed)
-    images = np.stack([smooth_image(rng, size, size) for _ in range(2 * count)])
-    return torch.from_numpy(images.reshape(count, 2, size, size, 3))
-
-
-def some_draws(aug, count=12, seed=0):
-    arrays = draws.colour(seed, 0, np.arange(count), 2, aug).arrays()
-    return Colour(**{k: torch.from_numpy(v) for k, v in arrays.items()})
 
 
 def by_torchvision(image, c, aug):

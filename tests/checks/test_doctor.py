@@ -7,7 +7,7 @@ import time
 
 from fastmoco.checks import doctor as module
 from fastmoco.checks.doctor import doctor, installed, lines
-from tests.commands.test_cli import run
+from tests.support.command_line import run
 
 
 def by_name(found):

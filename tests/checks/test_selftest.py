@@ -31,7 +31,7 @@ from fastmoco.model import batchnorm
 from fastmoco.weights import checkpoint
 from fastmoco.weights.open import open_checkpoint
 from tests.support.evaluation_parts import CPU
-from tests.weights.test_foreign import mlp, official, resnet
+from tests.support.foreign_models import mlp, official, resnet
 
 TINY = Data(train=12, val=6, classes=3)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}

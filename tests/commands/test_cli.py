@@ -10,22 +10,7 @@ from PIL import Image
 
 from data_tools.open import is_dataset
 from fastmoco.cli import main
-
-TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32"]
-
-
-def run(capsys, *argv):
-    code = main([str(a) for a in argv])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def refused(capsys, *argv):
-    """The one line that a command answers bad input with."""
-    code, _, err = run(capsys, *argv)
-    assert code == 2
-    assert err.startswith("fastmoco: ") and err.count("\n") == 1 and "Traceback" not in err
-    return err
+from tests.support.command_line import TINY, refused, run
 
 
 def test_help_is_quick_and_complete():

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.commands.test_cli import refused, run
+from tests.support.command_line import refused, run
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from fastmoco.system.device import pick_device
 from fastmoco.system.streams import Field, one_ahead
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.training.test_train import assert_equal
+from tests.support.training_runs import assert_equal
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,6 +6,7 @@ Imports inside functions and under TYPE_CHECKING count as all others do.
 import ast
 import functools
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,22 @@ def test_every_folder_says_what_lives_there():
             if folder.parent.name in ("fastmoco", "data_tools"):
                 assert "mports " in text, f"{folder}: what may it import?"
                 assert len(tree.body) == 1, f"{folder}: its __init__ holds more than a sentence"
+
+
+def imported_tests(source: str) -> list[str]:
+    """The test files and conftests that a source imports, also in code that it runs as a string."""
+    return re.findall(r"\b(?:from|import) +(tests(?:\.\w+)*\.(?:test_\w+|conftest))\b", source)
+
+
+def test_no_test_imports_another():
+    """Tests share code through tests/support, so that each can change or go by itself."""
+    assert imported_tests("RUN = 'from tests.a.test_b import C'") == ["tests.a.test_b"]
+    for name in ("import tests.test_draws", "from tests.conftest import folder"):
+        assert imported_tests(name)
+    assert not imported_tests("from tests.support.training_runs import RECIPE")
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path != Path(__file__):
+            assert not imported_tests(path.read_text()), path
 
 
 def test_data_tools_stands_alone():

@@ -14,9 +14,9 @@ from data_tools.prepare import prepare
 from fastmoco.reporting.report import report
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
-from tests.commands.test_cli import TINY, refused
-from tests.runs.test_append_file import files_up_to
-from tests.training.test_train import RECIPE
+from tests.support.command_line import TINY, refused
+from tests.support.full_disk import files_up_to
+from tests.support.training_runs import RECIPE
 
 
 def under(limit, *argv):

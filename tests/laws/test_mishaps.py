@@ -17,9 +17,9 @@ from fastmoco.runs.events import Evaluated, Judged, Noted, Progress, Skipped
 from fastmoco.training import setup as starting
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.runs.test_append_file import files_up_to
-from tests.runs.test_loggers import points
-from tests.training.test_train import RECIPE, STEPS, assert_equal, metrics
+from tests.support.full_disk import files_up_to
+from tests.support.run_events import points
+from tests.support.training_runs import RECIPE, STEPS, assert_equal, metrics
 
 EVERY_STEP = {"log_every": 4, "checkpoint_minutes": 0}
 

@@ -28,7 +28,7 @@ from fastmoco.training.step import training_step
 from fastmoco.training.stopping import Vote
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.training.test_train import RECIPE, STEPS
+from tests.support.training_runs import RECIPE, STEPS
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, K = 50, 16, 24  # the ring wraps inside the second batch

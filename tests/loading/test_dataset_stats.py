@@ -20,7 +20,7 @@ from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.training.test_train import RECIPE
+from tests.support.training_runs import RECIPE
 
 OURS = dataclasses.replace(RECIPE, epochs=1, batch=48, stats="data")
 

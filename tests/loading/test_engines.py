@@ -29,9 +29,9 @@ from fastmoco.loading.engines.threads import decode
 from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
-from tests.commands.test_cli import TINY, refused, run
-from tests.conftest import smooth_image
-from tests.loading.test_train_loader import assert_same, copy
+from tests.support.command_line import TINY, refused, run
+from tests.support.loaded_batches import assert_same, copy
+from tests.support.sample_images import smooth_image
 
 RECIPE = dataclasses.replace(MOCO_V2, size=32, batch=16, bn_splits=4, K=40, seed=5)
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint
-from tests.loading.test_train_loader import CPU, RECIPE, assert_same, copy
+from tests.support.loaded_batches import CPU, RECIPE, assert_same, copy
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from fastmoco.loading.engines import resident_cpu
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.engines.resident_cpu import DecodedEngine
 from fastmoco.loading.engines.threads import ThreadsEngine
-from tests.loading.test_train_loader import CPU
+from tests.support.loaded_batches import CPU
 
 IDS = np.array([5, 90, 17, 17, 0, 44, 61])
 

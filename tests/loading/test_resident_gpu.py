@@ -13,7 +13,7 @@ from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine, are_small, cut, needed
 from fastmoco.loading.engines.threads import decode
 from fastmoco.system.hardware import free_memory, usable_memory
-from tests.loading.test_train_loader import CPU
+from tests.support.loaded_batches import CPU
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 

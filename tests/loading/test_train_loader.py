@@ -20,18 +20,9 @@ from fastmoco import draws
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.loading.train_loader import TrainLoader
-from fastmoco.recipe import MOCO_V2
 from fastmoco.system.ranks import Ranks
-from tests.conftest import smooth_image
-
-RECIPE = dataclasses.replace(MOCO_V2, size=24, batch=20, bn_splits=4, K=40, seed=11)
-CPU = torch.device("cpu")
-
-
-def copy(batch):
-    colour = {k: t.clone() for k, t in batch.colour.arrays().items()}
-    return {"views": batch.views.clone(), "index": batch.index.clone(),
-            "label": batch.label.clone(), "shuffle": batch.shuffle.clone(), **colour}
+from tests.support.loaded_batches import CPU, RECIPE, assert_same, copy
+from tests.support.sample_images import smooth_image
 
 
 def epoch(store, recipe=RECIPE, threads=2, number=1, first_step=0):
@@ -41,13 +32,6 @@ def epoch(store, recipe=RECIPE, threads=2, number=1, first_step=0):
         return [copy(b) for b in loader.epoch(number, first_step)]
     finally:
         engine.close()
-
-
-def assert_same(a, b):
-    assert len(a) == len(b) > 0
-    for x, y in zip(a, b, strict=True):
-        for name in x:
-            assert torch.equal(x[name], y[name]), name
 
 
 def test_views_equal_pillows_antialiased_resize(store):

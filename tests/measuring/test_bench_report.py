@@ -11,7 +11,7 @@ from fastmoco.measuring import roofline
 from fastmoco.measuring.roofline import WHOLE
 from fastmoco.measuring.stages import in_threads, read_rates
 from fastmoco.recipe import MOCO_V2
-from tests.commands.test_cli import TINY, refused, run
+from tests.support.command_line import TINY, refused, run
 
 SMALL = dataclasses.replace(MOCO_V2, size=16)
 RATES = {

@@ -16,8 +16,8 @@ from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.system.ranks import Ranks
 from fastmoco.training.checks import check_parts
-from tests.measuring.test_step_memory import RECIPE
 from tests.support.deadlines import deadline
+from tests.support.measured_step import RECIPE
 
 CUDA = torch.device("cuda")  # estimates do not touch it
 

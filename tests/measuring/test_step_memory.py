@@ -11,14 +11,11 @@ import torch
 
 from fastmoco.measuring.step_memory import Living, augmentation_peak, estimate, walk
 from fastmoco.model.build import build_moco
-from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.system.device import autocast
+from tests.support.measured_step import RECIPE
 
 CPU = torch.device("cpu")
-RECIPE = dataclasses.replace(
-    MOCO_V2, arch="resnet-mini", size=32, batch=16, bn_splits=4, K=64, precision="float32"
-)
 
 
 def test_what_lives_is_counted_while_it_lives():
@@ -83,7 +80,7 @@ MEASURED = """
 import dataclasses, sys, torch
 from bench.training.loss import most_resident
 from fastmoco.measuring.step_memory import walk
-from tests.measuring.test_step_memory import RECIPE
+from tests.support.measured_step import RECIPE
 torch.set_num_threads(1)
 walk(RECIPE, 80, real=True)  # loads everything
 before = most_resident()

@@ -16,7 +16,7 @@ from fastmoco.model.build import build_moco, make_optimizer
 from fastmoco.recipe import MOCO_V2
 from fastmoco.system.device import autocast, grad_scaler
 from fastmoco.training.step import training_step
-from tests.training.test_train import assert_equal
+from tests.support.training_runs import assert_equal
 
 CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(

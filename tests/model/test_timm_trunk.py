@@ -13,7 +13,7 @@ from fastmoco.model.timm_trunk import notes
 from fastmoco.recipe import MOCO_V2
 from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.open import open_checkpoint
-from tests.commands.test_cli import TINY, refused, run
+from tests.support.command_line import TINY, refused, run
 
 timm = pytest.importorskip("timm")
 

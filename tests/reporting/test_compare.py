@@ -11,8 +11,8 @@ from data_tools.errors import UserError
 from fastmoco.reporting.compare import compare
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
-from tests.commands.test_cli import refused, run
-from tests.training.test_train import RECIPE
+from tests.support.command_line import refused, run
+from tests.support.training_runs import RECIPE
 
 
 @pytest.fixture(scope="module")

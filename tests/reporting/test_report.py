@@ -23,10 +23,10 @@ from fastmoco.reporting.report import report
 from fastmoco.reporting.tables import tables, waterfall
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
-from tests.commands.test_cli import refused, run
-from tests.conftest import smooth_image
 from tests.support import browser
-from tests.training.test_train import RECIPE
+from tests.support.command_line import refused, run
+from tests.support.sample_images import smooth_image
+from tests.support.training_runs import RECIPE
 
 BAD = '<img src=x onerror="console.error(1)">&amp;'  # a class, as a folder may be called
 

@@ -2,25 +2,9 @@
 
 import errno
 import os
-import resource
-import signal
-from contextlib import contextmanager
 
 from fastmoco.runs.append_file import Appended
-
-
-@contextmanager
-def files_up_to(size):
-    """No file of this process may grow beyond `size` bytes: a write that would is cut short, the
-    next fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+from tests.support.full_disk import files_up_to
 
 
 def test_what_the_disk_refuses_waits_and_comes_in_order(tmp_path):

@@ -32,9 +32,9 @@ from fastmoco.runs.record import read_run
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.export.model_card import results
-from tests.commands.test_cli import refused
 from tests.support import mutations
-from tests.training.test_train import RECIPE
+from tests.support.command_line import refused
+from tests.support.training_runs import RECIPE
 
 
 @pytest.fixture(scope="module")

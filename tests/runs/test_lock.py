@@ -22,16 +22,18 @@ from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted
 from fastmoco.runs.lock import LOCK, own_run
 from fastmoco.training.train import train
-from tests.commands.test_cli import TINY, refused
+from tests.support.command_line import TINY, refused
 from tests.support.deadlines import deadline
-from tests.training.test_train import RECIPE, STEPS
+from tests.support.training_runs import RECIPE, STEPS
 
 # Trains, and stays where it is after a checkpoint in mid-epoch.
 HOLDS = """
 import sys, time, torch
 torch.set_num_threads(1)
-from tests.training.test_train import RECIPE, RunOptions, train
+from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Saved
+from fastmoco.training.train import train
+from tests.support.training_runs import RECIPE
 
 def stay(event):
     if isinstance(event, Saved) and event.step == 9:

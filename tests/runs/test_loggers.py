@@ -14,15 +14,7 @@ from data_tools.errors import UserError
 from fastmoco.recipe import MOCO_V2
 from fastmoco.runs.events import Ended, Evaluated, Noted, Progress, Started
 from fastmoco.runs.loggers import TensorBoard, WeightsAndBiases, scalars
-from tests.terminal.test_live_panel import LINE, STARTED
-
-
-def points(path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    reader = EventAccumulator(str(path))
-    reader.Reload()
-    return {t: [(p.step, p.value) for p in reader.Scalars(t)] for t in reader.Tags()["scalars"]}
+from tests.support.run_events import LINE, STARTED, points
 
 
 def lines(*steps, loss=8.0):

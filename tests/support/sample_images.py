@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 
 def smooth(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
@@ -23,3 +24,10 @@ def encode(image: object, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)  # type: ignore[attr-defined]
     return buffer.getvalue()
+
+
+def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Blobs of colour with a little texture: compresses and resizes as a photograph does."""
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    base = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(base) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)

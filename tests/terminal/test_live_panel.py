@@ -8,17 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fastmoco.recipe import MOCO_V2
-from fastmoco.runs.events import Ended, Evaluated, Judged, Noted, Progress, Saved, Started
+from fastmoco.runs.events import Ended, Evaluated, Judged, Noted, Saved
 from fastmoco.terminal import live_panel as panel
 from fastmoco.terminal.live_panel import Panel, live_run, print_event, print_event_json, sparkline
+from tests.support.run_events import LINE, STARTED
 
-STARTED = Started(MOCO_V2, 1_281_167, 5004, 0, "cpu", "threads", 28_000_000, "runs/a", "data")
-LINE = Progress(
-    step=12_000, steps=1_000_800, epoch=2.4, loss=8.314, chance=11.09, pretext_accuracy=0.231,
-    queue_fill=1.0, lr=0.0299, images_per_s=1320.4, data_wait=0.02, seconds_left=150_000.0,
-    alignment=0.43, uniformity=-2.31, feature_std=0.93, grad_norm=0.913, memory=12.14, skipped=0,
-)
 ALARM = Judged(12_000, "collapse", "alarm", "collapse: all images have nearly the same", False)
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from fastmoco.cli import main
-from tests.commands.test_cli import TINY
+from tests.support.command_line import TINY
 
 ODD = [b"\xe4sh", "日本 ä".encode(), b"bad\xff\xfe\n<b>|`"]  # classes: folders may be called so
 

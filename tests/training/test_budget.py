@@ -18,7 +18,7 @@ from fastmoco.training import budget as budgets
 from fastmoco.training.budget import Budget, Plan, budget_seconds
 from fastmoco.training.schedule import learning_rate
 from fastmoco.training.train import train
-from tests.training.test_train import RECIPE
+from tests.support.training_runs import RECIPE
 
 PER_EPOCH = 100
 LONG = dataclasses.replace(MOCO_CIFAR, schedule_by="step", warmup=2.0)  # 200 epochs

@@ -19,17 +19,17 @@ from fastmoco.training import setup as starting
 from fastmoco.training import train as training
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.training.test_train import RECIPE, assert_equal, metrics, run_python
+from tests.support.training_runs import GROWING, RECIPE, assert_equal, metrics, run_python
 
-# 4 epochs of 6 steps: the sizes change within epochs
-GROWING = dataclasses.replace(RECIPE, progressive=(8, 12, 16), epochs=4)
 CPU = torch.device("cpu")
 
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
-from tests.training.test_progressive import GROWING, RunOptions, train
+from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Saved
+from fastmoco.training.train import train
+from tests.support.training_runs import GROWING
 
 def kill(event):
     if isinstance(event, Saved) and event.step == 9:

@@ -13,7 +13,7 @@ from fastmoco.runs.events import Evaluated, Saved
 from fastmoco.training.knn_monitor import Monitor
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-from tests.training.test_train import RECIPE, assert_equal, metrics
+from tests.support.training_runs import RECIPE, assert_equal, metrics
 
 ROUND = dataclasses.replace(RECIPE, epochs=4, batch=48)  # 2 steps each
 

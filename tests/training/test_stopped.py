@@ -18,7 +18,7 @@ from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Ended, Progress
 from fastmoco.training.train import train
 from fastmoco.weights.checkpoint import load
-from tests.training.test_train import RECIPE
+from tests.support.training_runs import RECIPE
 
 TINY = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32",
         "--device", "cpu", "--threads", "1", "--engine", "threads", "--log-every", "2"]

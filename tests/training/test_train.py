@@ -5,8 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,19 +15,16 @@ from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Ended, Evaluated, Noted, Progress, Saved, Started
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
-
-RECIPE = dataclasses.replace(
-    MOCO_V2, arch="resnet-mini", size=16, batch=16, bn_splits=2, K=72, epochs=3, lr=0.05,
-    augmentation=dataclasses.replace(MOCO_V2.augmentation, blur_sigma=(0.1, 1.0)),
-)
-STEPS = 18
+from tests.support.training_runs import RECIPE, STEPS, assert_equal, metrics, run_python
 
 # Runs with a checkpoint after every step, and kills itself as kill -9 does, in mid-epoch.
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
-from tests.training.test_train import RECIPE, RunOptions, train
+from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Progress, Saved
+from fastmoco.training.train import train
+from tests.support.training_runs import RECIPE
 
 def kill(event):
     if isinstance(event, Saved) and event.step == 9:
@@ -37,36 +32,6 @@ def kill(event):
 
 train(sys.argv[1], RECIPE, RunOptions(out=sys.argv[2], log_every=4, checkpoint_minutes=0), [kill])
 """
-
-
-def run_python(code, *args):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=os.getcwd(),
-    )
-
-
-def assert_equal(a, b, path=""):
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for k in a:
-            assert_equal(a[k], b[k], f"{path}.{k}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{path}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
-def metrics(path):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("images_per_s", "data_wait", "seconds_left", "train_seconds", "seconds", "path",
-              "memory", "budget_left")
-    return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
 def test_killed_and_resumed_equals_undisturbed(dataset, tmp_path):

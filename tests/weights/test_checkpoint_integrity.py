@@ -21,7 +21,7 @@ from fastmoco.weights.checkpoint import NO_CHECKSUMS, NO_DIGESTS, Checkpoint
 from fastmoco.weights.read import read_weights
 from fastmoco.weights.write import write_weights
 from fastmoco.weights.zip_records import read_records
-from tests.commands.test_cli import refused
+from tests.support.command_line import refused
 
 CONTENT = {"state_dict": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}, "epoch": 3}
 
@@ -606,7 +606,7 @@ def test_the_room_for_two_checkpoints_is_looked_at_before(tmp_path, monkeypatch)
 def test_a_run_that_has_no_room_does_not_begin(dataset, tmp_path, monkeypatch):
     from fastmoco.run_options import RunOptions
     from fastmoco.training.train import train
-    from tests.training.test_train import RECIPE
+    from tests.support.training_runs import RECIPE
 
     monkeypatch.setattr(
         checkpoints.shutil, "disk_usage", lambda _: type("Usage", (), {"total": 1, "free": 9999})

@@ -22,9 +22,9 @@ from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.export.directory import export, put_in_place
 from fastmoco.weights.open import open_checkpoint
 from fastmoco.weights.resnets import from_huggingface, to_detectron2, to_huggingface
-from tests.commands.test_cli import refused, run
-from tests.conftest import smooth_image
-from tests.training.test_train import assert_equal
+from tests.support.command_line import refused, run
+from tests.support.sample_images import smooth_image
+from tests.support.training_runs import assert_equal
 
 CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(

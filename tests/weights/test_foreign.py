@@ -10,34 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18, resnet50
+from torchvision.models import resnet50
 
 from data_tools.errors import UserError
 from fastmoco.weights.encoders import load_encoder
 from fastmoco.weights.open import open_checkpoint
 from fastmoco.weights.resnets import to_huggingface
+from tests.support.foreign_models import IMAGES, mlp, official, resnet
 
 CPU = torch.device("cpu")
-IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
-
-def resnet(build, head):
-    """A torchvision ResNet whose running statistics are not the initial ones."""
-    torch.manual_seed(5)
-    model = build()
-    model.fc = head
-    with torch.no_grad():
-        model.train()(IMAGES)
-    return model.eval()
-
-
-def mlp(width):
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
-
-
-@pytest.fixture(scope="module")
-def small():
-    return resnet(resnet18, mlp(512))
 
 
 def split(model, trunk, head):
@@ -46,16 +27,6 @@ def split(model, trunk, head):
         (head + k[3:] if k.startswith("fc.") else trunk + k): v
         for k, v in model.state_dict().items()
     }
-
-
-def official(model, K=8, **more):
-    """What main_moco.py saves: DDP's prefix, both encoders, the queue [dim, K] and its pointer."""
-    state = {}
-    for encoder in ("encoder_q", "encoder_k"):
-        state |= {f"module.{encoder}.{k}": v for k, v in model.state_dict().items()}
-    queue = nn.functional.normalize(torch.arange(128 * K).reshape(128, K).sin(), dim=0)
-    state |= {"module.queue": queue, "module.queue_ptr": torch.tensor([3])}
-    return {"epoch": 200, "arch": "resnet50", "state_dict": state} | more
 
 
 def assert_same_features(checkpoint, model):

@@ -17,8 +17,8 @@ from fastmoco.training.train import train
 from fastmoco.training.warm_start import start_from
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.open import open_checkpoint
-from tests.commands.test_cli import TINY, refused, run
-from tests.weights.test_foreign import official, resnet, small  # noqa: F401
+from tests.support.command_line import TINY, refused, run
+from tests.support.foreign_models import official, resnet
 
 RECIPE = dataclasses.replace(
     MOCO_V2, arch="resnet-mini", size=16, batch=16, bn_splits=2, K=72, epochs=1, lr=0.05,
@@ -120,7 +120,7 @@ def taken(recipe, saved):
     return moco, start_from(moco, saved, recipe, "a.pth")
 
 
-def test_what_fits_is_taken_and_what_not_is_said(small, tmp_path):  # noqa: F811
+def test_what_fits_is_taken_and_what_not_is_said(small, tmp_path):
     torch.save(official(small, K=8), tmp_path / "a.pth")
     saved = open_checkpoint(tmp_path / "a.pth")
     recipe = dataclasses.replace(MOCO_V2, arch="resnet18", K=8, batch=8)

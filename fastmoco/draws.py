@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_tools.errors import UserError
 from fastmoco.recipe import Augmentation
 
 TRIES = 10  # torchvision's RandomResizedCrop tries so often before it falls back
@@ -65,12 +64,6 @@ def uniforms(
 def _random_order(seed: int, epoch: int, n: int, stream: int) -> NDArray[np.int64]:
     words = _words(seed, epoch, np.arange(n), [stream], 2)[:, 0].astype(np.uint64)
     return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable")
-
-
-def check_seed(seed: int) -> None:
-    """Raises UserError for a seed that a recipe could not have either."""
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed}: give a whole number from 0, below 2**63")
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from data_tools.errors import UserError
-from fastmoco.recipe import Recipe, refuse
+from fastmoco.recipe import Recipe
+from fastmoco.settings.rules import refuse
 
 EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 

@@ -31,14 +31,14 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco.evaluation.feature_cache import Extraction, features_of
-from fastmoco.evaluation.finetune import Settings as FinetuneSettings
 from fastmoco.evaluation.finetune import finetune
 from fastmoco.evaluation.knn import PROTOCOLS, knn
 from fastmoco.evaluation.labels import held_out
-from fastmoco.evaluation.linear import HELD_OUT, Settings, linear
+from fastmoco.evaluation.linear import HELD_OUT, linear
 from fastmoco.evaluation.linear_on_features import quick
 from fastmoco.recipe import RECIPES
 from fastmoco.run_options import RunOptions
+from fastmoco.settings.classifiers import FinetuneSettings, LinearSettings
 from fastmoco.system.device import pick_device
 from fastmoco.system.hardware import describe
 from fastmoco.system.versions import versions
@@ -155,7 +155,8 @@ def evaluate_all(
 
     def probe(labels: str) -> Callable[[], tuple[Top1, str]]:
         def evaluate() -> tuple[Top1, str]:
-            found = quick(checkpoint, bank, val, how, Settings(labels=labels), companions=True)
+            settings = LinearSettings(labels=labels)
+            found = quick(checkpoint, bank, val, how, settings, companions=True)
             return {r.features: r.score.top1 for r in found.rows}, found.protocol
 
         return evaluate
@@ -174,7 +175,7 @@ def evaluate_all(
         return evaluate
 
     def official() -> tuple[Top1, str]:
-        settings = Settings(epochs=args.official_epochs)
+        settings = LinearSettings(epochs=args.official_epochs)
         found = linear(checkpoint, bank, val, how, settings, companions=True)
         say(found.trunk)
         return {r.features: r.score.top1 for r in found.rows}, found.protocol

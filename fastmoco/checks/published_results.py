@@ -21,7 +21,8 @@ from fastmoco.checks.selftest import Check
 from fastmoco.evaluation.feature_cache import Extraction
 from fastmoco.evaluation.knn import DINO, Protocol, knn
 from fastmoco.evaluation.labels import class_names
-from fastmoco.evaluation.linear import Settings, linear
+from fastmoco.evaluation.linear import linear
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.weights.checkpoint import Checkpoint
 
 
@@ -97,7 +98,7 @@ def recognise(
 
 def against_published(
     saved: Checkpoint, published: Published, train: Store | None, val: Store, how: Extraction,
-    with_linear: bool = False, settings: Settings = Settings(), data: Data = IMAGENET,
+    with_linear: bool = False, settings: LinearSettings = LinearSettings(), data: Data = IMAGENET,
     tell: Callable[[Check], None] = lambda check: None,
 ) -> list[Check]:
     """kNN on val with train as the bank, and with_linear the linear evaluation, against the

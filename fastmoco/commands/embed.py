@@ -34,10 +34,10 @@ class EmbedArgs:
 def embed(argv: list[str]) -> None:
     """fastmoco embed CHECKPOINT DATA"""
     args = parse(EmbedArgs, argv, "embed")
-    from fastmoco.draws import check_seed
     from fastmoco.evaluation.feature_cache import features_of
     from fastmoco.evaluation.feature_files import check_name, write_features
     from fastmoco.reporting.neighbour_sheet import check_sheet, draw_neighbours
+    from fastmoco.settings.rules import check_seed
     from fastmoco.terminal import console
     from fastmoco.weights.encoders import load_encoder
 

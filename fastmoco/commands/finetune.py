@@ -15,6 +15,7 @@ from fastmoco.commands.evaluations import (
     print_classes,
     print_data,
 )
+from fastmoco.settings.classifiers import FinetuneSettings
 from fastmoco.terminal.flags import FLAT, positional
 from fastmoco.terminal.parse import parse
 
@@ -30,18 +31,7 @@ class FinetuneArgs:
     """Labelled dataset to learn from."""
     val: positional("VAL")  # type: ignore[valid-type]
     """Labelled dataset to score on."""
-    labels: str = "all"
-    """Labels to read, class by class the same share: 1%, 10%, 5/class, all."""
-    lr: float = 0.0
-    """Of the trunk, for a batch of 256 [default: 0.01; 0.02 for less than 2% of the labels]."""
-    head_lr: float = 0.0
-    """Of the classifier, for a batch of 256 [default: 0.2; 5 for less than 2% of the labels]."""
-    epochs: int = 0
-    """Passes over the labelled images [default: 20, or 1,000 steps if that is more]."""
-    batch: int = 0
-    """Images a step [default: 256, or an eighth of the labelled images if that is less]."""
-    seed: int = 0
-    """Decides the order, the crops and the few labels."""
+    settings: Annotated[FinetuneSettings, FLAT] = field(default_factory=FinetuneSettings)
     companions: bool = False
     """Also from the encoder at step 0."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
@@ -50,15 +40,14 @@ class FinetuneArgs:
 def finetune(argv: list[str]) -> None:
     """fastmoco finetune CHECKPOINT TRAIN VAL"""
     args = parse(FinetuneArgs, argv, "finetune")
-    from fastmoco.evaluation.finetune import Settings, finetune
+    from fastmoco.evaluation.finetune import finetune
     from fastmoco.terminal import console
 
-    settings = Settings(args.labels, args.lr, args.head_lr, args.epochs, args.batch, args.seed)
-    settings.check()
+    args.settings.check()
     checkpoint, how, (train, val) = begin(
         args.checkpoint, (args.train, args.val), args.how, ranks=False
     )
-    found = finetune(checkpoint, train, val, how, settings, args.companions)
+    found = finetune(checkpoint, train, val, how, args.settings, args.companions)
     if args.how.json:
         print(shown_json(about(args, checkpoint) | dataclasses.asdict(found)))
         return

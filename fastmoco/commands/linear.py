@@ -16,6 +16,7 @@ from fastmoco.commands.evaluations import (
     print_classes,
     print_data,
 )
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.terminal.flags import FLAT, positional
 from fastmoco.terminal.parse import parse
 
@@ -37,16 +38,7 @@ class LinearArgs:
     """Labelled dataset to score on."""
     quick: bool = False
     """Learn from cached features of one centred view an image."""
-    lr: tuple[float, ...] = ()
-    """One rate or several [default: 30; with --quick nine of them]."""
-    epochs: int = 0
-    """Passes over TRAIN [default: 100; with --quick 20, or 1,000 steps if that is more]."""
-    batch: int = 256
-    """Images a step."""
-    labels: str = "all"
-    """Labels to read, class by class the same share: 1%, 10%, 5/class, all."""
-    seed: int = 0
-    """Decides the order, the crops, the few labels and what is held out."""
+    settings: Annotated[LinearSettings, FLAT] = field(default_factory=LinearSettings)
     companions: bool = False
     """Also the same encoder at step 0, and centred raw pixels."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
@@ -55,17 +47,16 @@ class LinearArgs:
 def linear(argv: list[str]) -> None:
     """fastmoco linear CHECKPOINT TRAIN VAL"""
     args = parse(LinearArgs, argv, "linear")
-    from fastmoco.evaluation.linear import Settings, linear
+    from fastmoco.evaluation.linear import linear
     from fastmoco.evaluation.linear_on_features import quick
     from fastmoco.terminal import console
 
-    settings = Settings(args.lr, args.epochs, args.batch, args.labels, args.seed)
-    settings.check()
+    args.settings.check()
     checkpoint, how, (train, val) = begin(
         args.checkpoint, (args.train, args.val), args.how, ranks=args.quick
     )
     evaluate = quick if args.quick else linear
-    found = evaluate(checkpoint, train, val, how, settings, args.companions)
+    found = evaluate(checkpoint, train, val, how, args.settings, args.companions)
     if how.ranks.rank:
         return
     if args.how.json:

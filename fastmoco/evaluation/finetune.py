@@ -7,7 +7,6 @@ classifier 0.02 and 5 for 1 % of the labels, 0.01 and 0.2 for 10 %.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from torch import nn
 from data_tools.errors import UserError
 from data_tools.store import Store
 from data_tools.subset import Subset
-from fastmoco.draws import check_seed
 from fastmoco.evaluation.crop_loader import CropLoader
 from fastmoco.evaluation.feature_cache import Extraction, digest, images_digest, view_of
 from fastmoco.evaluation.features import extract
@@ -30,6 +28,7 @@ from fastmoco.evaluation.resume_state import EpochState
 from fastmoco.evaluation.scores import Score, score
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
+from fastmoco.settings.classifiers import FinetuneSettings
 from fastmoco.system.device import autocast, grad_scaler
 from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
@@ -40,29 +39,6 @@ FEW = 0.02  # a smaller share of the labels than this takes the rates for 1 %
 RATES_FEW, RATES = (0.02, 5.0), (0.01, 0.2)  # of trunk and classifier, for a batch of 256
 STEPS = 1000  # at least: what 20 epochs are for 1 % of ImageNet
 LEAST_BATCHES = 8  # an epoch: a few hundred labels are no single batch
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be said of a fine-tuning; 0 stands for the protocol's own."""
-
-    labels: str = "all"
-    lr: float = 0.0
-    """Of the trunk, for a batch of 256."""
-    head_lr: float = 0.0
-    """Of the classifier."""
-    epochs: int = 0
-    batch: int = 0
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises UserError for values that cannot train."""
-        check_seed(self.seed)
-        for name, value in (("lr", self.lr), ("head-lr", self.head_lr)):
-            if not 0 <= value < math.inf:
-                raise UserError(f"--{name} {value}: give a rate above 0")
-        if self.epochs < 0 or self.batch < 0 or self.batch == 1:
-            raise UserError("--epochs and --batch: give 1 or more, and BatchNorm two images")
 
 
 @dataclass(frozen=True)
@@ -79,7 +55,7 @@ class Plan:
         return DROP ** sum(epoch >= round(drop * self.epochs) for drop in DROPS)
 
 
-def plan_of(settings: Settings, labelled: int, images: int) -> Plan:
+def plan_of(settings: FinetuneSettings, labelled: int, images: int) -> Plan:
     """The protocol for so many labelled images of so many. Rates go with the batch."""
     batch = settings.batch or min(BATCH, max(16, labelled // LEAST_BATCHES))
     batch = min(batch, labelled)
@@ -103,7 +79,7 @@ class Tuned:
 
 def finetune(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
-    settings: Settings = Settings(), companions: bool = False,
+    settings: FinetuneSettings = FinetuneSettings(), companions: bool = False,
 ) -> Tuned:
     """Fine-tune trunk and a classifier on the labelled part of train; score both on val after the
     last epoch. With companions: from the encoder at step 0, too.

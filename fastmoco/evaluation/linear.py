@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from data_tools.errors import UserError
 from data_tools.store import Store
 from data_tools.subset import Subset
-from fastmoco.draws import check_seed
 from fastmoco.evaluation.crop_loader import CropLoader
 from fastmoco.evaluation.feature_cache import (
     Extraction,
@@ -29,6 +27,7 @@ from fastmoco.evaluation.resume_state import EpochState
 from fastmoco.evaluation.scores import Score, score
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.system.device import autocast
 from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
@@ -36,25 +35,6 @@ from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 OFFICIAL_RATE, OFFICIAL_EPOCHS, OFFICIAL_BATCH = 30.0, 100, 256
 DROPS = (0.6, 0.8)  # 60 and 80 of 100 epochs
 HELD_OUT = 0.1  # of TRAIN, class by class
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be said of a linear evaluation; 0 and () stand for the protocol's own."""
-
-    rates: tuple[float, ...] = ()
-    epochs: int = 0
-    batch: int = OFFICIAL_BATCH
-    labels: str = "all"
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises UserError for values that cannot train."""
-        check_seed(self.seed)
-        if any(not 0 < rate < math.inf for rate in self.rates):
-            raise UserError(f"--lr {' '.join(map(str, self.rates))}: give rates above 0")
-        if self.epochs < 0 or self.batch < 1:
-            raise UserError("--epochs and --batch: give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -101,7 +81,7 @@ class Parts:
     """Places in ids; empty where there is nothing to choose."""
 
 
-def parts_of(train: Store, val: Store, settings: Settings, rates: int) -> Parts:
+def parts_of(train: Store, val: Store, settings: LinearSettings, rates: int) -> Parts:
     """The labels of both stores; UserError where they don't serve."""
     names = class_names(train, val)
     train_labels, val_labels, _ = shared_labels(train, val)
@@ -120,7 +100,7 @@ def parts_of(train: Store, val: Store, settings: Settings, rates: int) -> Parts:
 
 def linear(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
-    settings: Settings = Settings(), companions: bool = False,
+    settings: LinearSettings = LinearSettings(), companions: bool = False,
 ) -> Linear:
     """The official protocol (main_lincls.py of facebookresearch/moco): the trunk frozen in
     evaluation mode, its pooled outputs as they are, random crops and flips from the images,
@@ -133,7 +113,7 @@ def linear(
     settings that cannot be evaluated.
     """
     settings.check()
-    rates = settings.rates or (OFFICIAL_RATE,)
+    rates = settings.lr or (OFFICIAL_RATE,)
     epochs = settings.epochs or OFFICIAL_EPOCHS
     parts = parts_of(train, val, settings, len(rates))
     rows, frozen = [], 0
@@ -180,7 +160,7 @@ def encoders(
 
 def train_heads(
     encoder: Encoder, checkpoint: Checkpoint, train: Store, parts: Parts, how: Extraction,
-    settings: Settings, rates: tuple[float, ...], epochs: int,
+    settings: LinearSettings, rates: tuple[float, ...], epochs: int,
 ) -> Heads:
     """One head a rate, trained on random crops through the frozen trunk."""
     recipe, device = checkpoint.recipe, how.device

@@ -16,7 +16,6 @@ from fastmoco.evaluation.linear import (
     Found,
     Linear,
     Parts,
-    Settings,
     best,
     encoders,
     parts_of,
@@ -26,6 +25,7 @@ from fastmoco.evaluation.linear import (
 )
 from fastmoco.evaluation.linear_classifiers import Heads, choose
 from fastmoco.evaluation.raw_pixels import raw_pixels
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.system.hardware import free_memory
 from fastmoco.weights.checkpoint import Checkpoint
 
@@ -36,7 +36,7 @@ SHARE = 0.25  # of the device's free memory, for features
 
 def quick(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
-    settings: Settings = Settings(), companions: bool = False,
+    settings: LinearSettings = LinearSettings(), companions: bool = False,
 ) -> Linear:
     """Linear classification of cached features, one centred view an image: softmax regression on
     features standardised by TRAIN, SGD with a cosine, all rates at once; the rate that a held-out
@@ -46,7 +46,7 @@ def quick(
     Raises UserError for data and settings that cannot be evaluated.
     """
     settings.check()
-    rates = settings.rates or RATES
+    rates = settings.lr or RATES
     parts = parts_of(train, val, settings, len(rates))
     recipe, rows = checkpoint.recipe, []
     labelled = Subset(train, parts.ids) if len(parts.ids) < len(train) else train
@@ -68,7 +68,7 @@ def quick(
     )
 
 
-def epochs_of(settings: Settings, images: int) -> int:
+def epochs_of(settings: LinearSettings, images: int) -> int:
     """Passes over the features: more of them over few."""
     steps = -(-images // settings.batch)
     return settings.epochs or max(EPOCHS, -(-STEPS // steps))
@@ -76,7 +76,7 @@ def epochs_of(settings: Settings, images: int) -> int:
 
 def row_of(
     name: str, features: torch.Tensor, val: torch.Tensor, parts: Parts, how: Extraction,
-    settings: Settings, rates: tuple[float, ...],
+    settings: LinearSettings, rates: tuple[float, ...],
 ) -> Found:
     """One set of features, float32 [N, D] and [N', D] in host memory, evaluated."""
     classes = len(parts.names)

@@ -26,8 +26,8 @@ from fastmoco.checks.published_results import (
 from fastmoco.checks.selftest import CHECKS, draw, selftest
 from fastmoco.cli import main
 from fastmoco.evaluation.feature_cache import Extraction
-from fastmoco.evaluation.linear import Settings
 from fastmoco.model import batchnorm
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.weights import checkpoint
 from fastmoco.weights.open import open_checkpoint
 from tests.support.evaluation_parts import CPU
@@ -254,7 +254,7 @@ def test_figures_that_do_not_hold_fail(released, imagenet):
 
 
 def test_the_linear_evaluation_is_compared_too(released, imagenet):
-    more = {"with_linear": True, "settings": Settings(epochs=1, batch=6)}
+    more = {"with_linear": True, "settings": LinearSettings(epochs=1, batch=6)}
     knn1, good = compare(
         released, imagenet, figures={"knn": {1: 100.0}, "linear_allowed": 100.0}, **more
     )

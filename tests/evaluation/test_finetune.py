@@ -10,9 +10,10 @@ from data_tools.errors import UserError
 from data_tools.subset import Subset
 from fastmoco.evaluation.feature_cache import Extraction
 from fastmoco.evaluation.features import extract
-from fastmoco.evaluation.finetune import Plan, Settings, finetune, plan_of, tune
+from fastmoco.evaluation.finetune import Plan, finetune, plan_of, tune
 from fastmoco.loading.engines.threads import decode
 from fastmoco.model.batchnorm import SplitBatchNorm2d
+from fastmoco.settings.classifiers import FinetuneSettings
 from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, untrained
 
@@ -30,19 +31,20 @@ def sets(store):
 
 
 def test_the_numbers_are_swavs_on_imagenet():
-    one, ten = plan_of(Settings("1%"), 12_811, 1_281_167), plan_of(Settings(), 128_116, 1_281_167)
+    one = plan_of(FinetuneSettings("1%"), 12_811, 1_281_167)
+    ten = plan_of(FinetuneSettings(), 128_116, 1_281_167)
     assert (one.lr, one.head_lr, one.epochs, one.batch) == (0.02, 5.0, 20, 256)
     assert (ten.lr, ten.head_lr, ten.epochs, ten.batch) == (0.01, 0.2, 20, 256)
     assert [ten.share(e) for e in (0, 11, 12, 15, 16, 19)] == [1, 1, 0.2, 0.2, *[0.2**2] * 2]
 
 
 def test_few_images_take_smaller_batches_and_more_epochs():
-    plan = plan_of(Settings(), 500, 50_000)
+    plan = plan_of(FinetuneSettings(), 500, 50_000)
     assert plan.batch == 62 and plan.epochs == 112  # nine steps an epoch, 1,000 in all
     assert plan.lr == pytest.approx(0.02 * 62 / 256) and plan.head_lr == pytest.approx(5 * 62 / 256)
-    own = plan_of(Settings(lr=0.1, head_lr=0.3, epochs=3, batch=128), 500, 50_000)
+    own = plan_of(FinetuneSettings(lr=0.1, head_lr=0.3, epochs=3, batch=128), 500, 50_000)
     assert own == Plan(0.05, 0.15, 3, 128)
-    assert plan_of(Settings(), 5, 50).batch == 5
+    assert plan_of(FinetuneSettings(), 5, 50).batch == 5
 
 
 def test_trunk_and_head_learn_what_they_see(store):
@@ -113,10 +115,11 @@ def test_a_killed_one_goes_on_to_the_same_bits(sets, monkeypatch):
 
 def test_companions_and_what_cannot_be(sets):
     train, val = sets
-    settings = Settings("4/class", epochs=1)
+    settings = FinetuneSettings("4/class", epochs=1)
     found = finetune(untrained(), train, val, HOW, settings, companions=True)
     assert list(found.rows) == ["trained", "at step 0"] and found.labelled == 8
     assert "4/class labels" in found.protocol and "1 epochs" in found.protocol
-    for bad in (Settings(lr=-1.0), Settings(head_lr=float("nan")), Settings(batch=1)):
+    for wrong in ({"lr": -1.0}, {"head_lr": float("nan")}, {"batch": 1}):
+        bad = FinetuneSettings(**wrong)
         with pytest.raises(UserError, match="--lr|--head-lr|--batch"):
             finetune(untrained(), train, val, HOW, bad)

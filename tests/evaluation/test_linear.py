@@ -15,10 +15,11 @@ from data_tools.subset import Subset
 from fastmoco.evaluation.crop_loader import CropLoader
 from fastmoco.evaluation.feature_cache import Extraction
 from fastmoco.evaluation.features import extract
-from fastmoco.evaluation.linear import Settings, linear
+from fastmoco.evaluation.linear import linear
 from fastmoco.evaluation.linear_classifiers import Heads
 from fastmoco.evaluation.raw_pixels import pixel_encoder, raw_pixels
 from fastmoco.loading.engines.registry import open_engine
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, RECIPE, untrained
 
@@ -41,7 +42,7 @@ def test_it_is_main_lincls_in_plain_torch(sets, monkeypatch):
     monkeypatch.setattr(
         Heads, "predict", lambda self, x: (seen.append(self), predict(self, x))[1]
     )
-    found = linear(untrained(), train, val, Extraction(CPU), Settings(epochs=5, batch=10))
+    found = linear(untrained(), train, val, Extraction(CPU), LinearSettings(epochs=5, batch=10))
     ours = seen[-1]
 
     encoder = load_encoder(untrained(), CPU)
@@ -85,7 +86,7 @@ def test_a_killed_one_goes_on_to_the_same_bits(sets, cache, monkeypatch):
     monkeypatch.setattr(
         linear_module, "scored", lambda n, h, *rest: (heads.append(h), scored(n, h, *rest))[1]
     )
-    settings = Settings(rates=(30.0,), epochs=4, batch=10)
+    settings = LinearSettings(lr=(30.0,), epochs=4, batch=10)
     linear(untrained(), train, val, Extraction(CPU), settings)
     assert not kept[0].exists()
 
@@ -114,7 +115,7 @@ def test_a_killed_one_goes_on_to_the_same_bits(sets, cache, monkeypatch):
 
 def test_the_trunk_is_proved_to_be_what_it_was(sets, monkeypatch):
     train, val = sets
-    settings = Settings(epochs=1)
+    settings = LinearSettings(epochs=1)
     found = linear(untrained(), train, val, Extraction(CPU), settings)
     tensors = len(load_encoder(untrained(), CPU).trunk.state_dict())
     assert f"bit for bit what it was: {tensors} tensors" in found.trunk
@@ -133,7 +134,7 @@ def test_the_trunk_is_proved_to_be_what_it_was(sets, monkeypatch):
 
 def test_a_held_out_part_of_train_chooses_and_val_does_not(sets):
     train, val = sets
-    settings = Settings(rates=(1e-9, 3.0, 3e38), epochs=2, batch=4)
+    settings = LinearSettings(lr=(1e-9, 3.0, 3e38), epochs=2, batch=4)
     found = linear(untrained(), train, val, Extraction(CPU), settings)
     row = found.rows[0]
     assert list(row.held_out) == [1e-9, 3.0, 3e38] and row.held_out[3e38] is None
@@ -161,14 +162,15 @@ def test_pixels_as_an_encoder_are_the_raw_pixels(sets):
 
 def test_companions_and_few_labels(sets):
     train, val = sets
-    settings = Settings(epochs=1, labels="5/class")
+    settings = LinearSettings(epochs=1, labels="5/class")
     found = linear(untrained(), train, val, Extraction(CPU), settings, companions=True)
     names = [r.features for r in found.rows]
     assert names == ["trained", "at step 0", "raw pixels"] and found.labelled == 10
     tensors = len(load_encoder(untrained(), CPU).trunk.state_dict())
     assert f"{tensors} tensors" in found.trunk  # the encoder's, not the pixels'
     with pytest.raises(UserError, match="one image a class leaves none to choose"):
-        linear(untrained(), train, val, Extraction(CPU), Settings((1.0, 2.0), labels="1/class"))
-    for bad in (Settings((0.0,)), Settings(epochs=-1), Settings(batch=0)):
+        several = LinearSettings((1.0, 2.0), labels="1/class")
+        linear(untrained(), train, val, Extraction(CPU), several)
+    for bad in (LinearSettings((0.0,)), LinearSettings(epochs=-1), LinearSettings(batch=0)):
         with pytest.raises(UserError, match="--lr|--epochs"):
             linear(untrained(), train, val, Extraction(CPU), bad)

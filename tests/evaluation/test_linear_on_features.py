@@ -8,9 +8,10 @@ import torch
 
 from fastmoco.evaluation.feature_cache import Extraction, features_of
 from fastmoco.evaluation.labels import held_out
-from fastmoco.evaluation.linear import Parts, Settings, parts_of
+from fastmoco.evaluation.linear import Parts, parts_of
 from fastmoco.evaluation.linear_classifiers import Heads
 from fastmoco.evaluation.linear_on_features import RATES, moments, quick, row_of
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.weights.encoders import load_encoder
 from tests.support.evaluation_parts import CPU, RECIPE, real_task, untrained
 
@@ -55,7 +56,7 @@ def test_it_is_logistic_regression_to_a_point(task):
 
 def test_companions_the_choice_and_the_protocol(task):
     train, val = task
-    settings = Settings(labels="10/class", epochs=20)
+    settings = LinearSettings(labels="10/class", epochs=20)
     found = quick(untrained(), train, val, Extraction(CPU), settings, True)
     assert [r.features for r in found.rows] == ["trained", "at step 0", "raw pixels"]
     assert found.labelled == 100 if len(train.classes) == 10 else 120
@@ -70,13 +71,13 @@ def test_features_may_lie_on_host_and_be_of_any_scale(task, monkeypatch):
     import fastmoco.evaluation.linear_on_features as quick_module
 
     train, val = task
-    settings = Settings(rates=(0.01, 0.1), epochs=2)
+    settings = LinearSettings(lr=(0.01, 0.1), epochs=2)
     parts = parts_of(train, val, settings, 2)
     encoder = load_encoder(untrained(), CPU)
     x, y = (features_of(encoder, s, RECIPE, Extraction(CPU)) for s in (train, val))
 
     def row(x, y):
-        return row_of("x", x, y, parts, Extraction(CPU), settings, settings.rates)
+        return row_of("x", x, y, parts, Extraction(CPU), settings, settings.lr)
 
     one = row(x, y)
     shifted = row(x * 1000 + 50, y * 1000 + 50)
@@ -101,7 +102,7 @@ def test_the_chosen_rate_learns_again_from_all_with_a_cosine(monkeypatch):
     fit, held = held_out(labels, 0.1, 0)
     parts = Parts(["a", "b"], labels, val_labels, np.arange(40), fit, held)
     alone = Parts(["a", "b"], labels, val_labels, np.arange(40), np.arange(40))
-    settings, seen, shares = Settings(epochs=2, batch=10), [], []
+    settings, seen, shares = LinearSettings(epochs=2, batch=10), [], []
     predict, step = Heads.predict, Heads.step
     monkeypatch.setattr(Heads, "predict", lambda h, x: (seen.append(h), predict(h, x))[1])
     monkeypatch.setattr(Heads, "step", lambda h, x, y, s: (shares.append(s), step(h, x, y, s))[1])

@@ -30,6 +30,7 @@ FLOORS = {
         ["planning"],
     ],
     "fastmoco": [
+        ["settings"],
         ["recipe"],
         ["draws", "run_options", "system"],
         ["kernels", "model", "runs"],

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,18 @@ def partial_name(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is either all there or not at all."""
+    """Write a file durably: a reader sees the old file or all of the new one, never a part."""
     partial = partial_name(path)
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):  # report the first error
+            partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

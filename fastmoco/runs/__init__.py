@@ -1,1 +1,1 @@
-"""A run's events, what they mean, and the files in its directory. Imports recipe alone."""
+"""A run's events, their judgement, and the files in its directory. Imports recipe and below."""

@@ -1,4 +1,4 @@
-"""Files that grow at their end, on a disk that may be full for a while."""
+"""A log file that loses no record while the disk is full."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 
 
 class Appended:
-    """A file that only ever holds whole records: what the disk refuses waits in memory, in order,
-    and is tried again with the next one."""
+    """A file that holds only whole records.
+
+    Records that the disk refuses wait in memory, and are written in order together with a later
+    one. So a full disk does not stop a run, and no record is lost once there is room again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trouble = ""
-        """Why the last write failed; empty where all is written."""
+        """Reason why the last write failed; empty if every record is on disk."""
         self._waiting = bytearray()
-        self._told = ""
+        self._reported = ""
 
     def write(self, record: bytes) -> None:
-        """Add a record (a line with its end); never raises for the disk: see trouble."""
+        """Append a record, with its line end. Raises no OSError: `trouble` holds the reason."""
         self._waiting += record
         try:
             with open(self.path, "ab", buffering=0) as file:
@@ -37,15 +40,15 @@ class Appended:
             while rest:
                 rest = rest[os.write(file, rest) :]
         except OSError:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                os.ftruncate(file, before)  # what a full disk took of it is no record
+            with contextlib.suppress(OSError):  # report the first error
+                os.ftruncate(file, before)  # remove the part of a record that did fit
             raise
 
     def news(self) -> str | None:
-        """A line where writing has begun to fail or works again since the last call."""
-        if self.trouble == self._told:
+        """Return a line if writing has started to fail, or works again, since the last call."""
+        if self.trouble == self._reported:
             return None
-        self._told = self.trouble
+        self._reported = self.trouble
         if not self.trouble:
             return f"{self.path} is written again; nothing is missing"
         return (

@@ -1,4 +1,4 @@
-"""A report of fastmoco bench, as its --json wrote it."""
+"""Reads the report that fastmoco bench --json wrote."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from data_tools.safe_reading.json_file import Damaged, read_json, typed
 
-MOST = 1e12  # images/s that a stage may claim; least: one in 30,000 years
+MOST = 1e12  # images/s; a rate outside 1/MOST to MOST was not measured by bench
 
 
 @dataclass(frozen=True)
 class BenchFile:
-    """The part of such a report that is read back."""
+    """The fields of a bench report that the report page shows."""
 
     rates: dict[str, float]
-    """Images/s by stage; above 0, or 0 for a stage that was not measured."""
+    """Images/s by stage; 0 for a stage that was not measured."""
     machine: str = ""
     binds: str = ""
     advice: str = ""
@@ -29,7 +29,7 @@ class BenchFile:
 
 
 def from_json(content: Any) -> BenchFile:
-    """The report in parsed JSON. Raises Damaged if it is none."""
+    """Convert parsed JSON to a report. Raises Damaged if it is not a bench report."""
     if not isinstance(content, dict):
         raise Damaged("not an object")
     rates = {}
@@ -37,11 +37,11 @@ def from_json(content: Any) -> BenchFile:
         name = typed(str, row.get("name"), "stages.name")
         rates[name] = typed(float, row.get("images_per_s"), name)
         if rates[name] and not 1 / MOST < rates[name] < MOST:
-            raise Damaged(f"{name} is no rate")
+            raise Damaged(f"{name} is not a rate")
     known = [f.name for f in dataclasses.fields(BenchFile) if f.name != "rates"]
     return typed(BenchFile, {"rates": rates, **{k: content[k] for k in known if k in content}})
 
 
 def read_bench(path: Path) -> BenchFile:
-    """The report in a file. Raises OSError, or Damaged if it is none."""
+    """Read a report from a file. Raises OSError, or Damaged if it is not a bench report."""
     return from_json(read_json(path))

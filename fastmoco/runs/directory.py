@@ -1,7 +1,7 @@
 """A run's directory: checkpoint.pt, metrics.jsonl, skipped.jsonl, run.json.
 
-With --val also checkpoint-best.pt, the weights of the best kNN; with --keep also checkpoint-STEP.pt
-at the ends of the last epochs.
+--val adds checkpoint-best.pt, the weights with the best kNN; --keep adds checkpoint-STEP.pt at the
+ends of the last epochs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import Damaged, left_out, read_lines
+from data_tools.files import write_whole
+from data_tools.safe_reading.json_file import Damaged
 from fastmoco.runs.append_file import Appended
 from fastmoco.runs.events import (
     Ended,
@@ -21,17 +22,19 @@ from fastmoco.runs.events import (
     Progress,
     Skipped,
     Started,
-    check_row,
     from_row,
     to_row,
 )
 from fastmoco.runs.lock import unwritable
+from fastmoco.runs.metrics_file import Row, read_until
 from fastmoco.system.versions import versions
 
 
 class RunDir:
-    """Made at the start of a run; as a listener it writes a line an event: skipped steps into
-    skipped.jsonl, the rest into metrics.jsonl."""
+    """The paths of a run's files, and the listener that writes its events.
+
+    A skipped step becomes a line of skipped.jsonl, any other event a line of metrics.jsonl.
+    """
 
     def __init__(self, path: str | os.PathLike[str], resume: bool) -> None:
         self.path = Path(path)
@@ -40,7 +43,7 @@ class RunDir:
         self.metrics = Appended(self.path / "metrics.jsonl")
         self.skipped = Appended(self.path / "skipped.jsonl")
         self.damaged: list[str] = []
-        """After open: a line on each file of which damaged rows were dropped."""
+        """After open: a line per file from which damaged rows were dropped."""
         if resume and not self.checkpoint.is_file():
             raise UserError(f"{self.checkpoint}: nothing to resume; start without --resume")
         if not resume and self.checkpoint.is_file():
@@ -49,8 +52,11 @@ class RunDir:
             raise UserError(f"{self.path}: is a file; give a directory with --out")
 
     def open(self, resumed_at: int) -> list[Event]:
-        """Make the directory; drop records of steps that the checkpoint does not know, and damaged
-        ones (see `damaged`); give those of metrics.jsonl that stay."""
+        """Make the directory and return the events of metrics.jsonl that a resumed run keeps.
+
+        Drops the records of steps after the checkpoint, which will be written again, and damaged
+        ones (see `damaged`). Raises UserError if the directory is not writable.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep(self.skipped.path, resumed_at)
@@ -63,35 +69,28 @@ class RunDir:
             ) from None
         return [event for event in map(from_row, rows) if event is not None]
 
-    def _keep(self, path: Path, resumed_at: int) -> list[dict]:
-        """The rows of a file up to a step; the file holds no others afterwards."""
-        kept, bad = [], []
-        for row in read_lines(path) if resumed_at and path.exists() else ():
-            try:
-                if check_row(row) != "ended" and row["step"] <= resumed_at:
-                    kept.append(row)
-            except (Damaged, KeyError, TypeError) as error:  # other releases have other events
-                bad.append(str(error))
-        if bad:
-            self.damaged.append(left_out(path, bad))
-        if kept or path == self.metrics.path:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(partial, path)
+    def _keep(self, path: Path, resumed_at: int) -> list[Row]:
+        """Reduce a file to its rows up to a step; return them."""
+        rows: list[Row] = []
+        if resumed_at:
+            rows, damaged = read_until(path, resumed_at)
+            self.damaged += [damaged] if damaged else []
+        if rows or path == self.metrics.path:
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         else:
             path.unlink(missing_ok=True)
-        return kept
+        return rows
 
     def __call__(self, event: Event) -> None:
+        """Write an event into its file. Raises UserError if run.json can't be written."""
         if isinstance(event, Started):
             content = to_row(event) | {"versions": versions()}
             del content["event"]
-            partial = self.path / "run.json.partial"
+            file = self.path / "run.json"
             try:
-                partial.write_text(json.dumps(content, indent=1) + "\n")
-                os.replace(partial, self.path / "run.json")
+                write_whole(file, json.dumps(content, indent=1).encode() + b"\n")
             except OSError as error:
-                raise unwritable(error, partial) from None
+                raise unwritable(error, file) from None
         elif isinstance(event, Progress | Evaluated | Judged | Skipped | Ended):
-            file = self.skipped if isinstance(event, Skipped) else self.metrics
-            file.write(json.dumps(to_row(event)).encode() + b"\n")
+            log = self.skipped if isinstance(event, Skipped) else self.metrics
+            log.write(json.dumps(to_row(event)).encode() + b"\n")

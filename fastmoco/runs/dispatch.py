@@ -1,4 +1,4 @@
-"""How a run's events reach its listeners, and what is told besides."""
+"""Sends each event to all listeners, and adds health warnings and disk errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fastmoco.runs.events import Ended, Event, Listener, Noted
 from fastmoco.runs.health import Watch
 
 
-class Telling:
-    """Hands each event to all listeners, then what health says of it, then which of the run's own
-    files could not be written."""
+class Dispatch:
+    """Sends each event to all listeners, then the health warnings that it causes, then a note if
+    one of the run's own files can't be written."""
 
     def __init__(
         self, listeners: Iterable[Listener], watch: Watch, files: Iterable[Appended]
@@ -20,14 +20,14 @@ class Telling:
         self._listeners, self._watch, self._files = list(listeners), watch, list(files)
 
     def __call__(self, event: Event) -> None:
-        """Raises UserError after the last event where a file is not wholly on disk."""
-        self._hand(event)
+        """Send an event. Raises UserError after Ended if a file is not completely on disk."""
+        self._send(event)
         for judged in self._watch(event):
-            self._hand(judged)
+            self._send(judged)
         for file in self._files:
             line = file.news()
             if line is not None:
-                self._hand(Noted(line))
+                self._send(Noted(line))
         lost = [f for f in self._files if f.trouble]
         if isinstance(event, Ended) and lost:
             raise UserError(
@@ -35,9 +35,9 @@ class Telling:
                 f"checkpoint is whole"
             )
 
-    def _hand(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except BrokenPipeError:  # nobody reads it any more: no reason to stop training
+            except BrokenPipeError:  # its reader has gone, which is no reason to stop training
                 self._listeners.remove(listener)

@@ -1,4 +1,4 @@
-"""The results of fastmoco knn, linear and finetune, as their --json wrote them into a file."""
+"""Reads the results that fastmoco knn, linear and finetune printed with --json."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from data_tools.safe_reading.json_file import Damaged, read_json, typed
 
 Plain = str | int | float
-# The types of a row's fields that we know; others may be any plain value.
+# Types of a row's known fields. Other fields may hold any plain value.
 FIELDS: dict[str, Any] = {
     "features": str, "name": str, "protocol": str, "k": int, "T": float, "rate": float,
     "images": int,
     "top1": float, "low": float, "high": float, "top5": float,
 }
 SCORE = ("top1", "low", "high", "top5")
-# Least and most that can be true.
+# Smallest and largest possible value.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(SCORE, (0, 1)), "k": (1, 2**53), "T": (0, math.inf), "rate": (0, math.inf),
     "images": (0, 2**53), "step": (0, 2**53), "size": (0, 2**31),
@@ -27,22 +27,22 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The content of such a file; of fields that an older release did not write, the defaults."""
+    """One evaluation. Fields that an older release did not write have their defaults."""
 
     rows: list[dict[str, Plain]]
-    """One per set of features; a score's fields (SCORE) are among the row's own."""
+    """One row per set of features; it has the fields of its score (SCORE) as its own."""
     protocol: str = ""
     step: int | None = None
     weights: str = ""
-    """fastmoco.weights.checkpoint.trunk_digest of the evaluated checkpoint."""
+    """Hash of the evaluated trunk: fastmoco.weights.checkpoint.trunk_digest."""
     data: list[str] = field(default_factory=list)
-    """Paths of the datasets: TRAIN, and VAL if there was one."""
+    """Paths of the datasets: TRAIN, then VAL if there was one."""
     size: int = 0
     """Side of the views, in pixels."""
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """The evaluation in a JSON file. Raises OSError, or Damaged if it is none."""
+    """Read an evaluation from a file. Raises OSError, or Damaged if it is not an evaluation."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise Damaged("not an object")
@@ -57,14 +57,17 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def check_range(name: str, value: Any, where: str) -> None:
-    """Raises Damaged for a number that no evaluation of ours can have found."""
+    """Raise Damaged for a number outside the possible range of this field."""
     least, most = RANGES.get(name, (-math.inf, math.inf))
     if isinstance(value, int | float) and not least <= value <= most:
         raise Damaged(f"{where} is not from {least:g} to {most:g}")
 
 
 def flat_rows(rows: Any) -> list[dict[str, Plain]]:
-    """Rows, which finetune writes as an object by name, with their scores among their fields."""
+    """Flatten rows: each gets the fields of its score as its own.
+
+    finetune writes an object with a row by name; knn and linear write a list.
+    """
     if isinstance(rows, dict):
         rows = [{"name": name, **typed(dict[str, Any], row, name)} for name, row in rows.items()]
     out = []

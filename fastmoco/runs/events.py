@@ -1,5 +1,7 @@
-"""What a run tells. Listeners (the console, metrics.jsonl, curves) are callables that take one
-event."""
+"""Events that a run reports, and their form as rows of JSON.
+
+A listener (the console, metrics.jsonl, curves) is a callable that takes one event.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ from fastmoco.recipe import Recipe
 
 @dataclass(frozen=True)
 class Started:
-    """Before the first step."""
+    """The run is set up; the first step follows."""
 
     recipe: Recipe
     samples: int
     steps_per_epoch: int
-    first_step: int  # above 0 where a run was resumed
+    first_step: int  # above 0 if the run was resumed
     device: str
     engine: str
     parameters: int
@@ -29,10 +31,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """At log steps; means are over the steps since the last one."""
+    """A log line. Means are over the steps since the last one."""
 
-    step: int  # steps done, over the whole run
-    steps: int  # of the whole run
+    step: int  # steps done since the start of the run
+    steps: int  # planned for the whole run
     epoch: float
     loss: float
     chance: float  # ln(negatives + 1): the loss of a guess, twice that if symmetric
@@ -44,10 +46,10 @@ class Progress:
     seconds_left: float
     alignment: float  # mean of |q - k|^2: 0 is best, 2 unrelated
     uniformity: float  # log of the mean of exp(-2 |q_i - q_j|^2): -4 is spread out, 0 collapsed
-    feature_std: float  # of q, mean over dimensions times sqrt(C): 1 is spread out, 0 collapsed
+    feature_std: float  # std of q, mean over dimensions, times sqrt(C): 1 spread out, 0 collapsed
     grad_norm: float
-    memory: float  # GB at the most so far: of the device, or of the process on a CPU
-    skipped: int  # steps that were not finite, and moved no weight
+    memory: float  # peak so far in GB: of the device, or of the process on a CPU
+    skipped: int  # steps that were not finite and moved no weight
     budget_left: float | None = None  # seconds until --budget or --until is up, less the reserve
 
 
@@ -67,12 +69,12 @@ Severity = Literal["note", "warning", "alarm"]
 
 @dataclass(frozen=True)
 class Judged:
-    """What a run's figures mean (runs.health): told when it begins, and when it is over."""
+    """A warning about the run's figures (runs.health): it appears, or it is over."""
 
     step: int
     name: str
     severity: Severity
-    text: str  # what is seen, and what to do
+    text: str  # the observation, and the remedy
     over: bool
 
 
@@ -86,7 +88,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step that moved nothing, since its loss, keys or gradients were not finite."""
+    """A step that moved no weight, because its loss, keys or gradients were not finite."""
 
     step: int
     ids: list[int]
@@ -95,14 +97,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Noted:
-    """Something the user should know, in one line."""
+    """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The run is over, or was asked to stop."""
+    """The run is complete, or was asked to stop."""
 
     step: int
     steps: int
@@ -116,31 +118,33 @@ Listener = Callable[[Event], None]
 
 
 def to_row(event: Event) -> dict[str, Any]:
-    """An event as JSON values, its kind under "event"; a recipe becomes a dict."""
+    """Convert an event to JSON values. Its kind is under "event"; a recipe becomes a dict."""
     return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
 
 
-# Least and most that can be true of a number of an event; wide enough for rounding.
+# Smallest and largest possible value of a number in an event, with room for rounding.
 RANGES: dict[str, tuple[float, float]] = {
     "step": (0, 2**53), "steps": (0, 2**53), "skipped": (0, 2**53), "epoch": (0, 1e12),
     "knn": (0, 1), "loss": (0, 1e15), "chance": (0, 1e15), "pretext_accuracy": (0, 1),
     "queue_fill": (0, 1), "lr": (0, 1e15), "images_per_s": (0, 1e12), "data_wait": (-1, 2),
     "memory": (0, 1e12), "seconds": (0, 1e12), "train_seconds": (0, 1e12),
 }
-# By the name under "event" in a row. Not Started: its recipe is read with run.json.
+# Kinds by the name under "event" in a row. Started is not among them: run.json holds it.
 KINDS: dict[str, Any] = {
     kind.__name__.lower(): kind for kind in (Progress, Evaluated, Judged, Skipped, Ended)
 }
 
 
 def check_row(row: Any) -> str:
-    """The kind of event in a row, a key of KINDS; empty for a kind that this release does not
-    have. Raises Damaged for a field that has another type than in the event, or cannot be true.
-    Fields may be missing or unknown: another release may have written the row."""
+    """Return the kind of event in a row (a key of KINDS); empty for a kind of another release.
+
+    Fields may be missing or unknown, since another release may have written the row. Raises
+    Damaged for a field that has the wrong type, or a value that it cannot have.
+    """
     if isinstance(row, Damaged):
         raise row
     if not isinstance(row, dict) or not isinstance(row.get("event"), str):
-        raise Damaged("no event of a run")
+        raise Damaged("not an event of a run")
     kind = KINDS.get(row["event"])
     if kind is None:
         return ""
@@ -156,12 +160,14 @@ def check_row(row: Any) -> str:
 
 
 def from_row(row: Any) -> Event | None:
-    """The event that to_row gave; None for an event of another release. Raises Damaged as
-    check_row does."""
+    """Convert a row of to_row back to its event; None for an event of another release.
+
+    Raises Damaged as check_row does.
+    """
     name = check_row(row)
     if not name:
         return None
     try:
         return KINDS[name](**{k: v for k, v in row.items() if k != "event"})
-    except TypeError:  # fields of another release
+    except TypeError:  # it has the fields of another release
         return None

@@ -1,6 +1,6 @@
-"""A run's directory belongs to one train at a time, from its first second to its last.
+"""Locks a run's directory, so that only one train at a time writes into it.
 
-Imports nothing slow: the command takes the lock before torch is loaded.
+Imports nothing slow, because the command takes the lock before it loads torch.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _mine: ContextVar[dict[str, Lock] | None] = ContextVar("_mine", default=None)
 def own_run(
     out: str | os.PathLike[str], resume: bool, say: Callable[[str], None] | None = None
 ) -> Iterator[list[str]]:
-    """Hold a run's directory while the block runs; yields lines for the user: see
-    data_tools.lock.Lock.notes.
+    """Lock a run's directory while the block runs.
 
-    The directory is made if it is missing, and goes again if nothing was written into it. A call
-    inside the block, for the same directory, shares the lock. Under torchrun rank 0 holds it for
-    all. Raises UserError if another train holds it, or if it can't be written into.
+    Yields lines for the user (data_tools.lock.Lock.notes). Makes a missing directory, and removes
+    it again if nothing was written into it. A call inside the block for the same directory shares
+    the lock. Under torchrun rank 0 holds the lock for all ranks. Raises UserError if another train
+    holds it, or if the directory is not writable.
     """
     path, mine = Path(out), _mine.get() or {}
     key = os.path.realpath(path)
     if key in mine:
         yield mine[key].notes
         return
-    # A run to resume that is not there: RunDir says so.
+    # RunDir reports that there is no run to resume.
     if os.environ.get("RANK", "0") != "0" or (resume and not path.is_dir()):
         yield []
         return
@@ -60,7 +60,7 @@ def own_run(
 
 
 def unwritable(error: OSError, path: Path) -> UserError:
-    """The error for a run's directory that can't be written into."""
+    """Make the error for a run's directory that is not writable."""
     return UserError(
         f"{error.filename or path}: {why(error)}; the run's directory must be writable "
         f"(--out names another)"
@@ -68,7 +68,7 @@ def unwritable(error: OSError, path: Path) -> UserError:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove those folders, the deepest first, that hold nothing."""
+    """Remove the empty ones of these folders, the deepest first."""
     for folder in folders:
         try:
             folder.rmdir()

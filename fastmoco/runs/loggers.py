@@ -1,4 +1,4 @@
-"""A run's curves where other programs draw them: TensorBoard's event files, Weights & Biases."""
+"""Writes a run's curves for other programs: TensorBoard's event files, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPS = {
 
 
 def scalars(event: Event) -> dict[str, float]:
-    """The event's points as group/name; empty for what is no measurement."""
+    """Return the event's values by "group/name"; empty if the event is not a measurement."""
     if isinstance(event, Progress):
         return {
             f"{group}/{name}": float(getattr(event, name))
@@ -34,17 +34,17 @@ def scalars(event: Event) -> dict[str, float]:
 class TensorBoard:
     """A listener that writes TensorBoard's event files into a run's directory.
 
-    Each start of a run has a file of its own. One that resumes begins with a mark by which
-    TensorBoard drops what earlier files hold from that step on: SummaryWriter's purge_step. What
-    was told at that very step has to be told again, since a kill may have come amid it. Written in
-    place, by no thread: nothing here can change a run or outlive it.
+    Each start of a run writes a new file. The file of a resumed run starts with SessionLog.START,
+    at which TensorBoard drops the points of earlier files from that step on (SummaryWriter's
+    purge_step). The points of that very step are written again, since a kill may have cut them
+    short. There is no writer thread, so nothing here can outlive a run.
     """
 
     def __init__(self, path: Path, resumed_at: int) -> None:
-        # a program that reads them takes the files in the order of their names
+        # TensorBoard reads the files in the order of their names: a later start needs a later name.
         before = [p.name.split(".")[3] for p in path.glob("events.out.tfevents.*.fastmoco")]
-        begun = max([int(time.time()), *(int(t) + 1 for t in before if t.isdigit())])
-        self.file = Appended(path / f"events.out.tfevents.{begun:010}.fastmoco")
+        started = max([int(time.time()), *(int(t) + 1 for t in before if t.isdigit())])
+        self.file = Appended(path / f"events.out.tfevents.{started:010}.fastmoco")
         self._write(file_version="brain.Event:2")
         if before:
             from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -72,9 +72,9 @@ class TensorBoard:
 class WeightsAndBiases:
     """A listener that sends curves and recipe to a Weights & Biases project.
 
-    A resumed run goes on under the same id; of steps that were sent already the first points stay,
-    which are the same. WANDB_MODE=offline keeps all on disk. Raises UserError where wandb is not
-    installed or does not let us in.
+    A resumed run continues under the same id. wandb ignores steps that were sent before, whose
+    values are the same. WANDB_MODE=offline keeps everything on disk. Raises UserError if wandb is
+    not installed or the login fails.
     """
 
     def __init__(self, project: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that was, as its directory tells it: run.json and metrics.jsonl."""
+"""Reads a past run from its directory: run.json and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import Damaged, left_out, read_json, read_lines, typed
+from data_tools.safe_reading.json_file import Damaged, read_json, typed
 from fastmoco.recipe import Recipe, from_dict
-from fastmoco.runs.events import KINDS, check_row
-
-Row = dict[str, Any]
-# A row of these events that lacks one of these fields is damaged, and left out.
-NEEDED = {
-    "progress": (
-        "step", "epoch", "loss", "chance", "pretext_accuracy", "lr", "images_per_s", "data_wait",
-    ),
-    "evaluated": ("step", "epoch", "knn", "protocol"),
-    "judged": ("step", "name", "text", "over"),
-    "ended": ("step", "finished", "train_seconds"),
-}
+from fastmoco.runs.metrics_file import Row, read_metrics
 
 
 @dataclass(frozen=True)
 class About:
-    """run.json without the recipe; an older release may not have written all of it."""
+    """run.json without the recipe. Fields that an older release did not write have defaults."""
 
     device: str = ""
     engine: str = ""
@@ -42,7 +30,7 @@ class About:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run told, event by event; each row has the fields of its event (runs.events)."""
+    """The events of a run, by kind. A row has the fields of its event (runs.events)."""
 
     path: Path
     recipe: Recipe
@@ -51,25 +39,22 @@ class RunRecord:
     evaluated: list[Row]
     judged: list[Row]
     ended: Row | None
-    """None while it runs, and after a kill."""
+    """None while the run trains, and after a kill."""
     damaged: str = ""
-    """A line on the rows of metrics.jsonl that are damaged and were left out; empty if none is."""
+    """A line about damaged rows of metrics.jsonl, which are left out; empty if there are none."""
 
     @property
     def state(self) -> str:
-        """done, stopped, or not ended: under way, or killed."""
+        """"done", "stopped", or "not ended" (it still trains, or was killed)."""
         if self.ended is None:
             return "not ended"
         return "done" if self.ended["finished"] else "stopped"
 
     @property
     def step(self) -> int:
-        """The last that it told of."""
-        return max((row["step"] for row in self.told), default=0)
-
-    @property
-    def told(self) -> list[Row]:
-        return [*self.progress, *self.evaluated, *([self.ended] if self.ended else [])]
+        """The last step that any event names."""
+        ended = [self.ended] if self.ended else []
+        return max((row["step"] for row in [*self.progress, *self.evaluated, *ended]), default=0)
 
     @property
     def epochs(self) -> float:
@@ -77,12 +62,12 @@ class RunRecord:
 
     @property
     def loss(self) -> float | None:
-        """The last log line's."""
+        """Loss of the last log line."""
         return self.progress[-1]["loss"] if self.progress else None
 
     @property
     def chance(self) -> float | None:
-        """The loss of a guess."""
+        """Loss of a guess."""
         return self.progress[-1]["chance"] if self.progress else None
 
     @property
@@ -98,18 +83,18 @@ class RunRecord:
 
     @property
     def images_per_s(self) -> float | None:
-        """Median of the log lines'."""
+        """Median over the log lines."""
         rates = [row["images_per_s"] for row in self.progress]
         return statistics.median(rates) if rates else None
 
     @property
     def train_seconds(self) -> float | None:
-        """Without kNN and checkpoints; known once it has ended."""
+        """Duration of the training without kNN and checkpoints; None until the run has ended."""
         return self.ended["train_seconds"] if self.ended else None
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
-    """The run in a directory. Raises UserError if there is none, or if its run.json is damaged."""
+    """Read the run in a directory. Raises UserError if there is none or its run.json is damaged."""
     path = Path(path)
     recipe, about = read_about(path)
     rows, damaged = read_metrics(path / "metrics.jsonl")
@@ -120,8 +105,10 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
 
 
 def read_about(path: Path) -> tuple[Recipe, About]:
-    """The recipe and the rest of a run's run.json. Raises UserError if there is none, or if it
-    holds a value that no run.json of ours can hold."""
+    """Read a run's run.json: its recipe and the rest.
+
+    Raises UserError if there is none, or if a value in it is impossible.
+    """
     file = path / "run.json"
     try:
         values = read_json(file)
@@ -142,27 +129,3 @@ def read_about(path: Path) -> tuple[Recipe, About]:
     except UserError as error:
         raise UserError(f"{file}: its recipe cannot be one ({error})") from None
     return recipe, about
-
-
-def read_metrics(path: Path) -> tuple[dict[str, list[Row]], str]:
-    """The rows of a metrics.jsonl by event, and a line on those that are damaged, which are left
-    out; empty if none is. A file that is missing has no rows."""
-    rows: dict[str, list[Row]] = {name: [] for name in KINDS}
-    bad = []
-    try:
-        for row in read_lines(path):
-            try:
-                name = check_row(row)
-                for field in NEEDED.get(name, ()):
-                    if row.get(field) is None:
-                        raise Damaged(f"{field} is missing")
-            except Damaged as error:
-                bad.append(str(error))
-                continue
-            if name:
-                rows[name].append(row)
-    except FileNotFoundError:
-        pass
-    except (OSError, Damaged) as error:
-        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', error)})") from None
-    return rows, left_out(path, bad)

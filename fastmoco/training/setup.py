@@ -26,7 +26,7 @@ from fastmoco.model.timm_trunk import notes as trunk_notes
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.directory import RunDir
-from fastmoco.runs.dispatch import Telling
+from fastmoco.runs.dispatch import Dispatch
 from fastmoco.runs.events import Evaluated, Event, Listener, Noted, Progress, Started
 from fastmoco.runs.health import Watch
 from fastmoco.runs.loggers import TensorBoard, WeightsAndBiases
@@ -243,7 +243,7 @@ def tell_start(
             run.tell(Noted(line))
 
 
-def telling(run: Run, listeners: Iterable[Listener], told: list[Event]) -> Telling:
+def telling(run: Run, listeners: Iterable[Listener], told: list[Event]) -> Dispatch:
     """Where events go: the run's files, TensorBoard's, W&B's project, the listeners."""
     directory = run.directory
     board = TensorBoard(directory.path, run.step)
@@ -255,4 +255,4 @@ def telling(run: Run, listeners: Iterable[Listener], told: list[Event]) -> Telli
             for listener in drawn:
                 listener(event)
     files = (directory.metrics, directory.skipped, board.file)
-    return Telling([directory, *drawn, *listeners], Watch(told), files)
+    return Dispatch([directory, *drawn, *listeners], Watch(told), files)

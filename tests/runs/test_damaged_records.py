@@ -1,4 +1,4 @@
-"""Every text file of ours, damaged in every place: a reader takes it or refuses it in one line."""
+"""Each of our text files, damaged in every place: readers accept it, or refuse it in one line."""
 
 import dataclasses
 import json
@@ -100,7 +100,7 @@ def look_at_run(out, saved, name):
         patch.setattr(
             "fastmoco.terminal.console.table", lambda _h, rows: [list(row) for row in rows]
         )
-        # It takes long.
+        # It is slow, and no test of the files.
         patch.setattr("fastmoco.weights.export.model_card.trunk_digest", lambda _: saved)
         evaluated, bars = tables(out)[0], waterfall(out)
         record = read_run(out)
@@ -118,7 +118,7 @@ def look_at_run(out, saved, name):
 
 
 def tolerated(look, damaged, what):
-    """Whether the damage was taken; anything but a UserError is a fault."""
+    """True if `look` accepts the damaged file, False if it refuses it; fails on any other error."""
     try:
         look()
         return True
@@ -147,7 +147,7 @@ def test_a_damaged_file_of_a_dataset_is_one_line(prepared, tmp_path, name):
     row = json.loads(plain.splitlines()[0] if name.endswith("l") else plain)
     size = len(plain)
     for text, what in mutations.values(row):
-        if name.endswith("l"):  # of the size that the manifest knows, or it ends there
+        if name.endswith("l"):  # any other size than the manifest's is refused at once
             text = text[:size].ljust(size - 1) + "\n"
         file.write_text(text)
         tolerated(lambda: look_at_data(folder), text, what)
@@ -204,7 +204,7 @@ def test_a_manifest_names_files_of_its_own_folder_only(prepared, tmp_path):
             open_store(folder)
 
 
-@pytest.mark.parametrize("change, told", [
+@pytest.mark.parametrize("change, line", [
     ({"samples": "6"}, "samples is text, not a whole number"),
     ({"samples": -1}, "samples is below 0"),
     ({"samples": 2**64}, "samples is a number of more than 64 bits"),
@@ -213,19 +213,19 @@ def test_a_manifest_names_files_of_its_own_folder_only(prepared, tmp_path):
     ({"largest": [1]}, "largest is not a height and a width"),
     ({"new": 1}, "new is not known"),
 ])
-def test_the_line_names_the_value_at_fault(prepared, tmp_path, capsys, change, told):
+def test_the_line_names_the_value_at_fault(prepared, tmp_path, capsys, change, line):
     folder = tmp_path / "data"
     shutil.copytree(prepared, folder)
     plain = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(plain | change))
-    with pytest.raises(UserError, match=rf"damaged; remove .* and run prep again \({told}\)"):
+    with pytest.raises(UserError, match=rf"damaged; remove .* and run prep again \({line}\)"):
         read_manifest(folder)
     for argv in (["inspect", folder], ["verify", folder], ["prep", prepared, folder],
                  ["train", folder], ["views", folder, "--out", tmp_path / "v.png"]):
         assert "manifest.json: damaged" in refused(capsys, *argv)
 
 
-def test_damaged_rows_of_a_log_are_left_out_and_said(trained, tmp_path, capsys):
+def test_damaged_rows_of_a_log_are_left_out_and_reported(trained, tmp_path, capsys):
     (source, _), out = trained, tmp_path / "run"
     shutil.copytree(source, out)
     with open(out / "metrics.jsonl", "a") as file:

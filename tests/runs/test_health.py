@@ -1,4 +1,4 @@
-"""What a run's figures mean: each verdict on the history it is for, and none on one that learns."""
+"""Each health rule warns about the history that it is for; a run that learns gets no warning."""
 
 import dataclasses
 import math
@@ -34,19 +34,19 @@ def knn(step, accuracy):
     return Evaluated(step, step / PER_EPOCH, accuracy, "k=200, T=0.1", 3.0)
 
 
-def found(history, recipe=RECIPE, samples=SAMPLES, standing=()):
-    return {v.name: v for v in verdicts(recipe, samples, history, standing)}
+def found(history, recipe=RECIPE, samples=SAMPLES, shown=()):
+    return {v.name: v for v in verdicts(recipe, samples, history, shown)}
 
 
 def healthy(count=40, first=20):
-    """Log lines from a full queue on: a loss that falls, gradients that waver."""
+    """Log lines since the queue filled up, with a falling loss and varying gradients."""
     return [
         line(first + 20 * i, loss=CHANCE * (0.97 - 0.01 * min(i, 20)), grad_norm=1 + i % 3 / 10)
         for i in range(count)
     ]
 
 
-def test_a_run_in_good_health_hears_nothing():
+def test_a_run_in_good_health_gets_no_warning():
     history = [knn(0, 0.33)]
     for p in healthy():
         history.append(p)
@@ -54,18 +54,18 @@ def test_a_run_in_good_health_hears_nothing():
     assert found([*history, knn(820, 0.36)]) == {}
 
 
-def test_a_tiny_run_that_learns_hears_nothing_but_that_its_queue_fills(dataset, tmp_path):
+def test_a_tiny_run_that_learns_only_hears_that_its_queue_fills(dataset, tmp_path):
     aug = replace(MOCO_V2.augmentation, scale=(0.5, 1.0), jitter_p=0.0, gray_p=0.0, blur_p=0.0)
     recipe = replace(
         MOCO_V2, arch="resnet-mini", size=16, batch=32, bn_splits=2, K=48, m=0.99, T=0.1,
         head="linear", epochs=40, lr=0.03, augmentation=aug,
     )
-    told = []
+    events = []
     options = RunOptions(out=str(tmp_path / "run"), log_every=2, val=str(dataset), val_every=40)
-    train(dataset, recipe, options, [told.append])
-    lines = [e for e in told if isinstance(e, Progress)]
+    train(dataset, recipe, options, [events.append])
+    lines = [e for e in events if isinstance(e, Progress)]
     assert len(lines) == 60 and lines[-1].loss < 0.7 * lines[-1].chance  # it does learn
-    assert {e.name for e in told if isinstance(e, Judged)} <= {"filling"}
+    assert {e.name for e in events if isinstance(e, Judged)} <= {"filling"}
 
 
 def test_a_rising_loss_is_normal_while_the_queue_fills():
@@ -97,7 +97,7 @@ def test_collapse():
     filling = [replace(p, queue_fill=0.5) for p in dead]
     assert "collapse" not in found(filling)
     back = [replace(p, feature_std=0.08) for p in dead]
-    assert "collapse" not in found(back) and "collapse" in found(back, standing={"collapse"})
+    assert "collapse" not in found(back) and "collapse" in found(back, shown={"collapse"})
 
 
 def test_a_loss_that_stays_at_chance():
@@ -109,7 +109,7 @@ def test_a_loss_that_stays_at_chance():
     assert "stuck" not in found(falling)
 
 
-def test_a_leak_is_a_solved_task_with_a_knn_that_stands():
+def test_a_leak_is_a_solved_task_while_knn_does_not_rise():
     solved = [line(2000 + 20 * i, pretext_accuracy=0.985, loss=0.4) for i in range(6)]
     history = [knn(0, 0.33), *healthy(), knn(1000, 0.41), *solved]
     whole = replace(RECIPE, bn_splits=1)
@@ -117,7 +117,7 @@ def test_a_leak_is_a_solved_task_with_a_knn_that_stands():
     assert fell.severity == "alarm" and "--bn-splits 8" in fell.text and "3.3" in fell.text
     split = found([*history, knn(2120, 0.41)])["leak"]
     assert split.severity == "alarm" and "--K" in split.text and "--bn-splits 8 " not in split.text
-    assert "leak" not in found([*history, knn(2120, 0.45)], whole)  # solved, and better for it
+    assert "leak" not in found([*history, knn(2120, 0.45)], whole)  # it rises
 
 
 def test_a_solved_task_without_knn_is_a_warning():
@@ -137,12 +137,12 @@ def test_diverging_by_loss_and_by_gradient():
     assert "diverging" not in found([*healthy(), steep[0]])
 
 
-def test_waiting_for_data_goes_later_than_it_came():
+def test_waiting_for_data_clears_at_a_looser_threshold():
     slow = [line(1000 + 20 * i, data_wait=0.4) for i in range(3)]
     verdict = found([*healthy(), *slow])["waiting"]
     assert "40% of the time" in verdict.text and "fastmoco bench" in verdict.text
     between = [replace(p, data_wait=0.15) for p in slow]
-    assert "waiting" not in found(between) and "waiting" in found(between, standing={"waiting"})
+    assert "waiting" not in found(between) and "waiting" in found(between, shown={"waiting"})
 
 
 def test_skipped_steps():
@@ -155,7 +155,7 @@ def test_knn_below_the_untrained_encoders():
     late = line(30 * PER_EPOCH)
     history = [knn(0, 0.327), *healthy(), late, knn(late.step, 0.305)]
     verdict = found(history)["below-start"]
-    assert "30.5%, below the 32.7% that it began with" in verdict.text
+    assert "30.5%, below the 32.7% of the untrained encoder" in verdict.text
     assert "below-start" not in found([*history[:-1], knn(late.step, 0.34)])
     early = [knn(0, 0.327), *healthy(), knn(820, 0.305)]
     assert "below-start" not in found(early)
@@ -177,12 +177,12 @@ def test_what_the_recipe_alone_says(change, samples, name, words):
 
 
 @pytest.mark.parametrize("recipe", [MOCO_CIFAR, MOCO_V2, replace(MOCO_V2, lr=0.015, batch=128)])
-def test_the_papers_recipes_are_not_found_fault_with(recipe):
+def test_the_papers_recipes_get_no_warning(recipe):
     assert found([], recipe, 1_281_167 if recipe.size == 224 else 50_000) == {}
 
 
-def test_one_line_with_a_pause_in_it_is_no_waiting_for_data():
-    """A process that was stopped while it waited for a batch, and goes on."""
+def test_one_line_with_a_pause_is_not_waiting_for_data():
+    """The process was stopped while it waited for a batch, and continued."""
     watch = Watch()
     paused = [line(1000 + 20 * i, data_wait=0.99 if i == 3 else 0.01) for i in range(8)]
     started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a", "data")
@@ -190,21 +190,21 @@ def test_one_line_with_a_pause_in_it_is_no_waiting_for_data():
                 if j.name == "waiting"]
 
 
-def test_each_verdict_is_told_once_and_again_when_it_is_over():
+def test_each_warning_is_reported_when_it_appears_and_when_it_clears():
     watch = Watch()
     started = Started(RECIPE, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 10**6, "runs/a", "data")
     slow = [line(1000 + 20 * i, data_wait=0.4) for i in range(6)]
-    told = [
-        judged for event in [started, *healthy(), *slow, *healthy(6, first=1120)]
-        for judged in watch(event)
+    judged = [
+        j for event in [started, *healthy(), *slow, *healthy(6, first=1120)]
+        for j in watch(event)
     ]
-    assert [(j.name, j.step, j.over) for j in told] == [
+    assert [(j.name, j.step, j.over) for j in judged] == [
         ("waiting", 1020, False), ("waiting", 1140, True)
     ]
-    assert told[0].text == told[1].text and told[0].severity == "warning"
+    assert judged[0].text == judged[1].text and judged[0].severity == "warning"
 
 
-def test_a_resumed_run_hears_nothing_twice():
+def test_a_resumed_run_reports_no_warning_twice():
     recipe = replace(RECIPE, lr=1.0)
     started = Started(recipe, SAMPLES, PER_EPOCH, 0, "cpu", "threads", 1, "a", "data")
     events = [started, *healthy(), *[line(1000 + 20 * i, data_wait=0.4) for i in range(3)]]
@@ -216,6 +216,6 @@ def test_a_resumed_run_hears_nothing_twice():
     again = Watch([from_row(row) for row in rows])
     assert again(dataclasses.replace(started, first_step=1040)) == []
     assert [j.over for e in healthy(3, first=1060) for j in again(e)] == [True]
-    # killed before a verdict on the last line was on disk: it is told now
+    # killed before the warning about the last line was on disk: reported now
     cut = Watch([from_row(row) for row in rows if row.get("name") != "waiting"])
     assert [j.name for j in cut(started)] == ["waiting"]

@@ -1,4 +1,4 @@
-"""Two runs never share a directory: real processes that hold it, are killed, and are followed."""
+"""Two runs never share a directory: real processes hold its lock, are killed, and others follow."""
 
 import dataclasses
 import errno
@@ -26,7 +26,7 @@ from tests.support.command_line import TINY, refused
 from tests.support.deadlines import deadline
 from tests.support.training_runs import RECIPE, STEPS
 
-# Trains, and stays where it is after a checkpoint in mid-epoch.
+# Trains, and sleeps after a checkpoint in mid-epoch.
 HOLDS = """
 import sys, time, torch
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def stay(event):
 
 train(sys.argv[1], RECIPE, RunOptions(out=sys.argv[2], log_every=4, checkpoint_minutes=0), [stay])
 """
-# Holds a lock, and has a child that outlives it.
+# Holds a lock, and starts a child that outlives it.
 FORKS = """
 import os, pathlib, sys, time
 from data_tools.lock import locked
@@ -56,7 +56,7 @@ with locked(pathlib.Path(sys.argv[1]), "train", "", remove=True):
 
 
 def started(code, *args):
-    """A process, once it has printed its first line; that line."""
+    """Start a process; return it and its first line of output."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -77,25 +77,25 @@ def test_a_second_run_and_a_resume_are_refused_and_a_killed_one_is_taken_over(
             said = refused(capsys, "train", dataset, *TINY, "--out", out, *more)
             assert f"train (process {process.pid} on {socket.gethostname()}, since 2" in said
             assert "is at work here; wait for it, stop it, or give another --out" in said
-        # a second way to the same directory, and the library's own door
+        # another path to the same directory, and the function instead of the command
         (tmp_path / "link").symlink_to(out)
         with pytest.raises(UserError, match=f"process {process.pid} on"):
             train(dataset, RECIPE, RunOptions(out=str(tmp_path / "link"), resume=True))
         assert (out / "metrics.jsonl").read_bytes() == before
-        # what only reads, or writes files of its own, works beside it
+        # commands that only read, or write other files, still work
         assert main(["compare", str(out)]) == main(["report", str(out), "--count", "4"]) == 0
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    told = []
+    events = []
     options = RunOptions(out=str(out), log_every=4, resume=True)
-    assert train(dataset, RECIPE, options, [told.append]).step == STEPS
-    notes = [e.text for e in told if isinstance(e, Noted)]
+    assert train(dataset, RECIPE, options, [events.append]).step == STEPS
+    notes = [e.text for e in events if isinstance(e, Noted)]
     assert any(f"taken over from train (process {process.pid} on" in n for n in notes)
     assert not (out / LOCK).exists()
-    told.clear()
-    train(dataset, RECIPE, options, [told.append])
-    assert not any("taken over" in e.text for e in told if isinstance(e, Noted))
+    events.clear()
+    train(dataset, RECIPE, options, [events.append])
+    assert not any("taken over" in e.text for e in events if isinstance(e, Noted))
 
 
 # The command, stopped where it would load torch.
@@ -110,22 +110,22 @@ cli.main(["train", "no data", "--out", sys.argv[1]])
 """
 
 
-def test_the_command_holds_its_directory_before_torch_is_loaded(tmp_path):
+def test_the_command_locks_its_directory_before_torch_is_loaded(tmp_path):
     process, line = started(EARLY, tmp_path / "run")
     assert process.wait() == 0 and line == "False True"
 
 
-def test_a_directory_is_held_before_the_data_is_looked_at(tmp_path, capsys):
+def test_a_directory_is_locked_before_the_data_is_opened(tmp_path, capsys):
     with own_run(tmp_path / "run", resume=False):
         said = []
-        thread = threading.Thread(  # a thread does not share what this one holds
+        thread = threading.Thread(  # a thread does not share this thread's lock
             target=lambda: said.append(main(["train", "no data", "--out", str(tmp_path / "run")]))
         )
         thread.start()
         thread.join()
     assert said == [2] and "is at work here" in capsys.readouterr().err
     assert "no such" in refused(capsys, "train", "no data", "--out", tmp_path / "a" / "run")
-    assert list(tmp_path.iterdir()) == []  # neither left a directory behind
+    assert list(tmp_path.iterdir()) == []  # both directories are removed again
 
 
 def test_a_refused_run_leaves_the_directory_as_it_was(tmp_path, capsys):
@@ -160,7 +160,7 @@ def quick(monkeypatch):
 
 
 def elsewhere(path):
-    """A lock file as a machine leaves it whose flock does not reach this one."""
+    """Write the lock file of another machine, whose flock does not reach this one."""
     there = Holder("train", "far", 7, "another boot", "2026-11-01 12:00:00 +0000")
     path.write_text(json.dumps(dataclasses.asdict(there)))
 
@@ -194,7 +194,7 @@ def test_a_holder_on_another_machine_is_alive_as_long_as_it_touches_its_file(tmp
         assert path.stat().st_mtime_ns > first
 
 
-def test_a_file_system_without_locks_is_said_and_its_records_still_count(
+def test_a_file_system_without_locks_is_reported_and_its_lock_files_still_count(
     tmp_path, monkeypatch, quick
 ):
     def none(_file, _how):
@@ -214,7 +214,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_one(tmp_pat
 
     def removed_first(file, shared):
         monkeypatch.setattr(locks, "_flock", plain)
-        path.unlink()  # as its last holder does between our opening and our locking
+        path.unlink()  # as a last holder may do after we open the file and before we lock it
         return plain(file, shared)
 
     monkeypatch.setattr(locks, "_flock", removed_first)
@@ -225,13 +225,13 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_one(tmp_pat
 
 
 def test_a_disk_that_is_full_or_read_only_is_one_line(dataset, tmp_path, capsys):
-    (tmp_path / "run").symlink_to("/proc/self")  # a directory where nothing can be made
+    (tmp_path / "run").symlink_to("/proc/self")  # no file can be created there
     said = refused(capsys, "train", dataset, *TINY, "--out", tmp_path / "run")
     assert "the run's directory must be writable" in said and "run.lock" in said
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_what_is_no_file_in_the_place_of_a_lock_is_named(make, tmp_path):
+def test_a_pipe_or_folder_in_place_of_a_lock_is_named(make, tmp_path):
     make(tmp_path / "run.lock")
     with deadline(20), pytest.raises(UserError, match="run.lock: not a plain file; remove it"):
         with own_run(tmp_path, resume=True):

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_tools.safe_reading.json_file import Damaged, escaped, read_json, read_lines
-from fastmoco.recipe import RECIPES, Recipe, flag, from_dict
+from data_tools.errors import UserError
+from data_tools.safe_reading.json_file import Damaged, escaped
+from fastmoco.recipe import RECIPES, Recipe, flag
 from fastmoco.runs.evaluation_file import read_evaluation
-from fastmoco.runs.events import check_row
+from fastmoco.runs.metrics_file import read_metrics
+from fastmoco.runs.record import read_about
 from fastmoco.weights.checkpoint import Checkpoint, trunk_digest
 from fastmoco.weights.export.detectron2 import HOW_TO
 from fastmoco.weights.export.usage import usage
@@ -98,23 +100,18 @@ def results(saved: Checkpoint, source: Path) -> str:
 
 
 def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
-    """The measurement at the checkpoint's own step, where the run there is of its recipe."""
+    """The kNN at the checkpoint's own step, if the run in this directory has its recipe."""
     try:
-        about = read_json(run / "run.json")
-        if not isinstance(about, dict) or from_dict(about.get("recipe")) != saved.recipe:
-            return []
-        rows = list(read_lines(run / "metrics.jsonl"))
-    except (OSError, Damaged):
+        recipe, _ = read_about(run)
+        rows, _ = read_metrics(run / "metrics.jsonl")
+    except UserError:
         return []
-    found = []
-    for row in rows:
-        try:
-            if check_row(row) == "evaluated" and row["step"] == saved.step:
-                what = f"kNN while training, epoch {row['epoch']:g}"
-                found = [(what, _inline(row["protocol"]), f"{row['knn']:.1%}")]
-        except (Damaged, KeyError):  # cut short by a kill, or of another release
-            continue
-    return found
+    measured = [row for row in rows["evaluated"] if row["step"] == saved.step]
+    if recipe != saved.recipe or not measured:
+        return []
+    row = measured[-1]
+    name = f"kNN while training, epoch {row['epoch']:g}"
+    return [(name, _inline(row["protocol"]), f"{row['knn']:.1%}")]
 
 
 def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:

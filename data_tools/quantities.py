@@ -1,7 +1,8 @@
-"""Sizes and times as people write them: "200GB" in bytes, seconds as "4.2 min"."""
+"""Sizes and durations in words: 1.5e9 bytes as "1.5 GB", 7300 seconds as "2 h 01 min"."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from data_tools.errors import UserError
@@ -10,21 +11,27 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def human(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit in ("B", "kB") else f"{size:,.1f} {unit}"
+    """Bytes in words: 999 B, 2 kB, 2.5 MB, 3.2 GB, 4.00 TB."""
+    for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 1)):
+        if round(size, digits) < 1000:  # 999,600 bytes are 1.0 MB, not 1,000 kB
+            return f"{size:.{digits}f} {unit}"
         size /= 1000
     return f"{size:,.2f} TB"
 
 
 def duration(seconds: float) -> str:
-    steps = ((120, 1, "s"), (7200, 60, "min"), (float("inf"), 3600, "h"))
-    divisor, unit = next((divisor, unit) for limit, divisor, unit in steps if seconds < limit)
-    return f"{max(seconds / divisor, 0.1):,.1f} {unit}"
+    """Seconds in words: 4 s, 3 min 20 s, 2 h 05 min; "unknown time" for infinity and NaN."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def parse_size(text: str, flag: str = "--disk") -> int:
-    """"200GB", "1.5 TB", "800GiB" in bytes. Raises UserError for anything else."""
+    """Convert "200GB", "1.5 TB" or "800GiB" to bytes. Raises UserError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     size = 0
     if match:

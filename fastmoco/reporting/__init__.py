@@ -1,1 +1,1 @@
-"""Pages and pictures about runs. Imports evaluation and what lies below it."""
+"""Pages and pictures about runs. Imports evaluation and the folders below it."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: their colours are the page's, hovering tells a point's values."""
+"""Charts as inline SVG in the colours of the page; hovering over a point shows its values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 360, 200  # small, so that its letters are readable on a phone
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 360, 200  # units of the drawing; small, so that text is readable on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 30
 MOST_POINTS, MOST_HOVERS = 400, 80
 
@@ -30,9 +32,12 @@ def line_chart(
     y_format: Format,
     level: tuple[str, float] | None = None,
     y_range: tuple[float, float] | None = None,
-) -> str:
-    """A <figure>: lines over x, `level` as a named dashed line; values that are not finite are
-    left out. The axis begins and ends at round numbers around the values, or at y_range."""
+) -> Markup:
+    """Draw a <figure> with lines over x, without the points that are not finite.
+
+    `level`: name and value of a dashed line. The y axis goes from round number to round number
+    around the values, or around `y_range`.
+    """
     lines = [
         Series(s.name, [p for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])])
         for s in series
@@ -61,7 +66,7 @@ def line_chart(
         for s in lines if s.points
     )
     legend = "" if len(lines) < 2 else "".join(
-        f'<span><i class="key c{i}"></i>{escape(s.name)}</span>' for i, s in enumerate(lines)
+        key(f"c{i}", s.name) for i, s in enumerate(lines)
     )
     return figure(title, f"{title}. Last: {last}" if last else title, parts, legend)
 
@@ -69,21 +74,26 @@ def line_chart(
 def figure(
     title: str, described: str, parts: Iterable[str], legend: str = "",
     size: tuple[int, int] = (WIDTH, HEIGHT),
-) -> str:
-    """An SVG in its <figure>, with its title above it and a description for those who can't see."""
-    key = f'<span class="legend">{legend}</span>' if legend else ""
-    return (
-        f"<figure><figcaption>{escape(title)}{key}</figcaption>"
+) -> Markup:
+    """Put an SVG into a <figure>, with its title, legend, and a description for screen readers."""
+    keys = f'<span class="legend">{legend}</span>' if legend else ""
+    return Markup(
+        f"<figure><figcaption>{escape(title)}{keys}</figcaption>"
         f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(described)}">'
         f"{''.join(parts)}</svg></figure>"
     )
+
+
+def key(css: str, name: str) -> Markup:
+    """An entry of a legend: a square in the colour of a class of the stylesheet, and its name."""
+    return Markup(f'<span><i class="key {css}"></i>{escape(name)}</span>')
 
 
 def axes(
     x_ticks: list[float], y_ticks: list[float], x_of: Callable[[float], float],
     y_of: Callable[[float], float], x_name: str, y_format: Format,
 ) -> Iterable[str]:
-    """Grid lines across, numbers at both axes, the name of x."""
+    """Yield horizontal grid lines, the numbers of both axes and the name of x."""
     for value in y_ticks:
         y = y_of(value)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -108,35 +118,37 @@ def one_line(
     s: Series, number: int, x_of: Callable[[float], float], y_of: Callable[[float], float],
     x_name: str, y_format: Format, dots: bool,
 ) -> str:
-    """A line, its points where there are few, and what hovering tells."""
+    """Draw a line, dots if `dots`, and the values that appear when hovering over a point."""
     path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thinned(s.points, MOST_POINTS))
     shown = f'<polyline class="line c{number}" points="{path}"/>' if len(s.points) > 1 else ""
     radius = 2.5 if dots or len(s.points) == 1 else 0
     for x, y in thinned(s.points, MOST_HOVERS):
         at = f'cx="{x_of(x):.1f}" cy="{y_of(y):.1f}"'
-        told = f"{s.name} {y_format(y)}, {x_name} {x_text(x)}"
+        text = f"{s.name} {y_format(y)}, {x_name} {x_text(x)}"
         if radius:
             shown += f'<circle class="dot c{number}" {at} r="{radius}"/>'
-        shown += f'<circle class="hover" {at} r="7"><title>{escape(told)}</title></circle>'
+        shown += f'<circle class="hover" {at} r="7"><title>{escape(text)}</title></circle>'
     return shown
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """At most so many of the points, evenly spread, with the first and the last."""
+    """Return at most `most` of the points, evenly spread, among them the first and the last."""
     if len(points) <= most:
         return list(points)
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 
 def scale(source: tuple[float, float], target: tuple[float, float]) -> Callable[[float], float]:
-    """The linear map that takes the ends of source to those of target."""
+    """Return the linear function that maps the ends of `source` to those of `target`."""
     (a, b), (c, d) = source, target
     return lambda value: c + (value - a) / ((b - a) or 1.0) * (d - c)
 
 
 def ticks(least: float, most: float, count: int) -> list[float]:
-    """About so many round numbers in equal steps, the first at or below `least`, the last at or
-    above `most`."""
+    """Return about `count` round numbers in equal steps.
+
+    The first is at or below `least`, the last at or above `most`.
+    """
     if most - least < 1e-12 * max(1.0, abs(most)):
         pad = abs(most) * 0.1 or 1.0
         least, most = least - pad, most + pad
@@ -153,21 +165,22 @@ def x_text(value: float) -> str:
 
 def scatter(
     title: str, described: str, points: Iterable[tuple[float, float, str, str]], legend: str
-) -> str:
-    """A <figure> with a square of points (x, y, class of the stylesheet, what hovering tells)."""
+) -> Markup:
+    """Draw a <figure> of points: (x, y, class of the stylesheet, text that hovering shows)."""
     rows = list(points)
     side, edge = 560, 12
     xs, ys = [r[0] for r in rows], [r[1] for r in rows]
-    span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0  # one scale for both: distances count
+    # One scale for both axes, because distances matter.
+    span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
     middle = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     factor = (side - 2 * edge) / span
-    # cropped to what is drawn
+    # The drawing is cropped to its points.
     high = (max(ys) - min(ys)) * factor + 2 * edge
     wide = (max(xs) - min(xs)) * factor + 2 * edge
     parts = [
         f'<circle class="spot {css}" cx="{wide / 2 + (x - middle[0]) * factor:.1f}" '
-        f'cy="{high / 2 - (y - middle[1]) * factor:.1f}" r="4"><title>{escape(told)}</title>'
+        f'cy="{high / 2 - (y - middle[1]) * factor:.1f}" r="4"><title>{escape(text)}</title>'
         f"</circle>"
-        for x, y, css, told in rows
+        for x, y, css, text in rows
     ]
     return figure(title, described, parts, legend, (max(1, round(wide)), max(1, round(high))))

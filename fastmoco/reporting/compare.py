@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their recipes, what came out, and the spread over seeds."""
+"""Compares runs: the differences of their recipes, their results, and the spread over seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURED = ("loss", "knn_best", "knn_last", "images_per_s", "train_seconds")
 
 @dataclass(frozen=True)
 class Compared:
-    """One run. What it did not measure is None."""
+    """One run. A figure that it did not measure is None."""
 
     run: str
     state: str
@@ -25,54 +25,57 @@ class Compared:
     step: int
     epochs: float
     loss: float | None
-    """The last log line's."""
+    """Loss of the last log line."""
     chance: float | None
-    """The loss of a guess: runs with other K have another one."""
+    """Loss of a guess. It depends on K, so losses of runs with different K do not compare."""
     knn_best: float | None
-    """Top-1, 0..1, of the best measurement after the first step."""
+    """Best top-1, 0..1, measured after the first step."""
     knn_best_epoch: float | None
     knn_last: float | None
     images_per_s: float | None
-    """Median of the log lines'."""
+    """Median over the log lines."""
     train_seconds: float | None
     differs: dict[str, Any]
-    """The fields in which not all runs agree, by the recipe's names; data and device with them."""
+    """Fields in which the runs differ, by their names in the recipe; also data and device."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Over runs that differ in their seed alone."""
+    """Mean and deviation over runs that differ only in their seed."""
 
     mean: float
     std: float
-    """Of the sample: with n - 1."""
+    """Standard deviation of the sample (divided by n - 1)."""
     n: int
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same recipe on the same data, with different seeds."""
+    """Runs with the same recipe and data, but different seeds."""
 
     runs: list[str]
     seeds: list[int]
     differs: dict[str, Any]
-    """What tells it from the other runs."""
+    """Fields in which the group differs from the other runs."""
     spread: dict[str, Spread] = field(default_factory=dict)
-    """Of what at least two of them measured."""
+    """Spread per figure that at least two of the runs measured."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `fastmoco compare` shows."""
+    """The result of `fastmoco compare`."""
 
     runs: list[Compared]
     groups: list[Group]
     damaged: list[str] = field(default_factory=list)
-    """A line on each run whose metrics.jsonl has damaged rows, which were left out."""
+    """A line per run whose metrics.jsonl has damaged rows, which are left out."""
 
 
 def compare(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
-    """Read the runs in these directories. Raises UserError where one is none, or is named twice."""
+    """Compare the runs in these directories.
+
+    Raises UserError if one is not a run, or is named twice.
+    """
     if not paths:
         raise UserError("RUN is missing: give one run directory or more")
     whole = [os.path.realpath(p) for p in paths]
@@ -91,7 +94,7 @@ def compare(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
-    """What a run was told: its recipe's fields, its data, its device."""
+    """The settings of a run: its recipe's fields, its data, its device."""
     about = record.about
     return {
         **fields_of(record.recipe), "data": about.data, "samples": about.samples or None,
@@ -113,7 +116,7 @@ def row_of(record: RunRecord, differs: dict[str, Any]) -> Compared:
 def groups(
     rows: list[Compared], records: list[RunRecord], values: list[dict[str, Any]]
 ) -> list[Group]:
-    """Runs that finished and differ in their seed (and machine) alone, two or more of them."""
+    """Find groups of two or more finished runs that differ only in their seed and machine."""
     found: dict[tuple, list[int]] = {}
     for i, v in enumerate(values):
         if rows[i].state == "done":
@@ -134,7 +137,7 @@ def groups(
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and deviation of what is there; None for fewer than two."""
+    """Mean and deviation of the values that are not None; None for fewer than two."""
     there = [v for v in values if v is not None]
     if len(there) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A picture of what an encoder finds alike: queries, and the images nearest to each."""
+"""Draws queries and their nearest neighbours by an encoder's features."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.evaluation.knn import nearest
 from fastmoco.loading.engines.threads import decode
+from fastmoco.reporting.sheets import INK, PAPER, class_name, is_picture, place
 
 NEAREST = 8
 TILE, GAP, HEADER, CAPTION = 112, 8, 26, 16  # pixels of the sheet
-INK, PAPER, SAME, OTHER = (40, 40, 40), (250, 250, 248), (46, 139, 87), (214, 69, 65)
+NAME = 12  # letters of a class's name that fit beside a cosine
+SAME, OTHER = (46, 139, 87), (214, 69, 65)  # green: the query's class; red: another
 
 
 def check_sheet(sheet: Path) -> None:
-    """UserError, before the long work, for a file that cannot be drawn into."""
-    if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    """Raise UserError if the sheet can't be saved there; called before the long work."""
+    if not is_picture(sheet):
         raise UserError(f"--neighbours {sheet}: name a .png, .jpg or .webp file")
     if sheet.is_dir() or not sheet.parent.is_dir():
-        raise UserError(f"--neighbours {sheet}: give a file in a folder that is there")
+        raise UserError(f"--neighbours {sheet}: give a file in a folder that exists")
 
 
 def draw_neighbours(
     features: torch.Tensor, store: Store, sheet: Path, count: int, seed: int,
     device: torch.device,
 ) -> NDArray[np.int64]:
-    """Draw `count` images of a store, drawn by the seed, each with its nearest among all others by
-    the cosine of features [N, D]: green where the label is the query's, red where it is another.
+    """Draw random queries, each with its NEAREST other images by the cosine of features [N, D].
 
-    Returns the ids drawn, int64 [count, 1 + NEAREST], the query first.
+    The seed chooses `count` queries. A neighbour is green if it has the query's label, and red if
+    it has another. Returns the ids in the sheet, int64 [count, 1 + NEAREST], the query first.
     """
     check_sheet(sheet)
     if count < 1:
@@ -45,7 +47,7 @@ def draw_neighbours(
     similarity, place = nearest(features, features[torch.from_numpy(queries)], NEAREST + 1, device)
     found, rows = [], []
     for query, near, at in zip(queries.tolist(), similarity.tolist(), place.tolist(), strict=True):
-        # the query finds itself, though a duplicate may come before it
+        # the query finds itself, but perhaps after a duplicate of itself
         others = [(s, i) for s, i in zip(near, at, strict=True) if i != query][:NEAREST]
         rows.append((query, others))
         found.append([query, *(i for _, i in others)])
@@ -56,7 +58,7 @@ def draw_neighbours(
 
 
 def draw(store: Store, rows: list[tuple[int, list[tuple[float, int]]]]) -> Image.Image:
-    """A row a query: itself, then (similarity, id) of each neighbour."""
+    """Draw a row per query: itself, then (similarity, id) of each neighbour."""
     columns = 1 + max(len(others) for _, others in rows)
     high = TILE + CAPTION + GAP
     picture = Image.new(
@@ -67,32 +69,16 @@ def draw(store: Store, rows: list[tuple[int, list[tuple[float, int]]]]) -> Image
     pen.text((2 * GAP + TILE + GAP, 6), "nearest first, with the cosine", INK, font)
     for number, (query, others) in enumerate(rows):
         top = HEADER + number * high
-        put(picture, store, query, GAP, top)
-        pen.text((GAP, top + TILE + 1), name(store, query), INK, font)
+        place(picture, Image.fromarray(decode(store, query)), GAP, top, TILE)
+        pen.text((GAP, top + TILE + 1), class_name(store, query)[:NAME], INK, font)
         for column, (cosine, i) in enumerate(others):
             left = 2 * GAP + (column + 1) * (TILE + GAP)
-            put(picture, store, i, left, top)
+            place(picture, Image.fromarray(decode(store, i)), left, top, TILE)
             label = store.labels[i]
             ink = INK
             if label >= 0 and store.labels[query] >= 0:
                 ink = SAME if label == store.labels[query] else OTHER
                 pen.rectangle((left - 2, top - 2, left + TILE + 1, top + TILE + 1), None, ink, 2)
-            pen.text((left, top + TILE + 1), f"{cosine:.2f} {name(store, i)}", ink, font)
+            text = f"{cosine:.2f} {class_name(store, i)[:NAME]}"
+            pen.text((left, top + TILE + 1), text, ink, font)
     return picture
-
-
-def name(store: Store, i: int) -> str:
-    """The class of a sample, as far as the width goes."""
-    label = int(store.labels[i])
-    return store.classes[label][:12] if 0 <= label < len(store.classes) else ""
-
-
-def put(picture: Image.Image, store: Store, i: int, left: int, top: int) -> None:
-    """One image, whole, in the middle of its tile."""
-    image = Image.fromarray(decode(store, i))
-    scale = TILE / max(image.size)
-    small = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-        Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST,
-    )
-    picture.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))

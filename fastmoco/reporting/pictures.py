@@ -1,4 +1,4 @@
-"""What a report shows of a run's data: views, what the encoder finds alike, a map of features."""
+"""Makes the pictures of a report: views, nearest neighbours, and a map of the features."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from data_tools.store import Store
 from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.evaluation.features import check_finite, extract
+from fastmoco.reporting.sheets import class_name
 from fastmoco.reporting.views import sheet
 from fastmoco.runs.record import RunRecord
 from fastmoco.system.device import pick_device
 from fastmoco.weights.checkpoint import Checkpoint, load
 from fastmoco.weights.encoders import load_encoder
 
-SHEETS, PER_SHEET = 3, 3  # of views: a sheet is as wide as a phone
+SHEETS, PER_SHEET = 3, 3  # of views; three samples in a sheet are readable on a phone
 QUERIES, NEAREST, THUMB = 8, 5, 128
-COLOURS = 12  # classes that the map tells apart
+COLOURS = 12  # classes with a colour of their own in the map: .k0 to .k11 in report.css
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, and what it shows in words."""
+    """An image as a data URI, and its description in words."""
 
     uri: str
     alt: str
@@ -52,7 +53,7 @@ class Neighbour:
     name: str
     cosine: float
     same: bool | None
-    """Whether it is of the query's class; None where there are no labels."""
+    """Whether it has the query's class; None without labels."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Map:
     """Features of samples on their first two principal components."""
 
     points: list[tuple[float, float, int, str]]
-    """(x, y, colour or -1, class and key)."""
+    """(x, y, number of the colour or -1, class and key) per sample."""
     classes: list[str]
     """The name of each colour."""
     explained: float
@@ -69,26 +70,29 @@ class Map:
 
 @dataclass(frozen=True)
 class Pictures:
-    """All of them; a part that could not be made is empty, and `lacking` says why."""
+    """All pictures. A part that could not be made is empty, and `lacking` has the reason."""
 
     data: str = ""
     encoder: str = ""
-    """Which checkpoint's."""
+    """File and step of the checkpoint."""
     views: list[Picture] = field(default_factory=list)
     neighbours: list[tuple[Neighbour, list[Neighbour]]] = field(default_factory=list)
     map: Map | None = None
     lacking: dict[str, str] = field(default_factory=dict)
-    """Reason by part: views, features."""
+    """Reason by part: views, features, neighbours."""
 
 
 def pictures(
     record: RunRecord, data: Path | None, count: int, device_name: str, threads: int,
     tick: Tick | None = None,
 ) -> Pictures:
-    """Draw what can be drawn: the dataset may have gone, the checkpoint be unwritten. Nothing that
-    lacks is an error, but for a dataset that was named and is none."""
+    """Make all pictures that can be made.
+
+    A missing dataset or checkpoint leaves parts empty, and is no error. Raises UserError only if
+    `data` is given and is not a dataset.
+    """
     path = data or Path(on_disk(record.about.data))
-    if data is None and not (str(path) != "." and os.path.exists(path)):  # never raises
+    if data is None and not (str(path) != "." and os.path.exists(path)):
         gone = f"the dataset is not at {path} any more; name it with --data"
         return Pictures(lacking={"views": gone, "features": gone})
     store = open_store(path)
@@ -107,7 +111,7 @@ def pictures(
 
 
 def attempt(draw: Callable, part: str, lacking: dict[str, str]):
-    """What it draws; the reason goes into `lacking` where a sample does not decode."""
+    """Call `draw`; if a sample does not decode, put the reason into `lacking`, return None."""
     try:
         return draw()
     except UserError as error:
@@ -116,14 +120,14 @@ def attempt(draw: Callable, part: str, lacking: dict[str, str]):
 
 
 def newest(record: RunRecord) -> tuple[Checkpoint, str]:
-    """The best weights by kNN where there are such, else the last."""
+    """Load the weights with the best kNN if the run saved them, else the last."""
     best = record.path / "checkpoint-best.pt"
     path = best if best.is_file() else record.path / "checkpoint.pt"
     return load(path), path.name
 
 
 def draw_views(record: RunRecord, store: Store) -> list[Picture]:
-    """The first samples of the first epoch, as they were drawn."""
+    """Draw the views that the first samples of the first epoch had."""
     recipe = dataclasses.replace(record.recipe, size=record.recipe.size_at(0), progressive=())
     ids = draws.permutation(recipe.seed, 0, len(store))[: SHEETS * PER_SHEET]
     out = []
@@ -140,7 +144,10 @@ def features_of(
     checkpoint: Checkpoint, store: Store, count: int, device_name: str, threads: int,
     tick: Tick | None,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Features float32 [n, width] of length 1 of up to `count` samples, evenly spread, and ids."""
+    """Features float32 [n, width], normalised to length 1, and ids int64 [n], of `count` samples.
+
+    The samples are evenly spread over the dataset.
+    """
     device = pick_device(device_name)
     ids = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(np.int64))
     encoder = load_encoder(checkpoint, device)
@@ -152,7 +159,7 @@ def features_of(
 def find_neighbours(
     features: torch.Tensor, store: Subset
 ) -> list[tuple[Neighbour, list[Neighbour]]]:
-    """Queries, evenly spread, each with the samples of the largest cosine to it."""
+    """Choose queries evenly, and find the samples with the largest cosine to each."""
     count = min(QUERIES, len(store))
     queries = np.linspace(0, len(store) - 1, count + 2).round().astype(np.int64)[1:-1]
     out = []
@@ -169,8 +176,9 @@ def find_neighbours(
 
 
 def neighbour(store: Subset, i: int, cosine: float, query: int) -> Neighbour:
+    """Make the thumbnail of sample `i` for a row of `query`."""
     tile = thumbnail(store, i, THUMB)  # type: ignore[arg-type]
-    name = class_of(store, i) or store.key(i)
+    name = class_name(store, i) or store.key(i)
     labels = int(store.labels[i]), int(store.labels[query])
     return Neighbour(
         Picture(data_uri(tile), store.key(i)), name, cosine,
@@ -178,20 +186,12 @@ def neighbour(store: Subset, i: int, cosine: float, query: int) -> Neighbour:
     )
 
 
-def class_of(store: Store, i: int) -> str:
-    """The name of a sample's class; its number where there are no names; empty without."""
-    label = int(store.labels[i])
-    if label < 0:
-        return ""
-    return store.classes[label] if label < len(store.classes) else f"class {label}"
-
-
 def map_of(features: torch.Tensor, store: Store) -> Map:
-    """Principal components of features [n, width], the most frequent classes told apart."""
+    """Project features [n, width] on two principal components; colour the most frequent classes."""
     centred = features.double() - features.double().mean(0)
     _, s, v = torch.linalg.svd(centred, full_matrices=False)
     places = (centred @ v[:2].T).tolist()
-    names = [class_of(store, i) for i in range(len(store))]
+    names = [class_name(store, i) for i in range(len(store))]
     counts = Counter(n for n in names if n)
     shown = sorted(sorted(counts, key=lambda n: (-counts[n], n))[:COLOURS])
     colour = {name: i for i, name in enumerate(shown)}
@@ -205,7 +205,7 @@ def map_of(features: torch.Tensor, store: Store) -> Map:
 
 
 def data_uri(image: Image.Image) -> str:
-    """A JPEG as the source of an <img>."""
+    """Encode an image as a JPEG for the source of an <img>."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=85, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,5 +1,4 @@
-"""What lies in a run's directory besides: evaluations and a bench report, as their commands' --json
-wrote them."""
+"""Tables of the evaluations and of the bench report that --json wrote into a run's directory."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ SHARES = (*SCORE, "held_out")
 
 @dataclass(frozen=True)
 class Table:
-    """An evaluation."""
+    """An evaluation as text, with a row per set of features."""
 
     title: str
     headers: list[str]
@@ -28,7 +27,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stage: where it begins and how long it takes, milliseconds an image."""
+    """A stage: its start and its length, in milliseconds per image."""
 
     name: str
     start: float
@@ -37,19 +36,22 @@ class Bar:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """The stages of a step, one after another, and what the whole takes."""
+    """The stages of a step, one after another, and the time of the whole step."""
 
     stages: list[Bar]
     together: float
     overlap: bool
-    """Whether loading runs beside the device's work."""
+    """Whether loading and the device's work overlap."""
     machine: str
     binds: str
     advice: str
 
 
 def tables(folder: Path) -> tuple[list[Table], list[str]]:
-    """The evaluations in a directory, by file name; and a line on each JSON file that is none."""
+    """Read the evaluations in a directory, by file name.
+
+    Also returns a line about each JSON file that is not an evaluation.
+    """
     found, strange = [], []
     for path in sorted(folder.glob("*.json")):
         if path.name in OURS:
@@ -58,7 +60,7 @@ def tables(folder: Path) -> tuple[list[Table], list[str]]:
             content = read_evaluation(path)
         except (OSError, Damaged) as error:
             strange.append(
-                f"{path.name}: no output of fastmoco knn, linear or finetune --json ({error})"
+                f"{path.name}: not an output of fastmoco knn, linear or finetune --json ({error})"
             )
             continue
         headers = list(dict.fromkeys(name for row in content.rows for name in row))
@@ -72,6 +74,7 @@ def tables(folder: Path) -> tuple[list[Table], list[str]]:
 
 
 def cell(name: str, value: Any) -> str:
+    """A value of an evaluation as text; shares of 1 in percent."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -80,8 +83,7 @@ def cell(name: str, value: Any) -> str:
 
 
 def waterfall(folder: Path) -> Waterfall | None:
-    """The stages that bench measured, from RUN/bench.json; None if that is not there or is no
-    report of bench."""
+    """Read the stages from RUN/bench.json; None if there is no such report of bench."""
     try:
         saved = read_bench(folder / BENCH)
     except (OSError, Damaged):

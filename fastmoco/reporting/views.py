@@ -1,4 +1,4 @@
-"""A contact sheet of what the encoder will see: each source with its two windows, q and k."""
+"""Draws a contact sheet of training views: each source with its two windows, then q and k."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.recipe import Recipe
+from fastmoco.reporting.sheets import INK, PAPER, is_picture, place
 
 TILE, GAP, HEADER = 160, 8, 26  # pixels of the sheet
 Q_COLOUR, K_COLOUR = (214, 69, 65), (38, 120, 178)
-INK, PAPER = (40, 40, 40), (250, 250, 248)
 
 
 def views(
@@ -33,12 +33,13 @@ def views(
     count: int = 24,
     epoch: int = 0,
 ) -> list[int]:
-    """Draw `count` samples of an epoch, as the trainer would draw them, into an image file.
+    """Draw the first `count` samples of an epoch into an image file, as training would see them.
 
-    Returns the sample ids. Raises UserError for data that is not there or an unknown file ending.
+    Returns the sample ids. Raises UserError if there is no such dataset, or the file's suffix is
+    unknown.
     """
     out = Path(out)
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if not is_picture(out):
         raise UserError(f"{out}: name a .png, .jpg or .webp file")
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name an image file")
@@ -57,7 +58,7 @@ def views(
 
 
 def sheet(store: Store, ids: NDArray[np.int64], recipe: Recipe, epoch: int) -> Image.Image:
-    """These samples with their windows and views, as the epoch draws them."""
+    """Draw samples [B] with the windows and views that they have in an epoch."""
     aug, _ = recipe.augmentation.for_resolution(recipe.size)
     recipe = dataclasses.replace(recipe, augmentation=aug)
     windows = draws.crop_windows(
@@ -70,8 +71,10 @@ def sheet(store: Store, ids: NDArray[np.int64], recipe: Recipe, epoch: int) -> I
 def crop_and_augment(
     store: Store, ids: NDArray[np.int64], windows: NDArray, recipe: Recipe, epoch: int
 ) -> NDArray[np.uint8]:
-    """The views of these samples as they would be trained on, but not normalised:
-    uint8 [V, B, S, S, 3]."""
+    """Make the views of samples [B] as training does, but without normalising them.
+
+    Returns uint8 [V, B, S, S, 3].
+    """
     crops = np.empty((len(ids), 2, recipe.size, recipe.size, 3), np.uint8)
     engine = ThreadsEngine(store)
     try:
@@ -88,7 +91,7 @@ def crop_and_augment(
 def draw_sheet(
     sources: list[NDArray[np.uint8]], windows: NDArray, pixels: NDArray[np.uint8]
 ) -> Image.Image:
-    """Rows of (source, q, k), in up to three columns of them."""
+    """Draw (source, q, k) per sample, in up to three columns."""
     columns = min(3, max(1, len(sources) // 4))
     rows = -(-len(sources) // columns)
     cell = 3 * TILE + 3 * GAP + GAP
@@ -104,13 +107,7 @@ def draw_sheet(
     for i, source in enumerate(sources):
         left = GAP + (i // rows) * cell
         top = HEADER + (i % rows) * (TILE + GAP)
-        scale = TILE / max(source.shape[:2])
-        small = Image.fromarray(source).resize(
-            (max(1, round(source.shape[1] * scale)), max(1, round(source.shape[0] * scale))),
-            Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST,
-        )
-        x, y = left + (TILE - small.width) // 2, top + (TILE - small.height) // 2
-        sheet.paste(small, (x, y))
+        x, y, scale = place(sheet, Image.fromarray(source), left, top, TILE)
         for view, ink in ((0, Q_COLOUR), (1, K_COLOUR)):
             t, w_left, h, w = (float(v) * scale for v in windows[i, view])
             box = (x + w_left, y + t, x + w_left + max(w - 1, 0), y + t + max(h - 1, 0))

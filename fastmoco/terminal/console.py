@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from data_tools.quantities import human
+from data_tools.quantities import duration, human
 from data_tools.safe_reading.json_file import escaped
 
 if TYPE_CHECKING:
@@ -137,20 +136,6 @@ def on_one_line(text: str) -> str:
     what moves the cursor, in the name of a class for one, is escaped."""
     shown = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
     return escaped(shown)
-
-
-def duration(seconds: float) -> str:
-    """4 s, 3 min 20 s, 2 h 05 min; "unknown time" for what is no number."""
-    if not math.isfinite(seconds):
-        return "unknown time"
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min"
 
 
 def share(value: float) -> str:

@@ -83,7 +83,7 @@ def test_the_sheet_shows_what_is_nearest(store, tmp_path):
 def test_odd_sheets_are_one_line(store, features, tmp_path):
     with pytest.raises(UserError, match="name a .png"):
         draw_neighbours(features, store, tmp_path / "s.gif", 3, 0, CPU)
-    with pytest.raises(UserError, match="folder that is there"):
+    with pytest.raises(UserError, match="folder that exists"):
         draw_neighbours(features, store, tmp_path / "no" / "s.png", 3, 0, CPU)
     with pytest.raises(UserError, match="--count 0"):
         draw_neighbours(features, store, tmp_path / "s.png", 0, 0, CPU)

@@ -1,4 +1,4 @@
-"""Charts: round ticks around the values, points where they belong, nothing that breaks the page."""
+"""Charts: round ticks around the values, points in place, and no text that breaks the page."""
 
 import re
 from xml.etree import ElementTree
@@ -51,7 +51,7 @@ def test_a_line_goes_through_its_points():
     assert titles == ["s 0, epoch 0", "s 1, epoch 5", "s 0.5, epoch 10"]
 
 
-def test_what_is_not_finite_is_left_out():
+def test_points_that_are_not_finite_are_left_out():
     figure = line_chart("t", [Series("s", [(0, 1), (1, float("nan")), (2, 3)])], "x", str)
     assert len(line(figure)) == 2 and "nan" not in figure
     assert "polyline" not in line_chart("t", [Series("s", [(0, float("inf"))])], "x", str)

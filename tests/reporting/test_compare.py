@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, what came out, the spread over seeds."""
+"""Compared runs: their differences, their results, the spread over seeds."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tests.support.training_runs import RECIPE
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
-    """Two seeds of one recipe, watched by kNN, and one with another T that was not."""
+    """Three runs: two seeds of one recipe with kNN, and one with another T and no kNN."""
     root = tmp_path_factory.mktemp("runs")
     small = dataclasses.replace(RECIPE, batch=48, epochs=2)
     for name, seed in (("one", 1), ("two", 2)):
@@ -32,19 +32,19 @@ def rows(path, event):
     return [row for row in found if row["event"] == event]
 
 
-def test_a_row_is_what_the_run_told(runs):
+def test_a_row_has_the_figures_of_its_run(runs):
     one = compare([runs / "one"]).runs[0]
     knn = [row["knn"] for row in rows(runs / "one", "evaluated")]
     assert len(knn) == 3 and one.knn_best == max(knn[1:]) and one.knn_last == knn[-1]
     assert one.knn_best_epoch in (1.0, 2.0)
-    told = rows(runs / "one", "progress")
-    assert one.loss == told[-1]["loss"] and one.chance == told[-1]["chance"]
-    assert one.images_per_s == statistics.median(r["images_per_s"] for r in told)
+    lines = rows(runs / "one", "progress")
+    assert one.loss == lines[-1]["loss"] and one.chance == lines[-1]["chance"]
+    assert one.images_per_s == statistics.median(r["images_per_s"] for r in lines)
     assert one.train_seconds == rows(runs / "one", "ended")[0]["train_seconds"]
     assert (one.state, one.step, one.epochs, one.differs) == ("done", 4, 2.0, {})
 
 
-def test_untrained_weights_are_no_best(runs, tmp_path):
+def test_untrained_weights_are_not_the_best(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "one")
     path = tmp_path / "one" / "metrics.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()]
@@ -57,7 +57,7 @@ def test_untrained_weights_are_no_best(runs, tmp_path):
     )
 
 
-def test_only_what_differs_is_told(runs):
+def test_only_differing_fields_are_reported(runs):
     found = compare([runs / "one", runs / "two", runs / "warm"])
     assert [r.differs for r in found.runs] == [
         {"T": 0.2, "seed": 1}, {"T": 0.2, "seed": 2}, {"T": 0.5, "seed": 0}
@@ -92,7 +92,7 @@ def test_the_command(runs, capsys):
     code, text, _ = run(capsys, "compare", *argv)
     lines = text.splitlines()
     assert code == 0 and lines[0] == "3 runs" and "state" not in lines[1]
-    assert lines[1].split()[:3] == ["run", "T", "seed"]  # two that differ have room beside
+    assert lines[1].split()[:3] == ["run", "T", "seed"]  # the two fields fit beside
     assert "warm" in lines[4] and " - " in lines[4]
     assert lines[5].startswith("over seeds 1, 2 (T 0.2): loss ") and " +- " in lines[5]
     code, text, _ = run(capsys, "compare", *argv, "--json")
@@ -100,7 +100,7 @@ def test_the_command(runs, capsys):
     assert code == 0 and len(found["runs"]) == 3 and found["groups"][0]["seeds"] == [1, 2]
 
 
-def test_many_differences_stand_below_a_run_a_column(runs, tmp_path, capsys):
+def test_many_differences_get_their_own_table_with_a_column_per_run(runs, tmp_path, capsys):
     shutil.copytree(runs / "warm", tmp_path / "other")
     path = tmp_path / "other" / "run.json"
     about = json.loads(path.read_text())
@@ -115,7 +115,7 @@ def test_many_differences_stand_below_a_run_a_column(runs, tmp_path, capsys):
     ]
 
 
-def test_what_is_no_run_is_one_line(runs, tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_one_line(runs, tmp_path, capsys):
     assert "no run here" in refused(capsys, "compare", tmp_path)
     assert "the same run twice" in refused(capsys, "compare", runs / "one", runs / "two/../one")
     shutil.copytree(runs / "one", tmp_path / "bad")
@@ -129,24 +129,24 @@ def test_what_is_no_run_is_one_line(runs, tmp_path, capsys):
     ("loss", -1e308), ("loss", 1e308), ("chance", -1.0), ("images_per_s", -1e308),
     ("images_per_s", 1e300), ("pretext_accuracy", 7.0), ("data_wait", 1e9), ("lr", -1.0),
 ])
-def test_figures_that_cannot_be_are_left_out(name, value, runs, tmp_path, capsys):
+def test_impossible_figures_are_left_out(name, value, runs, tmp_path, capsys):
     shutil.copytree(runs / "warm", tmp_path / "run")
-    told = rows(tmp_path / "run", "progress")[-1]
+    line = rows(tmp_path / "run", "progress")[-1]
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(told | {name: value}) + "\n")
+        file.write(json.dumps(line | {name: value}) + "\n")
     found = compare([tmp_path / "run"])
-    assert found.runs[0].loss == told["loss"] and f"{name} is not from" in found.damaged[0]
+    assert found.runs[0].loss == line["loss"] and f"{name} is not from" in found.damaged[0]
     assert max(map(len, run(capsys, "compare", tmp_path / "run")[1].split("\n")[:3])) < 150
 
 
-def test_a_time_that_cannot_be_is_left_out(runs, tmp_path):
+def test_an_impossible_time_is_left_out(runs, tmp_path):
     shutil.copytree(runs / "warm", tmp_path / "run")
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write(json.dumps(rows(runs / "warm", "ended")[-1] | {"train_seconds": -1e308}) + "\n")
     assert compare([tmp_path / "run"]).runs[0].train_seconds >= 0
 
 
-def test_a_number_of_too_many_digits_is_no_advice_on_python(runs, tmp_path, capsys):
+def test_a_number_with_too_many_digits_does_not_advise_on_python(runs, tmp_path, capsys):
     shutil.copytree(runs / "warm", tmp_path / "run")
     about = (tmp_path / "run" / "run.json").read_text()
     (tmp_path / "run" / "run.json").write_text('{"samples": ' + "9" * 10_000 + "," + about[1:])

@@ -1,4 +1,4 @@
-"""A report of a real run: what it shows, what it says is lacking, and the page in a browser."""
+"""The report of a real run: its parts, the reasons for missing ones, the page in a browser."""
 
 import contextlib
 import dataclasses
@@ -8,32 +8,25 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from data_tools.errors import UserError
-from data_tools.open import open_store
 from data_tools.prepare import prepare
-from data_tools.subset import Subset
 from fastmoco.cli import main
-from fastmoco.reporting.pictures import find_neighbours, map_of
 from fastmoco.reporting.report import report
-from fastmoco.reporting.tables import tables, waterfall
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
 from tests.support import browser
 from tests.support.command_line import refused, run
-from tests.support.sample_images import smooth_image
 from tests.support.training_runs import RECIPE
 
-BAD = '<img src=x onerror="console.error(1)">&amp;'  # a class, as a folder may be called
+BAD = '<img src=x onerror="console.error(1)">&amp;'  # a class name; any name of a folder may be one
 
 
 @pytest.fixture(scope="module")
 def made(folder, tmp_path_factory):
-    """A run on data with an evil class name, its evaluation, its bench report, and the page."""
+    """A run on data with a hostile class name, its evaluation, its bench report, its page."""
     root = tmp_path_factory.mktemp("report")
     shutil.copytree(folder / "ash", root / "images" / "ash")
     shutil.copytree(folder / "oak", root / "images" / BAD)
@@ -58,7 +51,7 @@ def made(folder, tmp_path_factory):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """The run without its extras, to take things from."""
+    """A copy of the run without report and evaluations, for tests that remove more."""
     shutil.copytree(made / "run", tmp_path / "run")
     for name in ("report.html", "knn.json", "bench.json"):
         (tmp_path / "run" / name).unlink()
@@ -66,7 +59,7 @@ def copied(made, tmp_path):
 
 
 class Read(HTMLParser):
-    """Tags with their attributes, text by section heading; fails where tags do not match."""
+    """Tags with their attributes, and text by section heading. Fails if tags do not match."""
 
     VOID = ("meta", "link", "img", "circle", "line", "polyline")
 
@@ -101,7 +94,7 @@ def read(out):
     return Read((out / "report.html").read_text("utf-8"))
 
 
-SECTIONS = ["Curves", "Throughput", "Views", "What the encoder finds alike", "Map of features",
+SECTIONS = ["Curves", "Throughput", "Views", "Nearest neighbours", "Map of features",
             "Evaluations", "Recipe", "Environment"]
 
 
@@ -144,7 +137,7 @@ def test_without_its_dataset_the_page_is_made_and_says_so(made, copied):
     _, lacking = report(copied)
     page = read(copied)
     assert len(lacking) == 1 and "/gone/photos any more; name it with --data" in lacking[0]
-    for name in ("Views", "What the encoder finds alike", "Map of features"):
+    for name in ("Views", "Nearest neighbours", "Map of features"):
         assert "/gone/photos" in page.text[name], name
     assert page.of("img") == [] and len(page.of("svg")) == 9
     assert report(copied, data=made / "data", count=10)[1] == []
@@ -152,7 +145,7 @@ def test_without_its_dataset_the_page_is_made_and_says_so(made, copied):
         report(copied, data="/gone/too")
 
 
-def test_what_a_run_lacks_is_said(folder, copied, tmp_path):
+def test_missing_parts_are_named(folder, copied, tmp_path):
     prepare(folder / "ash", tmp_path / "flat")  # no labels
     (copied / "checkpoint-best.pt").unlink()
     rows = [x for x in (copied / "metrics.jsonl").read_text().splitlines() if "progress" in x]
@@ -161,7 +154,7 @@ def test_what_a_run_lacks_is_said(folder, copied, tmp_path):
     page = read(copied)
     assert "No kNN was measured" in page.text["Curves"]
     assert "no labels" in page.text["Map of features"]
-    assert "Green" not in page.text["What the encoder finds alike"]
+    assert "Green" not in page.text["Nearest neighbours"]
     assert "None yet" in page.text["Evaluations"] and "not measured" in page.text["Throughput"]
     assert "not ended" in page.text[""]
     (copied / "metrics.jsonl").unlink()
@@ -172,8 +165,8 @@ def test_what_a_run_lacks_is_said(folder, copied, tmp_path):
     assert "No log line" in page.text["Curves"] and len(page.of("img")) == 3
 
 
-def test_what_the_run_judged_is_shown_with_its_end(copied):
-    told = [
+def test_warnings_are_shown_with_their_end(copied):
+    warnings = [
         {"event": "judged", "step": 2, "name": "collapse", "severity": "warning",
          "text": "features <collapse>", "over": False},
         {"event": "judged", "step": 3, "name": "waits", "severity": "warning",
@@ -182,8 +175,8 @@ def test_what_the_run_judged_is_shown_with_its_end(copied):
          "text": "no longer", "over": True},
     ]
     metrics = copied / "metrics.jsonl"
-    lines = [x for x in metrics.read_text().splitlines() if '"judged"' not in x]  # its own apart
-    metrics.write_text("\n".join([*lines, *map(json.dumps, told)]) + "\n")
+    lines = [x for x in metrics.read_text().splitlines() if '"judged"' not in x]  # without its own
+    metrics.write_text("\n".join([*lines, *map(json.dumps, warnings)]) + "\n")
     report(copied, count=10)
     page = read(copied)
     assert "features <collapse> (step 2)" in page.text[""]
@@ -191,93 +184,6 @@ def test_what_the_run_judged_is_shown_with_its_end(copied):
     assert [a["class"] for a in page.of("p") if "verdict" in a.get("class", "")] == [
         "verdict", "verdict over"
     ]
-
-
-def test_evaluations_of_every_command_become_tables(tmp_path):
-    score = {"top1": 0.5, "low": 0.4, "high": 0.6, "top5": None, "images": 10, "classes": []}
-    (tmp_path / "linear.json").write_text(json.dumps({
-        "step": 1200, "protocol": "official linear",
-        "rows": [{"features": "trained", "rate": 30.0, "held_out": {"30": 0.4}, "score": score}],
-    }))
-    (tmp_path / "finetune.json").write_text(json.dumps({"rows": {"trained": score}}))
-    (tmp_path / "knn.json").write_text(json.dumps({"rows": [{"k": 20, "T": 0.07, "top1": 0.25}]}))
-    (tmp_path / "notes.json").write_text("[1, 2]")
-    (tmp_path / "run.json").write_text("{}")
-    (finetune, knn, linear), strange = tables(tmp_path)
-    assert linear.title == "linear; official linear; step 1,200"
-    assert linear.headers == ["features", "rate", "top1", "low", "high"]
-    assert linear.rows == [["trained", "30", "50.0%", "40.0%", "60.0%"]]
-    assert finetune.rows[0][0] == "trained" and "50.0%" in finetune.rows[0]
-    assert knn.rows == [["20", "0.07", "25.0%"]]
-    assert len(strange) == 1 and strange[0].startswith("notes.json")
-
-
-@pytest.mark.parametrize("wrong", [
-    {"top1": -5}, {"top1": 1.01}, {"low": -0.1}, {"high": 2}, {"top5": 50.0}, {"k": -5}, {"k": 0},
-    {"T": -5}, {"rate": -1.0}, {"images": -5}, {"score": {"top1": -5}},
-])
-@pytest.mark.parametrize("named", [False, True])
-def test_evaluations_that_cannot_be_are_left_out(wrong, named, tmp_path):
-    row = {"top1": 0.5} | wrong
-    (tmp_path / "e.json").write_text(json.dumps({"rows": {"trained": row} if named else [row]}))
-    found, strange = tables(tmp_path)
-    assert not found and len(strange) == 1 and "is not from" in strange[0]
-
-
-@pytest.mark.parametrize("name", ["step", "size"])
-def test_an_evaluation_at_a_step_below_0_is_left_out(name, tmp_path):
-    (tmp_path / "e.json").write_text(json.dumps({"rows": [{"top1": 0.5}], name: -5}))
-    assert f"{name} is not from 0" in tables(tmp_path)[1][0]
-
-
-def test_the_bars_follow_one_another_and_add_up(tmp_path):
-    rates = {"decode": 1000, "two views": 500, "augmentation alone": 250, "step alone": 125,
-             "two views + augmentation + step": 60}
-    saved = {"stages": [{"name": n, "images_per_s": r} for n, r in rates.items()],
-             "machine": "m", "binds": "b", "advice": "a"}
-    (tmp_path / "bench.json").write_text(json.dumps(saved))
-    found = waterfall(tmp_path)
-    assert [(b.name, b.start, b.length) for b in found.stages] == [
-        ("decode", 0, 1), ("both crops", 1, 1), ("augmentation", 2, 4), ("step", 6, 8)
-    ]
-    assert found.together == pytest.approx(1000 / 60) and not found.overlap
-    (tmp_path / "bench.json").write_text("{}")
-    assert waterfall(tmp_path) is None
-
-
-def test_the_nearest_are_the_nearest(tmp_path):
-    rng = np.random.default_rng(0)
-    for i in range(10):
-        (tmp_path / "in" / f"c{i % 5}").mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(smooth_image(rng, 40, 40))
-        picture.save(tmp_path / "in" / f"c{i % 5}" / f"{i}.jpg")
-    prepare(tmp_path / "in", tmp_path / "out")
-    store = open_store(tmp_path / "out")
-    features = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(10, 6))), dim=1)
-    places = {store.key(i): i for i in range(10)}
-    for query, near in find_neighbours(features, Subset(store, np.arange(10))):
-        at = places[query.picture.alt]
-        cosine = (features @ features[at]).tolist()
-        expected = sorted((i for i in range(10) if i != at), key=lambda i: -cosine[i])[:5]
-        assert [places[n.picture.alt] for n in near] == expected
-        assert [n.cosine for n in near] == pytest.approx([cosine[i] for i in expected])
-        assert [n.same for n in near] == [store.labels[i] == store.labels[at] for i in expected]
-
-
-def test_the_map_is_of_principal_components(store):
-    rng = np.random.default_rng(1)
-    flat = rng.normal(size=(96, 2)) * [5, 2]
-    turn, _ = np.linalg.qr(rng.normal(size=(8, 8)))
-    features = torch.from_numpy(flat @ turn[:2] + rng.normal(size=8))
-    found = map_of(features, Subset(store, np.arange(96)))
-    assert found.explained == pytest.approx(1.0) and found.classes == ["ash", "oak"]
-    places = np.array([p[:2] for p in found.points])
-    between = np.linalg.norm(places[:, None] - places[None], axis=2)
-    np.testing.assert_allclose(
-        between, np.linalg.norm(flat[:, None] - flat[None], axis=2), atol=1e-8
-    )
-    assert [p[2] for p in found.points] == store.labels.tolist()
-    assert found.points[0][3] == f"ash, {store.key(0)}"
 
 
 def test_the_command(made, tmp_path, capsys):
@@ -318,7 +224,7 @@ def test_in_a_browser(made, chromium, width, dark, tmp_path):
     size += "t.ownerSVGElement.getBoundingClientRect().width / "
     size += "t.ownerSVGElement.viewBox.baseVal.width))"
     assert chromium.evaluate(size) > 9  # pixels: letters that can be read
-    # a stage's name and time stand on one line, above or beside its own bar
+    # a stage's name and time are on one line, above or beside its own bar
     rows = chromium.evaluate(
         "[...document.querySelectorAll('.bars .row')].map(r => [...r.children].map("
         "e => Math.round(e.getBoundingClientRect().top + e.getBoundingClientRect().height / 2)))"

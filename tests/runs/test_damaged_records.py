@@ -22,7 +22,7 @@ from fastmoco.commands.compare import print_comparison
 from fastmoco.measuring.bench import read_report
 from fastmoco.recipe import Recipe, from_dict, to_dict
 from fastmoco.reporting.compare import compare
-from fastmoco.reporting.page import evaluations, page, throughput
+from fastmoco.reporting.page import page
 from fastmoco.reporting.pictures import Pictures
 from fastmoco.reporting.tables import tables, waterfall
 from fastmoco.run_options import RunOptions
@@ -100,7 +100,7 @@ def look_at_run(out, saved, name):
         patch.setattr(
             "fastmoco.terminal.console.table", lambda _h, rows: [list(row) for row in rows]
         )
-        # It is slow, and no test of the files.
+        # Hashing the weights is slow.
         patch.setattr("fastmoco.weights.export.model_card.trunk_digest", lambda _: saved)
         evaluated, bars = tables(out)[0], waterfall(out)
         record = read_run(out)
@@ -109,10 +109,7 @@ def look_at_run(out, saved, name):
             found = compare([out])
             print_comparison(found)
             shown_json(dataclasses.asdict(found))
-            page(record, Pictures(), evaluated, bars).encode("utf-8", "backslashreplace")
-        else:
-            evaluations(record, evaluated)
-            throughput(record, bars)
+        page(record, Pictures(), evaluated, bars).encode("utf-8", "backslashreplace")
         if name == "bench.json":
             read_report(out / name)
 

@@ -1,17 +1,20 @@
-"""What `prep` keeps, re-encodes, resizes and quarantines. Standard library only: it is the CLI."""
+"""The settings of `prep`: which images it keeps, re-encodes, resizes and quarantines, and how it
+works. Standard library only, because the command line reads its flags from here."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from data_tools.errors import UserError
 
-# The output's bytes don't depend on how many threads work, or whether a bad image stops them.
-NOT_DECISIVE = ("workers", "strict")
+# The images that are written do not depend on these. A manifest and a journal record the size of
+# the parts beside the policy.
+NOT_DECISIVE = ("workers", "strict", "shard_size", "engine", "ray_address")
+MOST_MB = 1e6  # of source images per part
 
 
 @dataclass(frozen=True)
 class Policy:
-    """prep's flags. The defaults change nothing that a decoder can read as it is."""
+    """Settings of `prep`. The defaults leave every image as it is that a decoder can read."""
 
     # 2048 leaves web photographs (ImageNet's median longer side is 500 pixels) untouched and caps
     # camera originals, whose size would rule everyone's memory and decode time: the official FFCV
@@ -44,7 +47,16 @@ class Policy:
     """Stop at the first image that would be quarantined."""
 
     workers: int = 0
-    """Threads that read and re-encode; 0: one a core. Never changes the output."""
+    """Number of threads that read and re-encode; 0: one per core. Never changes the output."""
+
+    shard_size: float = 128
+    """MB of source images per part. Each part is one file, except in a beton."""
+
+    engine: Literal["threads", "ray"] = "threads"
+    """Where the parts are prepared: in threads of this process, or on a Ray cluster."""
+
+    ray_address: str = ""
+    """Address of a running Ray cluster [default: start one on this machine]."""
 
     def __post_init__(self) -> None:
         def side(value: int | None) -> bool:
@@ -60,12 +72,21 @@ class Policy:
             ("check", self.check in ("structure", "decode"), "structure or decode"),
             ("max-pixels", self.max_pixels >= 1, "1 or more"),
             ("workers", self.workers >= 0, "0 (all cores) or more"),
+            ("shard-size", 0 < self.shard_size <= MOST_MB, "MB above 0"),
+            ("engine", self.engine in ("threads", "ray"), "threads or ray"),
         ]
         for name, good, allowed in checks:
             if not good:
                 value = getattr(self, name.replace("-", "_"))
                 raise UserError(f"--{name} {value}: give {allowed}")
+        if self.ray_address and self.engine != "ray":
+            raise UserError("--ray-address goes with --engine ray")
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of source images per part."""
+        return round(self.shard_size * 1e6)
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that decide the output's bytes, as JSON values: all but NOT_DECISIVE."""
+        """Return the fields that decide the images' bytes, as JSON values: all but NOT_DECISIVE."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_DECISIVE}

@@ -1,7 +1,7 @@
-"""prepare(source, out): every image of a source into a dataset, in one format or several at once.
+"""Prepares every image of a source into a dataset, in one format or several at once.
 
-A killed run goes on where its journal ends, to the same bytes. So do shards of a job array and a
-Ray cluster: they do parts, and the run that finds all parts done puts them together.
+A killed run continues where its journal ends, to the same bytes. The shards of a job array and the
+nodes of a Ray cluster prepare single parts, and a last run puts all parts together.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from data_tools.progress import Tick
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
 
-PART_BYTES = 128_000_000
-# Below so many bytes of source the small pages of a beton save more than they cost.
+# Below this many bytes of source, the small pages of a beton save more than they cost.
 SMALL = 1 << 28
 Say = Callable[[str], None]
 Path_ = str | os.PathLike[str]
@@ -45,40 +44,37 @@ def prepare(
     *,
     labels: Path_ | None = None,
     against: Sequence[Path_] = (),
-    part_bytes: int = PART_BYTES,
-    ray: str | None = None,
     progress: Tick | None = None,
     say: Say | None = None,
 ) -> Manifest:
-    """Prepares whatever lies at `source` into the dataset directory `out`.
+    """Prepare the images at `source` into the dataset directory `out`.
 
-    formats: of formats.registry.FORMATS; several go into a directory each, of that name, in `out`.
-    labels: a file with the labels of a flat set (see sources.open_source).
-    against: datasets to look in for images that are also in this one.
-    part_bytes: about the bytes of the source that make a part, which is a file where the format
-    is cut into files.
-    ray: the address of a Ray cluster that does the parts; "": start one on this machine.
-    progress(done, total): told, now and then, how many images are through. say(line): told what
-    was recognised and found.
+    policy: what to do with the images, and how to work [default: Policy()].
+    formats: names from formats.registry.FORMATS. Several formats go into one directory each, with
+    the format's name, in `out`.
+    labels: a file with the labels of a flat set (see sources.registry.open_source).
+    against: prepared datasets to search for images that are also in this one.
+    progress(done, total): called now and then with the number of images that are done.
+    say(line): called with a line about the source, and with every warning.
 
-    Returns the manifest, that of the first format; where the same was prepared before, the one
-    that is there (`reused`). Raises UserError, and then leaves nothing behind; or Interrupted,
-    after which the same call goes on.
+    Returns the manifest of the first format. If `out` already holds this dataset, returns its
+    manifest (`reused` is True). Raises UserError, and then leaves nothing behind; or Interrupted,
+    after which the same call continues.
     """
     files = open_source(source, labels)
     try:
         tell_source(files, say)
-        job = plan_job(files, policy or Policy(), formats, part_bytes)
+        job = plan_job(files, policy or Policy(), formats)
         refuse_inside(source, Path(out))
         done = finished(files, job, Path(out))
         if done is not None:
             return done
         others = [Other(path) for path in against]
         with under_way(files, source, job, Path(out), progress, say) as run:
-            if ray is not None:
+            if job.policy.engine == "ray":
                 from data_tools.preparation.ray_engine import run_on_ray
 
-                run_on_ray(run, labels, ray)
+                run_on_ray(run, labels, job.policy.ray_address)
             manifest = run.assemble(others)[0]
         for note in manifest.notes:
             if say is not None and note.startswith(WARNING):
@@ -96,20 +92,19 @@ def prepare_shard(
     formats: Sequence[str] = ("beton",),
     *,
     labels: Path_ | None = None,
-    part_bytes: int = PART_BYTES,
     progress: Tick | None = None,
     say: Say | None = None,
 ) -> tuple[int, int]:
-    """Does every n-th part of `prepare`, from part i on; shard = (i, n).
+    """Prepare every n-th part of the dataset, starting with part i; shard = (i, n).
 
-    Runs at the same time as other shards, on any machine that sees both folders. `prepare` puts
-    the parts together, and does those that are missing. Returns how many parts are done, by all
-    shards, and how many there are.
+    Other shards may run at the same time, on any machine that sees both folders. A later `prepare`
+    prepares the missing parts and puts all together. Returns the number of parts that are done, by
+    all shards, and the number of all parts.
     """
     files = open_source(source, labels)
     try:
         tell_source(files, say)
-        job = plan_job(files, policy or Policy(), formats, part_bytes)
+        job = plan_job(files, policy or Policy(), formats)
         refuse_inside(source, Path(out))
         if finished(files, job, Path(out)) is not None:
             return 1, 1
@@ -126,19 +121,19 @@ def tell_source(files: Source, say: Say | None) -> None:
         say(f"{files.name}: {files.kind}, {len(files.keys):,} samples{classes}")
 
 
-def plan_job(files: Source, policy: Policy, formats: Sequence[str], part_bytes: int) -> Job:
-    """Raises UserError for formats that there aren't, or that are named twice."""
+def plan_job(files: Source, policy: Policy, formats: Sequence[str]) -> Job:
+    """Return the job that prepares a source. Raises UserError for an unknown or repeated format."""
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--format {name}: give some of {', '.join(FORMATS)}")
     if len(set(formats)) < len(formats) or not formats:
         raise UserError(f"--format {' '.join(formats)}: give each format once")
     page_size = page_size_for(files, policy)
-    return Job(files.fingerprint, policy, tuple(formats), part_bytes, page_size)
+    return Job(files.fingerprint, policy, tuple(formats), policy.part_bytes, page_size)
 
 
 def page_size_for(files: Source, policy: Policy) -> int:
-    """Bytes of a beton's page, by the data. No image may cross a page, so it also bounds these."""
+    """Return the bytes per page of a beton. No image may cross a page, so it also bounds these."""
     sizes = np.asarray(files.sizes)
     need = beton.MIN_PAGE if sizes.sum() < SMALL else beton.PAGE
     side = policy.max_side
@@ -146,7 +141,7 @@ def page_size_for(files: Source, policy: Policy) -> int:
         if side is None:
             raise UserError("--raw-fraction with --max-side None: raw images need a limit")
         need = max(need, 3 * side * side)
-    # With a limit on the sides, what is larger than a page is re-encoded, and fits.
+    # With a limit on the sides, an image larger than a page is re-encoded, and fits.
     need = max(need, min(int(sizes.max(initial=0)), beton.PAGE))
     if side is None:
         for i in np.flatnonzero(sizes > beton.PAGE):
@@ -157,14 +152,15 @@ def page_size_for(files: Source, policy: Policy) -> int:
 
 
 def refuse_inside(source: Path_ | Source, out: Path) -> None:
-    """Raises UserError where the output would lie in its own source."""
+    """Raise UserError if the output would be inside its own source."""
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         if out.resolve().is_relative_to(Path(source).resolve()):
             raise UserError(f"{out}: lies inside {source}; give a folder beside it")
 
 
 def finished(files: Source, job: Job, out: Path) -> Manifest | None:
-    """The dataset that `out` already holds, if it is this one. Raises UserError for another."""
+    """Return the manifest in `out` if it is of this dataset, or None if `out` holds no dataset.
+    Raises UserError if it holds another one."""
     manifests = []
     if not all((job.folder(out, name) / MANIFEST).exists() for name in job.formats):
         return None
@@ -180,7 +176,7 @@ def finished(files: Source, job: Job, out: Path) -> Manifest | None:
                             "give another folder, or remove it first")
         check_files(folder, manifest)
         manifests.append(dataclasses.replace(manifest, reused=True))
-    tidy(out)  # what is left where it was killed behind its last act
+    tidy(out)  # a kill after the last rename leaves the journal
     return manifests[0]
 
 
@@ -194,7 +190,7 @@ def under_way(
     say: Say | None,
     shared: bool = False,
 ) -> Iterator[Run]:
-    """A new run in `out`, or the one that a killed process left there."""
+    """Start a run in `out`, or continue the one that a killed process left there."""
     say = say or (lambda _: None)
 
     def done() -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
 from data_tools.store import Store
 
-PART_BYTES = 5000  # so that a few images make several parts
+IN_PARTS = replace(POLICY, shard_size=0.005)  # MB, so that a few images make several parts
 JOURNAL_FORMATS = ("beton", "tfrecord")
 
 
@@ -196,7 +197,7 @@ def build_journal(folder: Path) -> list[str]:
     pid = os.fork()
     if not pid:
         dying: Any = DyingSource(open_source(folder / "images"), 14)
-        prepare(dying, folder / "out", POLICY, JOURNAL_FORMATS, part_bytes=PART_BYTES)
+        prepare(dying, folder / "out", IN_PARTS, JOURNAL_FORMATS)
     os.waitpid(pid, 0)
     names = sorted(p.name for p in (folder / "out" / JOURNAL).iterdir())
     return [f"out/{JOURNAL}/{name}" for name in names if not name.endswith(".partial")]
@@ -205,7 +206,7 @@ def build_journal(folder: Path) -> list[str]:
 def read_journal(folder: Path, name: str) -> Any:
     """The killed prep goes on: the bytes of all that it wrote."""
     out = folder / "out"
-    prepare(folder / "images", out, POLICY, JOURNAL_FORMATS, part_bytes=PART_BYTES)
+    prepare(folder / "images", out, IN_PARTS, JOURNAL_FORMATS)
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return [(str(path.relative_to(out)), path.read_bytes()) for path in files]
 

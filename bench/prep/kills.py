@@ -33,8 +33,8 @@ if ray == "ray":
     import ray as cluster
     cluster.init("local", include_dashboard=False, log_to_driver=False)
 print("ready", flush=True)
-prepare(source, out, Policy(workers=int(workers)), formats.split(","), part_bytes=PART_BYTES,
-        ray="" if ray == "ray" else None)
+policy = Policy(workers=int(workers), shard_size=PART_BYTES / 1e6, engine=ray)
+prepare(source, out, policy, formats.split(","))
 """.replace("PART_BYTES", str(PART_BYTES))
 
 

@@ -1,7 +1,7 @@
-"""What preparing would cost, before it is done: `prep --plan`.
+"""Predicts the cost of preparing a source: `prep --plan`.
 
-Some hundred images are really prepared, and loaded, in each of a few ways; the whole follows from
-what the source tells of the others, their sizes. Every figure is a prediction for this machine.
+Some hundred images are really prepared and loaded, in each of a few ways. The sizes of all files in
+the source scale these measurements up. Every figure is a prediction for this machine.
 """
 
 from __future__ import annotations
@@ -28,51 +28,63 @@ from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
 
 ROUNDS = 3
-# The sample grows until the bytes are known this well (95 %), or to so many images.
+# The sample grows until the bytes are known to this share (95 %), or to MOST images.
 ERROR, MOST = 0.04, 1200
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to prepare the source, and what is predicted of it."""
+    """One way to prepare the source, and the predictions for it."""
 
     name: str
     flags: str
-    """Of `fastmoco prep`."""
+    """Flags of `fastmoco prep`."""
     bytes: int
     bytes_error: float
-    """Half the width of the 95 % interval, as a share of the bytes; from the sample's spread."""
+    """Half the width of the 95 % interval as a share of `bytes`, from the spread of the sample."""
     prepare_rate: float
     """Images/s."""
     prepare_seconds: float
-    """For all images; the disk may be what limits it."""
+    """Seconds for all images. The disk may limit it."""
     load_rate: float
     """Images/s."""
     loader_bytes: int
-    """Memory of this project's loader."""
+    """Bytes of memory of this project's loader."""
     ffcv_bytes: int
-    """Memory of the official FFCV loader, which fits its buffers to the largest sides."""
+    """Bytes of memory of the official FFCV loader, whose buffers fit the largest sides."""
     quarantined: float
-    """Share of the images."""
+    """Share of the images that are quarantined."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Requirements that the chosen way must meet. None: no requirement."""
+
+    rate: float | None = None
+    """Images/s that loading must reach."""
+    bytes: int | None = None
+    """Most bytes that the dataset may take on the disk."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Predictions for each way to prepare a source, and the way to choose."""
+
     source: str
     images: int
     sampled: int
     loading: str
-    """What load_rate is of."""
+    """The work that load_rate measures, in words."""
     disk_rate: float
-    """Bytes/s that the output's disk took."""
+    """Bytes/s that the disk of the output wrote."""
     rows: list[Row]
     chosen: int
-    """The row to take; -1: none does what was asked."""
+    """Index of the row to take; -1 if none meets the target."""
     reason: str
 
 
 def ways(policy: Policy) -> list[tuple[str, str, Policy]]:
-    """(name, flags, policy) of the rows: from no change to the largest."""
+    """Return (name, flags, policy) of each row, from no change to the largest."""
     def way(name: str, flags: str, **changes: object) -> tuple[str, str, Policy]:
         return name, flags, dataclasses.replace(policy, **changes)  # type: ignore[arg-type]
 
@@ -95,23 +107,21 @@ def plan(
     policy: Policy | None = None,
     form: str = "beton",
     *,
-    labels: str | os.PathLike[str] | None = None,
     sample: int = 300,
     load: Load | None = None,
-    target_rate: float | None = None,
-    disk: int | None = None,
+    target: Target | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Tick | None = None,
 ) -> Plan:
-    """Predicts what preparing `source` costs in each of a few ways, and chooses one.
+    """Predict the cost of preparing `source` in each of a few ways, and choose one.
 
-    form: the output's format. sample: images to try, at least. load(store) -> images/s; without
-    it the bare decode on all cores. target_rate: images/s that loading should reach; disk: bytes
-    that the dataset may take. out: where it would lie: its disk is measured.
-    progress(done, total): told how many trials are through.
-    Raises UserError where the source can't be read or holds no image.
+    form: format of the output. sample: least number of images to try. load(store) -> images/s
+    [default: the bare decode on all cores]. target: requirements for the choice. out: future place
+    of the dataset, whose disk is measured. progress(done, total): called after every trial.
+    Raises UserError if the source cannot be read or holds no image. Closes the source.
     """
-    files = open_source(source, labels)
+    target = target or Target()
+    files = open_source(source)
     base = next(p for p in (Path(out or ".").absolute(), *Path(out or ".").absolute().parents)
                 if p.is_dir())
     scratch = tempfile.mkdtemp(prefix=".plan-", dir=base if os.access(base, os.W_OK) else None)
@@ -123,7 +133,7 @@ def plan(
     finally:
         shutil.rmtree(scratch)
         files.close()
-    chosen, reason = choose(rows, target_rate, disk)
+    chosen, reason = choose(rows, target)
     loading = "bare decode" if load is None else f"two {VIEW}-pixel views an image"
     return Plan(files.name, len(files.keys), len(tried.ids), f"{loading}, {cores()} threads",
                 disk_rate, rows, chosen, reason)
@@ -133,7 +143,8 @@ def try_ways(
     files: Source, policy: Policy, form: str, count: int, load: Load, scratch: Path,
     progress: Tick | None,
 ) -> tuple[list[Trial], Sample]:
-    """Each way tried on the same images, as many as the bytes ask for; then timed, in rounds."""
+    """Try each way on the same images, until the bytes are known well enough; then measure its
+    rates, in alternating rounds."""
     trials = [Trial(name, flags, changed, page_size_for(files, changed), scratch / str(number))
               for number, (name, flags, changed) in enumerate(ways(policy))]
     total = (1 + ROUNDS) * len(trials)
@@ -158,7 +169,7 @@ def try_ways(
             trial.measure_bytes(sample)
             step()
     different: list[Trial] = []
-    for trial in trials:  # where nothing in the source is so large, two ways are one
+    for trial in trials:  # two ways are the same if no image of the source is that large
         if not any(np.array_equal(trial.stored, other.stored) for other in different):
             different.append(trial)
     total -= ROUNDS * (len(trials) - len(different))
@@ -181,20 +192,21 @@ def row_of(trial: Trial, files: Source, sample: Sample, form: str, disk_rate: fl
     )
 
 
-def choose(rows: Sequence[Row], target_rate: float | None, disk: int | None) -> tuple[int, str]:
-    """The first row, so the least change, that does what is asked; -1 and what comes nearest."""
+def choose(rows: Sequence[Row], target: Target) -> tuple[int, str]:
+    """Return the first row, which has the least change, that meets the target, and the reason;
+    -1 and the nearest way if none does."""
     def fits(row: Row) -> bool:
-        return (target_rate is None or row.load_rate >= target_rate) and (
-            disk is None or row.bytes <= disk)
+        return (target.rate is None or row.load_rate >= target.rate) and (
+            target.bytes is None or row.bytes <= target.bytes)
 
     wish = " and ".join(text for text in (
-        f"loads at least {target_rate:,.0f} images/s" if target_rate is not None else "",
-        f"takes at most {human(disk)}" if disk is not None else "") if text)
+        f"loads at least {target.rate:,.0f} images/s" if target.rate is not None else "",
+        f"takes at most {human(target.bytes)}" if target.bytes is not None else "") if text)
     found = next((i for i, row in enumerate(rows) if fits(row)), -1)
     if wish and found >= 0:
         return found, f"the least change that {wish}"
     if wish:
-        small = [row for row in rows if disk is None or row.bytes <= disk]
+        small = [row for row in rows if target.bytes is None or row.bytes <= target.bytes]
         best = max(small, key=lambda row: row.load_rate) if small else min(
             rows, key=lambda row: row.bytes)
         return -1, (f"nothing here {wish}; nearest is {best.name}: {best.load_rate:,.0f} images/s, "

@@ -38,14 +38,8 @@ class PrepArgs:
     """File that labels a flat set: ImageNet's ground truth, a list of synsets, `name label`."""
     against: tuple[Path, ...] = ()
     """Prepared datasets in which to look for images of this one (a train and val leak)."""
-    shard_size: float = 128
-    """MB of source a part, which is a file in all formats but beton."""
     shard: str = ""
     """i/n: do only every n-th part, from part i on (from 0); then run prep without it."""
-    engine: Literal["threads", "ray"] = "threads"
-    """ray: the parts on a Ray cluster."""
-    ray_address: str = ""
-    """Of a cluster that runs [default: start one on this machine]."""
     plan: bool = False
     """Prepare nothing: predict bytes, time and rates for a table of sizes and qualities."""
     target_rate: float | None = None
@@ -54,10 +48,6 @@ class PrepArgs:
     """With --plan: what the dataset may take, 200GB say."""
     json: bool = False
     """Print the manifest (or the plan) as JSON."""
-
-    @property
-    def part_bytes(self) -> int:
-        return round(self.shard_size * 1e6)
 
     @property
     def shard_of(self) -> tuple[int, int] | None:
@@ -71,11 +61,9 @@ class PrepArgs:
 
     def check(self) -> None:
         """Raises UserError for flags that don't go together."""
-        ray = self.engine == "ray"
+        ray = self.policy.engine == "ray"
         wrong = [
             (not self.plan and self.out is None, "OUT is missing: give the directory to write"),
-            (not 0 < self.shard_size <= 1e6, f"--shard-size {self.shard_size:g}: give MB above 0"),
-            (bool(self.ray_address) and not ray, "--ray-address goes with --engine ray"),
             (bool(self.shard) and ray, "--shard and --engine ray: give one of them"),
             (bool(self.shard) and bool(self.against), "--against goes without --shard"),
             (bool(self.disk) and not self.plan, "--disk goes with --plan"),
@@ -104,8 +92,7 @@ def prep(argv: list[str]) -> None:
     with console.progress("preparing", "images") as tick:
         manifest = prepare(
             source_of(args.source), args.out, args.policy, args.format,
-            labels=args.labels, against=args.against, part_bytes=args.part_bytes,
-            ray=args.ray_address if args.engine == "ray" else None,
+            labels=args.labels, against=args.against,
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
     if args.json:
@@ -126,7 +113,7 @@ def prep_shard(args: PrepArgs) -> None:
     with console.progress("preparing", "images") as tick:
         done, parts = prepare_shard(
             source_of(args.source), args.out, args.shard_of, args.policy, args.format,
-            labels=args.labels, part_bytes=args.part_bytes,
+            labels=args.labels,
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
     if args.json:
@@ -137,9 +124,10 @@ def prep_shard(args: PrepArgs) -> None:
 
 
 def show_plan(args: PrepArgs) -> None:
-    from data_tools.planning.plan import plan
+    from data_tools.planning.plan import Target, plan
     from data_tools.planning.plan_text import lines
     from data_tools.quantities import parse_size
+    from data_tools.sources.registry import open_source
     from fastmoco.measuring.load_rate import load_rate
     from fastmoco.terminal import console
 
@@ -147,8 +135,8 @@ def show_plan(args: PrepArgs) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was tried is removed
     with console.progress("measuring", "trials") as tick:
         found = plan(
-            source_of(args.source), args.policy, args.format[0], labels=args.labels, load=load_rate,
-            target_rate=args.target_rate, disk=disk, out=args.out,
+            open_source(source_of(args.source), args.labels), args.policy, args.format[0],
+            load=load_rate, target=Target(args.target_rate, disk), out=args.out,
             progress=None if args.json else tick,
         )
     print_found(found, lines(found), args.json)

@@ -10,6 +10,7 @@ import pytest
 
 from data_tools.errors import UserError
 from data_tools.open import open_store
+from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from tests.support.sample_images import jpeg
 
@@ -42,7 +43,7 @@ def test_a_file_cut_short_after_it_was_opened_is_one_line(
 
 
 def test_more_files_than_a_process_may_open(images: Path, tmp_path: Path) -> None:
-    prepare(images, tmp_path / "data", formats=["webdataset"], part_bytes=1)
+    prepare(images, tmp_path / "data", formats=["webdataset"], policy=Policy(shard_size=1e-06))
     store = open_store(tmp_path / "data")
     assert len(store.data) == 80
     code = f"""

@@ -10,6 +10,7 @@ import pytest
 from data_tools.errors import UserError
 from data_tools.manifest import read_manifest
 from data_tools.open import open_store
+from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco.reporting.report import report
 from fastmoco.run_options import RunOptions
@@ -33,7 +34,7 @@ def under(limit, *argv):
 def shards(folder, tmp_path_factory):
     """A dataset of 96 files."""
     out = tmp_path_factory.mktemp("shards") / "data"
-    prepare(folder, out, formats=["webdataset"], part_bytes=1)
+    prepare(folder, out, Policy(shard_size=1e-6), ["webdataset"])
     assert len(read_manifest(out).data) == 96
     return out
 

@@ -10,6 +10,7 @@ import torch
 
 from data_tools.machine import memory
 from data_tools.open import open_store
+from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco import draws
 from fastmoco.loading import read_ahead
@@ -72,7 +73,7 @@ def test_auto_looks_at_the_data_and_the_memory(store):
 
 @pytest.mark.parametrize("form", ["beton", "webdataset"])
 def test_runs_hold_the_samples_and_little_else(folder, tmp_path, form, monkeypatch):
-    prepare(folder, tmp_path / "data", formats=[form], part_bytes=8_000)
+    prepare(folder, tmp_path / "data", formats=[form], policy=Policy(shard_size=0.008))
     store = open_store(tmp_path / "data")
     assert (len(store.data) > 1) == (form == "webdataset")
     monkeypatch.setattr(read_ahead, "GAP", 0)

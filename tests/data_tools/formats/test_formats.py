@@ -4,6 +4,7 @@ Read by our store, by our scan of the bare files, and by the readers of others: 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     policy = Policy(raw_fraction=0.3, quality=95)
-    prepare(folder / "source", folder / "out", policy, FORMATS, part_bytes=15_000)
+    prepare(folder / "source", folder / "out", replace(policy, shard_size=0.015), FORMATS)
     return folder / "out"
 
 

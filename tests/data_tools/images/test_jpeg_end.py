@@ -171,7 +171,7 @@ def test_both_are_counted_by_themselves(write_tree: Write, tmp_path: Path) -> No
     files = {f"a/{i}.jpg": jpeg(30, 40, i) + b"tail" * i for i in range(4)}
     files |= {f"b/{i}.jpg": jpeg(30, 40, 9 + i)[: -2 if i else None] for i in range(3)}
     source = write_tree(files)
-    manifest = prepare(source, tmp_path / "out", part_bytes=3000)
+    manifest = prepare(source, tmp_path / "out", policy=Policy(shard_size=0.003))
     assert (manifest.kept, manifest.reencoded) == (2, {})
     assert manifest.trimmed == {CUT: 3, ENDED: 2}
     assert f"copied, pixel for pixel: 5 ({CUT} 3, {ENDED} 2)" in summary(manifest)
@@ -181,8 +181,8 @@ def test_both_are_counted_by_themselves(write_tree: Write, tmp_path: Path) -> No
     assert f"{CUT} 3" in "\n".join(lines(survey(tmp_path / "out")))
     # The same by shards.
     for shard in ((0, 2), (1, 2)):
-        prepare_shard(source, tmp_path / "sharded", shard, part_bytes=3000)
-    assert prepare(source, tmp_path / "sharded", part_bytes=3000) == manifest
+        prepare_shard(source, tmp_path / "sharded", shard, policy=Policy(shard_size=0.003))
+    assert prepare(source, tmp_path / "sharded", policy=Policy(shard_size=0.003)) == manifest
 
 
 def test_a_record_without_these_counts_is_read() -> None:

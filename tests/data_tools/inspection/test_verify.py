@@ -33,7 +33,8 @@ DATA = {"beton": "train.beton", "tfrecord": "train-00001.tfrecord", "recordio": 
 def out(write_tree: Write, tmp_path: Path) -> Path:
     files = {f"{'ab'[i % 2]}/{i:02}.jpg": jpeg(40, 50 + i, i) for i in range(20)}
     files |= {"a/20.jpg": files["a/00.jpg"]}
-    prepare(write_tree(files), tmp_path / "out", Policy(raw_fraction=0.2), FORMATS, part_bytes=8000)
+    policy = Policy(raw_fraction=0.2, shard_size=0.008)
+    prepare(write_tree(files), tmp_path / "out", policy, FORMATS)
     return tmp_path / "out"
 
 

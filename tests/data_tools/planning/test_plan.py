@@ -10,7 +10,7 @@ from data_tools.errors import UserError
 from data_tools.formats.registry import FORMATS
 from data_tools.planning import plan as planning
 from data_tools.planning import trial
-from data_tools.planning.plan import Row, choose, plan, ways
+from data_tools.planning.plan import Row, Target, choose, plan, ways
 from data_tools.planning.plan_text import lines
 from data_tools.planning.predict import loader_memory
 from data_tools.policy import Policy
@@ -134,11 +134,11 @@ ROWS = [row("as-given", 100, 50.0), row("small", 30, 120.0), row("raw", 400, 300
     ],
 )  # fmt: skip
 def test_the_choice(target, disk, chosen, reason):
-    assert choose(ROWS, target, disk) == (chosen, reason)
+    assert choose(ROWS, Target(target, disk)) == (chosen, reason)
 
 
 def test_equally_fast_ways_lose_nothing():
-    assert choose(ROWS[:1], None, None) == (0, "nothing is lost")
+    assert choose(ROWS[:1], Target()) == (0, "nothing is lost")
 
 
 @pytest.mark.parametrize(

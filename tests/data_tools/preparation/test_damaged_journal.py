@@ -22,6 +22,7 @@ from data_tools.safe_reading.checksum import DIGEST
 from tests.support.sample_images import encode, jpeg, smooth
 
 PART = 4000
+CUT = Policy(shard_size=PART / 1e6)
 FORMATS = ["beton", "tfrecord"]
 
 
@@ -47,7 +48,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole") / "out"
-    prepare(zoo, out, formats=FORMATS, part_bytes=PART)
+    prepare(zoo, out, formats=FORMATS, policy=CUT)
     return snapshot(out)
 
 
@@ -58,7 +59,7 @@ def stopped(zoo: Path, out: Path, images: int = 24) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(zoo, out, Policy(workers=1), FORMATS, part_bytes=PART, progress=stop)
+        prepare(zoo, out, Policy(workers=1, shard_size=PART / 1e6), FORMATS, progress=stop)
 
 
 def flip(path: Path, at: int, bit: int = 2) -> None:
@@ -71,7 +72,7 @@ def resumed(zoo: Path, out: Path) -> tuple[list[str], int]:
     """The lines of the run that goes on, and how many images were through when it began."""
     lines: list[str] = []
     told: list[int] = []
-    prepare(zoo, out, formats=FORMATS, part_bytes=PART, say=lines.append,
+    prepare(zoo, out, formats=FORMATS, policy=CUT, say=lines.append,
             progress=lambda done, total: told.append(done))
     said = re.compile(": damaged|found damaged|an older release")
     return [line for line in lines if said.search(line)], told[0]
@@ -141,7 +142,7 @@ def test_records_of_another_job_never_count(
     zoo: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    prepare_shard(zoo, out, (0, 2), Policy(quality=50), FORMATS, part_bytes=PART)
+    prepare_shard(zoo, out, (0, 2), Policy(quality=50, shard_size=PART / 1e6), FORMATS)
     flip(out / "journal" / HEADER, 3)
     lines, first = resumed(zoo, out)
     assert "header.json: damaged" in lines[0] and "found damaged" in lines[1] and first < 5
@@ -153,7 +154,7 @@ def test_a_changed_spool_costs_its_part_again(
     kind: str, zoo: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    prepare_shard(zoo, out, (0, 2), formats=FORMATS, part_bytes=PART)
+    prepare_shard(zoo, out, (0, 2), formats=FORMATS, policy=CUT)
     spool = sorted((out / "journal").glob("*.images"))[1]
     if kind == "flip":
         flip(spool, 100)

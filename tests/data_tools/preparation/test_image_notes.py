@@ -102,12 +102,12 @@ def test_any_order_of_work_says_the_same(write_tree: Write, tmp_path: Path) -> N
     files |= {f"b/{i:02}.tif": stack(2 + i) for i in range(6)}
     files |= {f"c/{i:02}.jpg": jpeg(seed=i) + b"tail" for i in range(6)}
     source = write_tree(files)
-    whole = prepare(source, tmp_path / "whole", part_bytes=20_000)
+    whole = prepare(source, tmp_path / "whole", policy=Policy(shard_size=0.02))
     assert "12 of 12 images" in whole.notes[0] and "(2 to 7 pages each)" in whole.notes[1]
-    assert prepare(source, tmp_path / "1", Policy(workers=1), part_bytes=20_000) == whole
+    assert prepare(source, tmp_path / "1", Policy(workers=1, shard_size=0.02)) == whole
     for shard in ((1, 3), (0, 3)):  # the third is left to the run that puts all together
-        prepare_shard(source, tmp_path / "2", shard, part_bytes=20_000)
-    assert prepare(source, tmp_path / "2", part_bytes=20_000) == whole
+        prepare_shard(source, tmp_path / "2", shard, policy=Policy(shard_size=0.02))
+    assert prepare(source, tmp_path / "2", policy=Policy(shard_size=0.02)) == whole
 
     # Stopped in the middle, and resumed.
     def stop(done: int, total: int) -> None:
@@ -115,8 +115,8 @@ def test_any_order_of_work_says_the_same(write_tree: Write, tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "3", part_bytes=20_000, progress=stop)
-    assert prepare(source, tmp_path / "3", part_bytes=20_000) == whole
+        prepare(source, tmp_path / "3", policy=Policy(shard_size=0.02), progress=stop)
+    assert prepare(source, tmp_path / "3", policy=Policy(shard_size=0.02)) == whole
 
 
 def test_counts_survive_json_and_merge_in_any_order() -> None:

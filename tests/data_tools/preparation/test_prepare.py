@@ -283,7 +283,7 @@ def test_any_damage_of_the_index_is_one_line_or_can_be_read(
             path = base / "source" / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(jpeg(seed=i))
-        prepare(base / "source", base / "out", formats=["tfrecord"], part_bytes=3000)
+        prepare(base / "source", base / "out", Policy(shard_size=0.003), ["tfrecord"])
         shutil.copy(base / "out" / "index.npy", base / "index.npy")
     content = bytearray((base / "index.npy").read_bytes())
     rng = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ import builtins
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
 Write = Callable[..., Path]
 PART = 10_000
+CUT = Policy(shard_size=PART / 1e6)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def zoo(write_tree: Write) -> Path:
 def test_a_node_and_a_worker_that_die_cost_their_parts_again(
     cluster: object, zoo: Path, tmp_path: Path
 ) -> None:
-    prepare(zoo, tmp_path / "whole", formats=ALL, part_bytes=PART)
+    prepare(zoo, tmp_path / "whole", formats=ALL, policy=CUT)
     first, second = (cluster.add_node(num_cpus=1) for _ in range(2))  # type: ignore[attr-defined]
     killed: list[str] = []
 
@@ -59,7 +61,8 @@ def test_a_node_and_a_worker_that_die_cost_their_parts_again(
                 os.kill(worker, signal.SIGKILL)
 
     address = cluster.address  # type: ignore[attr-defined]
-    prepare(zoo, tmp_path / "out", formats=ALL, part_bytes=PART, ray=address, progress=kill)
+    on_ray = replace(CUT, engine="ray", ray_address=address)
+    prepare(zoo, tmp_path / "out", on_ray, ALL, progress=kill)
     assert len(killed) == 2 and killed[1] != "0 workers"
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
     cluster.remove_node(second)  # type: ignore[attr-defined]
@@ -71,14 +74,15 @@ def test_a_bad_image_on_a_node_stops_a_strict_run(
     node = cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]
     address = cluster.address  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"a/cut.jpg: truncated JPEG \(--strict"):
-        prepare(zoo, tmp_path / "out", Policy(strict=True), part_bytes=PART, ray=address)
+        policy = replace(CUT, strict=True, engine="ray", ray_address=address)
+        prepare(zoo, tmp_path / "out", policy)
     assert not (tmp_path / "out").exists()
     cluster.remove_node(node)  # type: ignore[attr-defined]
 
 
 def test_an_address_where_nobody_answers_is_one_line(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--ray-address 127.0.0.1:1: no cluster answers"):
-        prepare(zoo, tmp_path / "out", ray="127.0.0.1:1")
+        prepare(zoo, tmp_path / "out", policy=Policy(engine="ray", ray_address="127.0.0.1:1"))
     assert not (tmp_path / "out").exists()
 
 

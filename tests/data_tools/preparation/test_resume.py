@@ -26,6 +26,7 @@ from tests.support.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 PART = 4000
+CUT = Policy(shard_size=PART / 1e6)
 ALL = list(FORMATS)
 
 
@@ -47,7 +48,7 @@ def zoo(write_tree: Write) -> Path:
 
 @pytest.fixture
 def whole(zoo: Path, tmp_path: Path) -> dict[str, bytes]:
-    prepare(zoo, tmp_path / "whole", formats=ALL, part_bytes=PART)
+    prepare(zoo, tmp_path / "whole", formats=ALL, policy=CUT)
     return snapshot(tmp_path / "whole")
 
 
@@ -85,7 +86,7 @@ def test_dying_at_any_step_costs_nothing(
             assert snapshot(out) == whole
             break
         steps += 1
-        prepare(zoo, out, Policy(workers=1 + n % 3), ALL, part_bytes=PART)
+        prepare(zoo, out, Policy(workers=1 + n % 3, shard_size=PART / 1e6), ALL)
         assert snapshot(out) == whole
     assert steps >= 4
 
@@ -110,7 +111,7 @@ def dying_at(n: int, kind: str, zoo: Path, out: Path) -> None:
         elif kind == "append":
             BetonWriter.append = counted(BetonWriter.append)  # type: ignore[method-assign]
         time.monotonic = itertools.count().__next__  # type: ignore[assignment]
-        prepare(zoo, out, formats=ALL, part_bytes=PART,
+        prepare(zoo, out, formats=ALL, policy=CUT,
                 progress=counted(lambda *_: None) if kind == "progress" else None)
         os._exit(0)
     except BaseException:
@@ -126,12 +127,12 @@ def test_a_stop_keeps_what_is_done(zoo: Path, whole: dict[str, bytes], tmp_path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(zoo, out, formats=ALL, part_bytes=PART, progress=stop)
+        prepare(zoo, out, formats=ALL, policy=CUT, progress=stop)
     assert UNFINISHED in os.listdir(out) and not is_dataset(out)
     with pytest.raises(UserError, match="did not finish"):
         open_store(out)
     told: list[int] = []
-    prepare(zoo, out, formats=ALL, part_bytes=PART, say=said.append,
+    prepare(zoo, out, formats=ALL, policy=CUT, say=said.append,
             progress=lambda done, total: told.append(done))
     assert any("parts are done; going on" in line for line in said)
     assert told[0] > 30  # and not from the start
@@ -144,22 +145,22 @@ def test_shards_in_any_order_give_the_same_bytes(
     out = tmp_path / "out"
     parts = len(plan_parts(open_source(zoo).sizes, PART))
     for i, workers in ((2, 1), (0, 3), (2, 2)):  # a shard run twice does nothing new
-        done = prepare_shard(zoo, out, (i, 3), Policy(workers=workers), ALL, part_bytes=PART)
+        done = prepare_shard(zoo, out, (i, 3), Policy(workers=workers, shard_size=PART / 1e6), ALL)
     assert done == (sum(n % 3 != 1 for n in range(parts)), parts)
     with pytest.raises(UserError, match="another source or of other options"):
-        prepare_shard(zoo, out, (1, 3), Policy(quality=50), ALL, part_bytes=PART)
-    prepare(zoo, out, formats=ALL, part_bytes=PART)  # does what is missing
+        prepare_shard(zoo, out, (1, 3), Policy(quality=50, shard_size=PART / 1e6), ALL)
+    prepare(zoo, out, formats=ALL, policy=CUT)  # does what is missing
     assert snapshot(out) == whole
-    assert prepare_shard(zoo, out, (1, 3), None, ALL, part_bytes=PART) == (1, 1)
+    assert prepare_shard(zoo, out, (1, 3), CUT, ALL) == (1, 1)
 
 
 def test_other_options_start_over(zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare_shard(zoo, out, (0, 2), Policy(quality=50), ALL, part_bytes=PART)
+    prepare_shard(zoo, out, (0, 2), Policy(quality=50, shard_size=PART / 1e6), ALL)
     said: list[str] = []
-    prepare(zoo, out, formats=["beton"], part_bytes=PART, say=said.append)
+    prepare(zoo, out, formats=["beton"], policy=CUT, say=said.append)
     assert any("starting over" in line for line in said)
-    prepare(zoo, tmp_path / "fresh", formats=["beton"], part_bytes=PART)
+    prepare(zoo, tmp_path / "fresh", formats=["beton"], policy=CUT)
     assert snapshot(out) == snapshot(tmp_path / "fresh")
 
 
@@ -182,9 +183,9 @@ def test_what_the_journal_says_must_be_there(
 
     for damage in (damage_record, cut_beton):
         with pytest.raises(KeyboardInterrupt):
-            prepare(zoo, out, formats=ALL, part_bytes=PART, progress=stop)
+            prepare(zoo, out, formats=ALL, policy=CUT, progress=stop)
         damage()
-        prepare(zoo, out, formats=ALL, part_bytes=PART)
+        prepare(zoo, out, formats=ALL, policy=CUT)
         assert snapshot(out) == whole
         for name in FORMATS:
             (out / name / MANIFEST).unlink()
@@ -212,8 +213,8 @@ def test_a_full_disk_stops_in_one_line_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(place, fails, full)
         with pytest.raises(Interrupted, match="No space left on device; what is done stays"):
-            prepare(zoo, out, formats=ALL, part_bytes=PART)
-    prepare(zoo, out, formats=ALL, part_bytes=PART)
+            prepare(zoo, out, formats=ALL, policy=CUT)
+    prepare(zoo, out, formats=ALL, policy=CUT)
     assert snapshot(out) == whole
 
 
@@ -227,9 +228,9 @@ def test_a_source_that_goes_away_is_no_quarantine(
             zoo.rename(hidden)
 
     with pytest.raises(Interrupted, match="can't be read any more .*; what is done stays"):
-        prepare(zoo, out, Policy(workers=1), ALL, part_bytes=PART, progress=unmount)
+        prepare(zoo, out, Policy(workers=1, shard_size=PART / 1e6), ALL, progress=unmount)
     hidden.rename(zoo)
-    prepare(zoo, out, formats=ALL, part_bytes=PART)
+    prepare(zoo, out, formats=ALL, policy=CUT)
     assert snapshot(out) == whole
 
 
@@ -237,7 +238,7 @@ def test_strict_stops_at_the_first_bad_image(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zoo: a/200.jpg: truncated JPEG \(--strict"):
         prepare(zoo, tmp_path / "out", Policy(strict=True))
     assert not (tmp_path / "out").exists()
-    prepare_shard(zoo, tmp_path / "out", (0, 2), part_bytes=PART)
+    prepare_shard(zoo, tmp_path / "out", (0, 2), policy=CUT)
 
 
 @pytest.mark.parametrize("formats", [["recordio", "webdataset"], ["webdataset", "beton"]])
@@ -245,7 +246,7 @@ def test_a_kill_between_two_formats_and_one_in_the_first_again(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: list[str]
 ) -> None:
     """The first format's manifest must not vouch for files that the second run was writing."""
-    prepare(zoo, tmp_path / "whole", Policy(), formats, part_bytes=PART)
+    prepare(zoo, tmp_path / "whole", CUT, formats)
     out = tmp_path / "out"
     first = out / formats[0]
 
@@ -260,11 +261,11 @@ def test_a_kill_between_two_formats_and_one_in_the_first_again(
     commit = assemble.commit
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(assemble, "commit", killed_after_the_first)
-        prepare(zoo, out, Policy(), formats, part_bytes=PART)
+        prepare(zoo, out, CUT, formats)
     assert (first / MANIFEST).exists() and not (out / formats[1] / MANIFEST).exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Assembly, "_describe", killed_in_the_first)
-        prepare(zoo, out, Policy(), formats, part_bytes=PART)
+        prepare(zoo, out, CUT, formats)
     assert not is_dataset(first)
-    prepare(zoo, out, Policy(), formats, part_bytes=PART)
+    prepare(zoo, out, CUT, formats)
     assert snapshot(out) == snapshot(tmp_path / "whole")

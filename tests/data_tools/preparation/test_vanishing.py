@@ -22,6 +22,8 @@ from tests.support.sample_images import jpeg
 
 Write = Callable[..., Path]
 PART = 8000
+CUT = Policy(shard_size=PART / 1e6)
+CUT_ALONE = Policy(workers=1, shard_size=PART / 1e6)
 COUNT = 300
 ONE = Policy(workers=1)
 
@@ -57,18 +59,18 @@ class Hidden:
 def test_every_second_file_that_vanishes_is_a_failure_that_resumes(
     photos: Path, tmp_path: Path, formats: list[str]
 ) -> None:
-    prepare(photos, tmp_path / "whole", formats=formats, part_bytes=PART)
+    prepare(photos, tmp_path / "whole", formats=formats, policy=CUT)
     out, hidden = tmp_path / "out", Hidden(photos, tmp_path / "away", images(photos)[100::2])
     line = r"source: 4 of 300 images can't be read so far, more than one in 100 \(the first is a/2"
     with pytest.raises(Interrupted, match=line) as failure:
-        prepare(photos, out, ONE, formats, part_bytes=PART, progress=hidden)
+        prepare(photos, out, CUT_ALONE, formats, progress=hidden)
     assert "No such file" in str(failure.value) and "\n" not in str(failure.value)
     # 200 images are there: not a dataset of its own in silence
     with pytest.raises(Interrupted, match="had 300 then and has 200 now: bring them back"):
-        prepare(photos, out, ONE, formats, part_bytes=PART)
+        prepare(photos, out, CUT_ALONE, formats)
     hidden.back()
     said: list[str] = []
-    prepare(photos, out, formats=formats, part_bytes=PART, say=said.append)
+    prepare(photos, out, formats=formats, policy=CUT, say=said.append)
     assert any("parts are done; going on" in line for line in said)
     assert snapshot(out) == snapshot(tmp_path / "whole")
 
@@ -87,10 +89,10 @@ def test_a_set_of_one_part_is_not_taken_for_a_smaller_one(photos: Path, tmp_path
 
 
 def test_one_in_a_hundred_is_quarantined_and_tried_again(photos: Path, tmp_path: Path) -> None:
-    prepare(photos, tmp_path / "whole", part_bytes=PART)
+    prepare(photos, tmp_path / "whole", policy=CUT)
     lost = images(photos)[200:203]
     hidden = Hidden(photos, tmp_path / "away", lost)
-    manifest = prepare(photos, tmp_path / "out", ONE, part_bytes=PART, progress=hidden)
+    manifest = prepare(photos, tmp_path / "out", CUT_ALONE, progress=hidden)
     assert manifest.samples == COUNT - 3 and manifest.quarantined == {"can't be read": 3}
     hidden.back()
     # A run that is stopped behind them tries them again, and their parts are done anew.
@@ -103,9 +105,9 @@ def test_one_in_a_hundred_is_quarantined_and_tried_again(photos: Path, tmp_path:
 
     out = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        prepare(photos, out, ONE, part_bytes=PART, progress=stop)
+        prepare(photos, out, CUT_ALONE, progress=stop)
     hidden.back()
-    prepare(photos, out, part_bytes=PART)
+    prepare(photos, out, policy=CUT)
     assert snapshot(out) == snapshot(tmp_path / "whole")
 
 
@@ -113,28 +115,28 @@ def test_shards_and_what_puts_them_together_decide_on_the_whole(
     photos: Path, tmp_path: Path
 ) -> None:
     """Two shards lose two images each, which is little for each and too much for the whole."""
-    prepare(photos, tmp_path / "whole", part_bytes=PART)
+    prepare(photos, tmp_path / "whole", policy=CUT)
     out = tmp_path / "out"
     lost = [*images(photos)[221:223], *images(photos)[228:230]]  # of parts 35 and 36
     for i in (0, 1):
         source = open_source(photos)
         hidden = Hidden(photos, tmp_path / f"away{i}", lost)
         hidden(0, 0)
-        prepare_shard(source, out, (i, 2), ONE, part_bytes=PART)
+        prepare_shard(source, out, (i, 2), CUT_ALONE)
         hidden.back()
     source, hidden = open_source(photos), Hidden(photos, tmp_path / "away", lost)
     hidden(0, 0)
     with pytest.raises(Interrupted, match="4 of 300 images can't be read so far"):
-        prepare(source, out, ONE, part_bytes=PART)
+        prepare(source, out, CUT_ALONE)
     hidden.back()
-    prepare(photos, out, part_bytes=PART)
+    prepare(photos, out, policy=CUT)
     assert snapshot(out) == snapshot(tmp_path / "whole")
 
 
 def test_strict_keeps_what_is_done_if_the_file_system_fails(photos: Path, tmp_path: Path) -> None:
     hidden = Hidden(photos, tmp_path / "away", images(photos)[200:201])
     with pytest.raises(Interrupted, match="--strict"):
-        prepare(photos, tmp_path / "out", Policy(workers=1, strict=True), part_bytes=PART,
+        prepare(photos, tmp_path / "out", Policy(workers=1, strict=True, shard_size=PART / 1e6),
                 progress=hidden)
     assert any((tmp_path / "out" / "journal").glob("*.record"))
 
@@ -195,7 +197,7 @@ def test_what_a_file_has_become_is_the_reason_and_nothing_waits_for_it(
     source = open_source(photos)
     for path in changed:
         change(path)
-    manifest = prepare(source, tmp_path / "out", part_bytes=PART)
+    manifest = prepare(source, tmp_path / "out", policy=CUT)
     assert manifest.samples == COUNT - 2 and manifest.quarantined == {"can't be read": 2}
     assert CHANGES[change] in (tmp_path / "out" / "quarantine.jsonl").read_text()
 
@@ -254,8 +256,8 @@ def test_too_few_open_files_are_no_fault_of_the_images(
     with monkeypatch.context() as patch:
         patch.setattr(regular.os, "open", none_left)
         with pytest.raises(Interrupted, match=r"too many open files.*ulimit -n"):
-            prepare(photos, tmp_path / "out", ONE, part_bytes=PART)
-    prepare(photos, tmp_path / "out", part_bytes=PART)
+            prepare(photos, tmp_path / "out", CUT_ALONE)
+    prepare(photos, tmp_path / "out", policy=CUT)
     assert len(open_store(tmp_path / "out")) == COUNT
 
 
@@ -280,13 +282,16 @@ ssize_t read(int fd, void *to, size_t n) {
     return real(fd, to, n);
 }
 """
-PREP = "import sys; from data_tools.prepare import prepare; prepare(*sys.argv[1:], part_bytes=8000)"
+PREP = (
+    "import sys; from data_tools.policy import Policy; from data_tools.prepare import prepare; "
+    "prepare(*sys.argv[1:], Policy(shard_size=0.008))"
+)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_a_disk_that_fails_now_and_then(photos: Path, tmp_path: Path) -> None:
     """EIO from read(2) of 50 files, then a disk that works again."""
-    prepare(photos, tmp_path / "whole", part_bytes=PART)
+    prepare(photos, tmp_path / "whole", policy=CUT)
     (tmp_path / "shim.c").write_text(SHIM)
     shim = tmp_path / "shim.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, tmp_path / "shim.c", "-ldl"], check=True)
@@ -295,7 +300,7 @@ def test_a_disk_that_fails_now_and_then(photos: Path, tmp_path: Path) -> None:
                           env={**os.environ, "LD_PRELOAD": str(shim)}, check=False)
     assert "Interrupted" in done.stderr and "4 of 300" in done.stderr, done.stderr
     assert "Input/output error" in done.stderr
-    prepare(photos, out, part_bytes=PART)
+    prepare(photos, out, policy=CUT)
     assert snapshot(out) == snapshot(tmp_path / "whole")
 
 

@@ -19,13 +19,15 @@ import numpy as np
 
 from data_tools.machine import cores
 from data_tools.planning.predict import VIEW, loader_memory, predicted_bytes
-from data_tools.planning.trial import Load, Sample, Trial, decode_rate, write_rate
+from data_tools.planning.rates import decode_rate, write_rate
+from data_tools.planning.trial import Load, Sample, Trial
 from data_tools.policy import Policy
 from data_tools.prepare import page_size_for
 from data_tools.progress import Tick
 from data_tools.quantities import human
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
+from data_tools.store import Store
 
 ROUNDS = 3
 # The sample grows until the bytes are known to this share (95 %), or to MOST images.
@@ -53,7 +55,9 @@ class Row:
     ffcv_bytes: int
     """Bytes of memory of the official FFCV loader, whose buffers fit the largest sides."""
     quarantined: float
-    """Share of the images that are quarantined."""
+    """Share of the images that prep quarantines."""
+    undecodable: float = 0.0
+    """Share of the images that prep stores although their pixels can't be decoded."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,9 @@ def plan(
                 if p.is_dir())
     scratch = tempfile.mkdtemp(prefix=".plan-", dir=base if os.access(base, os.W_OK) else None)
     try:
-        disk_rate = write_rate(Path(scratch) / "test")
-        trials, tried = try_ways(files, policy or Policy(), form, sample, load or decode_rate,
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            disk_rate = write_rate(file.fileno())
+        trials, tried = try_ways(files, policy or Policy(), form, sample, load or bare_decode,
                                  Path(scratch), progress)
         rows = [row_of(trial, files, tried, form, disk_rate) for trial in trials]
     finally:
@@ -137,6 +142,12 @@ def plan(
     loading = "bare decode" if load is None else f"two {VIEW}-pixel views an image"
     return Plan(files.name, len(files.keys), len(tried.ids), f"{loading}, {cores()} threads",
                 disk_rate, rows, chosen, reason)
+
+
+def bare_decode(store: Store) -> float:
+    """Images/s of the decode alone, in random order: a sample is sorted by size."""
+    order = np.random.default_rng(0).permutation(len(store))
+    return decode_rate(store, order.tolist(), cores())
 
 
 def try_ways(
@@ -188,7 +199,7 @@ def row_of(trial: Trial, files: Source, sample: Sample, form: str, disk_rate: fl
         name=trial.name, flags=trial.flags, bytes=total, bytes_error=error, prepare_rate=rate,
         prepare_seconds=max(len(files.keys) / rate, total / disk_rate),
         load_rate=statistics.median(trial.load_rates), loader_bytes=ours, ffcv_bytes=ffcv,
-        quarantined=float((trial.stored == 0).mean()),
+        quarantined=float((trial.stored == 0).mean()), undecodable=float(trial.damaged.mean()),
     )
 
 

@@ -28,6 +28,10 @@ def lines(found: Plan) -> list[str]:
     bad = found.rows[0].quarantined if found.rows else 0
     if bad:
         out.append(f"about {bad:.1%} of the images would be quarantined")
+    damaged = max((row.undecodable for row in found.rows), default=0)
+    if damaged:
+        out.append(f"about {damaged:.1%} of the images are stored but can't be decoded; they were "
+                   "not loaded here: --check decode quarantines them")
     if found.chosen < 0:
         return [*out, found.reason]
     row = found.rows[found.chosen]

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +19,14 @@ import simplejpeg
 import torch
 
 from data_tools.machine import cores, memory
+from data_tools.planning.rates import in_threads, read_rate, write_rate
 from fastmoco import __version__
 from fastmoco.loading.engines.registry import TABLE
 from fastmoco.system.compiler import missing_compiler
 from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import cards, driver
 
-SECONDS, WRITTEN = 0.6, 256 << 20  # of each measurement, and the bytes that one writes at most
-BLOCK = 8 << 20
+SECONDS = 0.6  # duration of each measurement
 LITTLE_DISK, LITTLE_MEMORY = 10e9, 8e9  # bytes: below these it is said
 PACKAGES = ("torchvision", "numpy", "numba", "simplejpeg", "pillow", "kornia")
 EXTRAS = {
@@ -163,44 +160,20 @@ def of_disk(folder: Path, write: float, read: float) -> Finding:
     )
 
 
-def decode_rate(seconds: float = SECONDS) -> float:
+def decode_rate() -> float:
     """Images/s of a drawn JPEG of 500 x 375, quality 90, on all cores."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (25, 32, 3), dtype=np.uint8)
     image = np.repeat(np.repeat(coarse, 15, 0), 16, 1)[:, :500].astype(np.int16)
     noisy = np.clip(image + rng.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(noisy), quality=90)
-    begun = time.perf_counter()
-
-    def work(_: int) -> int:
-        simplejpeg.decode_jpeg(encoded)  # one at least, on a machine that is busy
-        done = 1
-        while time.perf_counter() - begun < seconds:
-            simplejpeg.decode_jpeg(encoded)
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(cores()) as pool:
-        done = sum(pool.map(work, range(cores())))
-    return done / (time.perf_counter() - begun)
+    return in_threads(lambda _: simplejpeg.decode_jpeg(encoded), cores(), SECONDS)
 
 
-def disk_rates(folder: Path, seconds: float = SECONDS) -> tuple[float, float]:
-    """Bytes/s that the disk under a folder takes for good, and gives back (not from memory, where
-    the system lets go of it)."""
-    block = np.random.default_rng(0).bytes(BLOCK)
+def disk_rates(folder: Path) -> tuple[float, float]:
+    """Bytes/s that the disk under a folder writes and reads."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-", buffering=0) as file:
-        begun, written = time.perf_counter(), 0
-        while written < WRITTEN and time.perf_counter() - begun < seconds:
-            written += file.write(block)
-        os.fsync(file.fileno())
-        write = written / (time.perf_counter() - begun)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        begun, got = time.perf_counter(), 0
-        while got < written and time.perf_counter() - begun < seconds:
-            got += len(os.pread(file.fileno(), BLOCK, got))
-        return write, got / (time.perf_counter() - begun)
+        return write_rate(file.fileno(), SECONDS), read_rate(file.fileno(), SECONDS)
 
 
 def extras(device: torch.device) -> list[Finding]:

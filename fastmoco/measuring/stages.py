@@ -8,14 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import simplejpeg
 import torch
 
+from data_tools.planning.rates import decode_rate, in_threads
 from data_tools.safe_reading.limits import raise_open_files
-from data_tools.store import JPEG, Store
+from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.augmentation.choose import augmentation
 from fastmoco.draws import Colour
@@ -110,13 +109,7 @@ class Stages:
 
     def decode(self, seconds: float) -> float:
         """simplejpeg's exact decode on as many threads as the engine has: the bound."""
-
-        def work(i: int) -> None:
-            encoded = self.store.encoded(i % len(self.store))
-            if self.store.kinds[i % len(self.store)] == JPEG:
-                simplejpeg.decode_jpeg(encoded)
-
-        return in_threads(work, self.engine.threads, seconds)
+        return decode_rate(self.store, range(len(self.store)), self.engine.threads, seconds)
 
     def crop(self, seconds: float) -> float:
         """Both windows of images that are decoded already, cut on as many threads."""
@@ -180,24 +173,6 @@ class Stages:
                 yield len(batch.index)
 
         return self.timed(work(), seconds)
-
-
-def in_threads(work: Callable[[int], None], threads: int, seconds: float) -> float:
-    """Times a second that threads do work(0), work(1), ... for about so long."""
-    numbers = itertools.count()  # next() is atomic
-    begun = time.perf_counter()
-
-    def run(_: int) -> int:
-        work(next(numbers))  # one at least, on a machine that is busy
-        done = 1
-        while time.perf_counter() - begun < seconds:
-            work(next(numbers))
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(threads) as pool:
-        done = sum(pool.map(run, range(threads)))
-    return done / (time.perf_counter() - begun)
 
 
 def read_rates(store: Store, threads: int, seconds: float) -> tuple[float, float]:

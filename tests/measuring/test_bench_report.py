@@ -6,10 +6,11 @@ import os
 
 import pytest
 
+from data_tools.planning.rates import in_threads
 from fastmoco.cli import main
 from fastmoco.measuring import roofline
 from fastmoco.measuring.roofline import WHOLE
-from fastmoco.measuring.stages import in_threads, read_rates
+from fastmoco.measuring.stages import read_rates
 from fastmoco.recipe import MOCO_V2
 from tests.support.command_line import TINY, refused, run
 

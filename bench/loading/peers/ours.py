@@ -11,11 +11,11 @@ from pathlib import Path
 import simplejpeg
 import torch
 
+from data_tools.planning.rates import in_threads
 from data_tools.store import Store
 from fastmoco.augmentation.cpu import augment_numba
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.train_loader import TrainLoader
-from fastmoco.measuring.stages import in_threads
 from fastmoco.recipe import MOCO_V2
 
 BATCH, SIZE, SCALE = 64, 224, (0.2, 1.0)

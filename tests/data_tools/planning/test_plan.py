@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from data_tools.errors import UserError
@@ -16,7 +17,7 @@ from data_tools.planning.predict import loader_memory
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.quantities import duration, human, parse_size
-from data_tools.store import INDEX_DTYPE
+from data_tools.store import INDEX_DTYPE, JPEG
 from tests.support.sample_images import encode, jpeg, smooth
 
 
@@ -71,6 +72,55 @@ def test_what_is_bad_is_predicted_too(mixed):
     assert found.rows[0].quarantined == pytest.approx(13 / 273)
     assert found.rows[0].bytes_error == 0  # all were tried
     assert "about 4.8% of the images would be quarantined" in lines(found)
+
+
+@pytest.fixture
+def one_broken(tmp_path) -> Path:
+    """299 good JPEGs, and one whose structure is whole but whose pixel data is cut short."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(299):
+        (source / f"{i:03}.jpg").write_bytes(jpeg(60, 80, seed=i))
+    whole = jpeg(60, 80, seed=299)
+    (source / "150-broken.jpg").write_bytes(whole[: len(whole) * 2 // 3] + b"\xff\xd9")
+    return source
+
+
+@pytest.mark.parametrize("check", ["structure", "decode"])
+def test_a_broken_jpeg_is_predicted_as_prep_treats_it(one_broken, tmp_path, check):
+    loaded = []
+
+    def load(store) -> float:
+        loaded.append(len(store))
+        for i in np.flatnonzero(store.kinds == JPEG).tolist():
+            simplejpeg.decode_jpeg(store.encoded(i))
+        return 1.0
+
+    policy = Policy(check=check)
+    found = plan(one_broken, policy, "recordio", sample=300, load=load)
+    assert loaded[0] == 299  # as given; ways that re-encode the broken one mend it
+    manifest = prepare(one_broken, tmp_path / "out", policy, ["recordio"])
+    left_out = sum(manifest.quarantined.values())
+    assert left_out == (check == "decode")
+    assert found.rows[0].quarantined == pytest.approx(left_out / 300)
+    assert found.rows[0].undecodable == pytest.approx((1 - left_out) / 300)
+    assert found.rows[0].bytes_error == 0  # all were tried
+    real = sum(manifest.files[name].bytes for name in manifest.data)
+    assert found.rows[0].bytes == pytest.approx(real, rel=0.002)  # one image is 0.0033 of them
+    text = "\n".join(lines(found))
+    assert ("0.3% of the images would be quarantined" in text) == (check == "decode")
+    assert ("0.3% of the images are stored but can't be decoded" in text) == (check != "decode")
+
+
+def test_the_bare_decode_leaves_a_broken_jpeg_out(one_broken):
+    assert plan(one_broken, sample=300).rows[0].load_rate > 10
+
+
+def test_a_source_that_nothing_can_decode_is_one_line(tmp_path):
+    whole = jpeg(60, 80)
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) * 2 // 3] + b"\xff\xd9")
+    with pytest.raises(UserError, match="none of 1 sampled images can be decoded.*--check decode"):
+        plan(tmp_path, load=one)
 
 
 def test_a_sample_grows_until_its_bytes_are_known(tmp_path):

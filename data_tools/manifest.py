@@ -12,6 +12,7 @@ from typing import Any
 
 from data_tools.errors import UserError
 from data_tools.files import FileRecord, Sealed, sync_folder
+from data_tools.quantities import human
 from data_tools.safe_reading.json_file import Damaged, printable, read_json, typed
 
 MANIFEST = "manifest.json"
@@ -173,20 +174,22 @@ def commit(folder: Path, manifest: Manifest) -> None:
     sync_folder(folder)
 
 
-def summary(manifest: Manifest, warned: bool = False) -> str:
-    """What a preparation did, as a few lines of plain text. warned: the warnings of its images
-    were printed just before."""
+def summary(manifest: Manifest, warned: bool = False) -> list[str]:
+    """The outcome of a preparation as a few lines of plain text.
+
+    warned: True leaves out the warnings about images, if they were printed just before.
+    """
     def listed(reasons: dict[str, int]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
-    size = sum(manifest.files[name].bytes for name in manifest.data) / 1e6
+    size = human(sum(manifest.files[name].bytes for name in manifest.data))
     height, width = manifest.largest
     unnamed = "labels without names" if manifest.labelled else "no labels"
     labels = f"{len(manifest.classes):,} classes" if manifest.classes else unnamed
     if 0 < manifest.labelled < manifest.samples:
         labels = f"{manifest.labelled:,} labelled, {labels}"
     files = "" if len(manifest.data) == 1 else f" in {len(manifest.data):,} files"
-    lines = [f"{manifest.samples:,} images, {labels}, {size:,.1f} MB of {manifest.format}{files}, "
+    lines = [f"{manifest.samples:,} images, {labels}, {size} of {manifest.format}{files}, "
              f"from {manifest.source} ({manifest.source_kind})"]
     if manifest.reused:
         lines[0] = "already prepared: " + lines[0]
@@ -210,4 +213,4 @@ def summary(manifest: Manifest, warned: bool = False) -> str:
         lines.append(f"ignored: {manifest.ignored:,} hidden or system files")
     lines += [note for note in manifest.notes if not (warned and note.startswith(WARNING))]
     lines.append(f"greatest height {height:,}, greatest width {width:,} pixels")
-    return "\n".join(lines)
+    return lines

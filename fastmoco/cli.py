@@ -11,8 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from platform import python_version
 
-from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import escaped
+from data_tools.errors import UserError, escaped, one_line
 from data_tools.safe_reading.limits import MEMORY, check_memory, limit, reason
 from fastmoco import __version__
 from fastmoco.system.process import is_out_of_memory, several_ranks
@@ -120,7 +119,7 @@ def flushed(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
 
 
 def _fail(text: str) -> int:
-    line = escaped(" ".join(text.split()))
+    line = escaped(text)
     sys.stderr.write(f"fastmoco: {line if len(line) < 400 else line[:400] + '...'}\n")
     return 2
 
@@ -147,9 +146,9 @@ def _machine_line(command: str, error: Exception) -> str:
         file = getattr(error, "filename", None)
         return f"{file}: {short}" if file else short
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
     if not is_out_of_memory(error):
         return ""
     smaller = "--batch, --size or --K" if command in ("train", "bench") else "--batch or --size"
     remedy = f": use a smaller {smaller}" if command in WITH_BATCH else ""
-    return f"out of memory{remedy}" + (f" ({error})" if str(error) else "")
+    return f"out of memory{remedy}" + (f" ({one_line(error)})" if str(error) else "")

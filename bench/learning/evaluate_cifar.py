@@ -29,6 +29,7 @@ import numpy as np
 from bench.shared.command import Flags, finish
 from data_tools.open import open_store
 from data_tools.prepare import prepare
+from data_tools.quantities import duration
 from data_tools.store import Store
 from fastmoco.evaluation.feature_cache import Extraction, features_of
 from fastmoco.evaluation.finetune import finetune
@@ -42,7 +43,7 @@ from fastmoco.settings.classifiers import FinetuneSettings, LinearSettings
 from fastmoco.system.device import pick_device
 from fastmoco.system.hardware import describe
 from fastmoco.system.versions import versions
-from fastmoco.terminal.console import duration, progress, say, table
+from fastmoco.terminal.console import progress, say, table
 from fastmoco.terminal.live_panel import print_event
 from fastmoco.training.train import train
 from fastmoco.weights.checkpoint import Checkpoint, load

@@ -65,7 +65,8 @@ def main() -> int:
             generate(work / "images", seed=0)
             source = work / "images" / "train"
         policy = Policy(max_side=500, quality=90, reencode="always")
-        say(summary(prepare(source, work / "data", policy)))
+        for line in summary(prepare(source, work / "data", policy)):
+            say(line)
         recipe = dataclasses.replace(MOCO_V2, arch="resnet18")
         measured(work / "data", recipe)
         far = distance_from_pillow(open_store(work / "data"))

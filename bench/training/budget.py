@@ -23,10 +23,11 @@ from typing import Any
 
 from bench.shared.cifar_split import split
 from bench.shared.command import Flags, finish
+from data_tools.quantities import duration
 from fastmoco.system.device import pick_device
 from fastmoco.system.hardware import describe
 from fastmoco.system.versions import versions
-from fastmoco.terminal.console import duration, say, table
+from fastmoco.terminal.console import say, table
 from fastmoco.weights.checkpoint import load
 
 LEAST = 0.9  # of the budget, that a run should use

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_tools.inspection.survey import Survey
+from data_tools.quantities import human
 
 CLASSES = 5  # so many of the largest and of the smallest are named
 
@@ -18,7 +19,7 @@ def lines(found: Survey) -> list[str]:
     def spread(name: str, values: list[float], form: str) -> str:
         return f"  {name:<14}" + "".join(f"{format(value, form):>9}" for value in values)
 
-    size = f"{found.data_bytes / 1e6:,.1f} MB in {found.files:,} file{'s' * (found.files > 1)}"
+    size = f"{human(found.data_bytes)} in {found.files:,} file{'s' * (found.files > 1)}"
     out = [f"{found.path}: {found.samples:,} images, {', '.join(found.formats)}, {size}"]
     if found.source:
         out.append(f"from {found.source}")

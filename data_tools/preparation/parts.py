@@ -23,6 +23,7 @@ from data_tools.policy import Policy
 from data_tools.preparation.image_notes import ImageNotes
 from data_tools.preparation.journal import SAMPLE, Journal, Record
 from data_tools.preparation.workers import Done
+from data_tools.quantities import human
 from data_tools.sources.source import Source
 from data_tools.store import JPEG, RAW
 
@@ -73,7 +74,7 @@ def plan_parts(sizes: Sequence[int] | np.ndarray, part_bytes: int) -> list[Part]
         parts.append(Part(len(parts), start, stop))
         start, done = stop, int(ends[stop - 1])
     if len(parts) > MOST_PARTS:
-        raise UserError(f"{len(parts):,} parts of {part_bytes / 1e6:g} MB: at most {MOST_PARTS:,}; "
+        raise UserError(f"{len(parts):,} parts of {human(part_bytes)}: at most {MOST_PARTS:,}; "
                         "give a larger --shard-size")
     return parts
 

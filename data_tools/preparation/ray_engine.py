@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.errors import Interrupted, UserError
+from data_tools.errors import Interrupted, UserError, one_line
 from data_tools.machine import cores
 from data_tools.preparation.journal import Journal
 from data_tools.preparation.parts import Job, Part, write_part
@@ -76,12 +76,13 @@ def connect(ray: Any, address: str) -> None:
         try:  # Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
         except OSError as error:
-            raise UserError(f"--ray-address {address}: no cluster answers: {error}") from None
+            raise UserError(
+                f"--ray-address {address}: no cluster answers: {one_line(error)}") from None
     quiet = {"include_dashboard": False} if not address else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **quiet)
     except Exception as error:  # Ray raises its own kinds and plain ones
-        raise UserError(f"--ray-address {address}: no cluster answers: {error}") from None
+        raise UserError(f"--ray-address {address}: no cluster answers: {one_line(error)}") from None
 
 
 def result(ray: Any, future: Any, part: Part) -> None:

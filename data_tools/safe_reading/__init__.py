@@ -1,1 +1,1 @@
-"""Reading files that may be damaged or hostile, within bounds. Imports errors alone."""
+"""Reads files that may be damaged or hostile, within bounds. Imports only errors and quantities."""

@@ -214,9 +214,3 @@ def printable(text: str) -> str:
     """Text that every UTF-8 file and terminal takes: undecodable bytes of file names are escaped.
     """
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def escaped(text: str) -> str:
-    """Text for one line of a terminal or a table: what does not print (control characters, escape
-    sequences, line breaks, marks that reverse the reading) is escaped."""
-    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from data_tools.errors import Interrupted, UserError
+from data_tools.quantities import human
 
 try:
     import resource
@@ -45,15 +46,15 @@ def reason(error: BaseException) -> str:
         return f"too many open files: this process may have {limit(FILES)} (ulimit -n): raise it"
     most = limit(SPACE)
     if isinstance(error, OSError) and number == errno.EFBIG and most is not None:
-        return f"larger than this process may write, {size(most)} (ulimit -f): raise it"
+        return f"larger than this process may write, {human(most)} (ulimit -f): raise it"
     most = limit(MEMORY)
     told = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
     if most is not None and (told or isinstance(error, MemoryError)):
-        return f"out of memory: this process may map {size(most)} (ulimit -v): raise it"
+        return f"out of memory: this process may map {human(most)} (ulimit -v): raise it"
     if number == errno.ENOMEM or NO_MEMORY[0] in text:
         return "out of memory"
     if number == errno.EAGAIN or any(words in text for words in NO_THREAD):
-        more = "" if most is None else f" or on memory ({size(most)}, ulimit -v)"
+        more = "" if most is None else f" or on memory ({human(most)}, ulimit -v)"
         return f"no more threads: the limit on processes (ulimit -u){more} is reached: raise it"
     return ""
 
@@ -70,18 +71,13 @@ def refuse(error: BaseException) -> None:
         raise Interrupted(f"{why}; then run the same again") from None
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
 def check_memory() -> None:
     """Raises UserError if this process may map less memory than numpy takes to be loaded, whose
     OpenBLAS would end it."""
     most = limit(MEMORY)
     if most is not None and most < LEAST_MEMORY:
-        raise UserError(f"out of memory: this process may map {size(most)} (ulimit -v): allow "
-                        f"{size(LEAST_MEMORY)} at least, 5 GB for training")
+        raise UserError(f"out of memory: this process may map {human(most)} (ulimit -v): allow "
+                        f"{human(LEAST_MEMORY)} at least, 5 GB for training")
 
 
 def raise_open_files() -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from data_tools.safe_reading.regular import open_binary, open_regular
 from data_tools.sources.remote_file import RemoteFile, time_of
 
@@ -241,7 +241,7 @@ class Location:
         except (FileNotFoundError, NotADirectoryError):
             return ""
         except OSError as error:
-            raise UserError(f"{self}: can't be reached: {error}") from None
+            raise UserError(f"{self}: can't be reached: {one_line(error)}") from None
 
     def _info(self) -> dict[str, Any]:
         if self._found is None:
@@ -274,4 +274,4 @@ class Location:
             raise NeedsPackage(f"{self}: needs {needs}: pip install 'fastmoco[remote]' "
                                f"{needs if protocol in DRIVERS else ''}".rstrip()) from None
         except Exception as error:
-            raise UserError(f"{self}: can't be opened: {error}") from None
+            raise UserError(f"{self}: can't be opened: {one_line(error)}") from None

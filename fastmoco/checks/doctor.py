@@ -20,6 +20,7 @@ import torch
 
 from data_tools.machine import cores, memory
 from data_tools.planning.rates import in_threads, read_rate, write_rate
+from data_tools.quantities import human
 from fastmoco import __version__
 from fastmoco.loading.engines.registry import TABLE
 from fastmoco.system.compiler import missing_compiler
@@ -134,7 +135,7 @@ def of_memory() -> Finding:
     remedy = ""
     if memory() < LITTLE_MEMORY:
         remedy = "little for a ResNet-50: use a smaller --batch, or --accumulate"
-    return Finding("memory", f"{memory() / 1e9:.1f} GB for this process", remedy)
+    return Finding("memory", f"{human(memory())} for this process", remedy)
 
 
 def of_shm() -> Finding:
@@ -143,7 +144,7 @@ def of_shm() -> Finding:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
         return Finding("/dev/shm", "none; our engines need none", optional=True)
-    return Finding("/dev/shm", f"{free / 1e9:.1f} GB free; our engines need none")
+    return Finding("/dev/shm", f"{human(free)} free; our engines need none")
 
 
 def of_disk(folder: Path, write: float, read: float) -> Finding:
@@ -151,11 +152,11 @@ def of_disk(folder: Path, write: float, read: float) -> Finding:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return Finding("disk", f"{folder}: {error.strerror}", "give a folder with --dir")
-    value = f"{free / 1e9:.1f} GB free in {folder.resolve()}"
+    value = f"{human(free)} free in {folder.resolve()}"
     if not write:
         return Finding("disk", f"{value}, which cannot be written to", "give another with --dir")
     return Finding(
-        "disk", f"{value}; writes {write / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s",
+        "disk", f"{value}; writes {human(write)}/s, reads {human(read)}/s",
         "little for a dataset and its checkpoints" if free < LITTLE_DISK else "",
     )
 

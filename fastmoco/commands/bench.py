@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,6 +59,8 @@ def bench(argv: list[str]) -> int:
     options = RunOptions(
         device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
     )
+    from fastmoco.terminal import console
+
     saved = None if args.against is None else read_report(args.against)
     data = datasets.prepared(args.data, quiet=args.json)
     report = measured(data, args.recipe.plain(), options, args.rounds, args.seconds, args.json)
@@ -67,7 +68,7 @@ def bench(argv: list[str]) -> int:
         print(shown_json(dataclasses.asdict(report)))
     slower = [] if saved is None else compare(report, saved)
     for line in slower:
-        print(f"slower: {line}", file=sys.stderr)
+        console.warn(f"slower: {line}")
     return 1 if slower else 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.terminal.parse import parse
 
@@ -59,7 +60,7 @@ def print_comparison(found: Comparison) -> None:
                 number(r.loss, ".3f"), number(r.chance, ".3f"), number(r.knn_best, ".1%"),
                 number(r.knn_best_epoch, ".1f"), number(r.knn_last, ".1%"),
                 number(r.images_per_s, ",.0f"),
-                "-" if r.train_seconds is None else console.duration(r.train_seconds),
+                "-" if r.train_seconds is None else duration(r.train_seconds),
                 *([r.state] if unfinished else []),
             )
             for r in found.runs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_tools.quantities import human
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.terminal.flags import positional
 from fastmoco.terminal.parse import parse
@@ -57,5 +58,5 @@ def export(argv: list[str]) -> None:
         }))
         return
     for path, size in sizes.items():
-        console.say(f"{path}  {size / 1e6:,.1f} MB" if size >= 1e5 else f"{path}  {size:,} B")
+        console.say(f"{path}  {human(size)}")
     console.say(f"{out / 'README.md'} says how to use it")

@@ -86,6 +86,7 @@ def prep(argv: list[str]) -> None:
         return prep_shard(args)
     from data_tools.manifest import read_manifest, summary
     from data_tools.prepare import prepare
+    from data_tools.quantities import human
     from fastmoco.terminal import console
 
     assert args.out is not None
@@ -98,11 +99,12 @@ def prep(argv: list[str]) -> None:
     if args.json:
         print(shown_json(manifest.to_dict()))
         return
-    console.say(summary(manifest, warned=not manifest.reused))
+    for line in summary(manifest, warned=not manifest.reused):
+        console.say(line)
     for name in args.format[1:]:
         other = read_manifest(args.out / name)
-        size = sum(other.files[file].bytes for file in other.data) / 1e6
-        console.say(f"the same as {name}: {size:,.1f} MB in {len(other.data):,} files")
+        size = human(sum(other.files[file].bytes for file in other.data))
+        console.say(f"the same as {name}: {size} in {len(other.data):,} files")
 
 
 def prep_shard(args: PrepArgs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.quantities import human
 from fastmoco.terminal.flags import positional
 from fastmoco.terminal.parse import parse
 
@@ -44,4 +45,4 @@ def report(argv: list[str]) -> None:
         )
     for line in lacking:
         console.say(f"left out: {line}")
-    console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    console.say(f"{out}: {human(out.stat().st_size)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from data_tools.errors import UserError
+from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets, evaluations
 from fastmoco.commands.evaluations import HowFlags
@@ -60,6 +60,8 @@ def selftest(argv: list[str]) -> int:
         raise UserError(f"{lost[0]} goes with --checkpoint, a released MoCo checkpoint")
     if args.checkpoint is not None and args.imagenet is None:
         raise UserError("--checkpoint is tried on ImageNet: add --imagenet VAL, and --train TRAIN")
+    from fastmoco.terminal import console
+
     begun = time.monotonic()
     told, checks = check_published(args) if args.checkpoint else check_installation(args)
     failed = [c for c in checks if c.passed is False]
@@ -70,13 +72,11 @@ def selftest(argv: list[str]) -> int:
             "checks": [dataclasses.asdict(c) for c in checks],
         }))
     else:
-        from fastmoco.terminal import console
-
-        took = console.duration(time.monotonic() - begun)
+        took = duration(time.monotonic() - begun)
         passed = f"{len(judged) - len(failed)} of {len(judged)} checks passed"
         console.say(f"{passed if judged else 'nothing was compared'}; {took}")
     for check in failed:
-        print(f"failed: {check.name}: {check.found}", file=sys.stderr)
+        console.warn(f"failed: {check.name}: {check.found}")
     return 0 if judged and not failed else 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +47,12 @@ def train(argv: list[str]) -> None:
         return dry_run(args)
     from fastmoco.run_options import default_out
     from fastmoco.runs.lock import own_run
+    from fastmoco.terminal import console
 
     options = args.options
     if not options.out:  # named after what the user typed, not after a cache
         options = dataclasses.replace(options, out=default_out(args.data, args.recipe))
-    with own_run(options.out, options.resume, lambda line: print(line, file=sys.stderr)):
+    with own_run(options.out, options.resume, console.warn):
         train_in(args, argv, options, begun)
 
 

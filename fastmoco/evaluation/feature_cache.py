@@ -24,6 +24,7 @@ from data_tools.errors import UserError
 from data_tools.files import cache_dir
 from data_tools.machine import cores
 from data_tools.progress import ShowProgress, silent
+from data_tools.quantities import human
 from data_tools.safe_reading.checksum import BLOCK, Say, block_crcs, unsaid
 from data_tools.safe_reading.limits import why
 from data_tools.safe_reading.regular import open_binary
@@ -174,7 +175,7 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
     except OSError as error:
         raise UserError(
             f"{error.filename or partial}: {why(error)}; features of {len(store):,} images "
-            f"take {4 * shape[0] * shape[1] / 1e6:,.0f} MB: make room, name another cache with "
+            f"take {human(4 * shape[0] * shape[1])}: make room, name another cache with "
             f"XDG_CACHE_HOME, or use --no-keep"
         ) from None
     finally:

@@ -35,6 +35,6 @@ def prepared(
         say(f"{path}: already prepared, in {out}")
         return out
     say(f"{path} is not prepared yet: preparing it into {out}")
-    for line in summary(prepare(path, out, progress=progress)).splitlines():
+    for line in summary(prepare(path, out, progress=progress)):
         say(line)
     return out

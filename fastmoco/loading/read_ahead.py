@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.machine import memory
+from data_tools.quantities import human
 from data_tools.safe_reading.regular import open_regular
 from data_tools.store import Store
 from fastmoco import draws
@@ -39,7 +40,7 @@ def pick_order(wanted: str, store: Store, available: int | None = None) -> tuple
     if size <= SHARE * available:
         return "random", None
     return "blocks", (
-        f"the images take {size / 1e9:,.1f} GB and this machine has {available / 1e9:,.1f} GB of "
+        f"the images take {human(size)} and this machine has {human(available)} of "
         f"memory: they are read in blocks of {BLOCK_BYTES >> 20} MB in random order, "
         f"{MIXED_BYTES >> 30} GB at a time mixed (--order random reads them anywhere)"
     )

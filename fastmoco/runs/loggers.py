@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from fastmoco.runs.append_file import Appended
 from fastmoco.runs.events import Ended, Evaluated, Event, Progress, Started
 
@@ -94,7 +94,8 @@ class WeightsAndBiases:
             )
         except wandb.errors.Error as error:
             raise UserError(
-                f"--wandb {project}: {error}; log in with `wandb login`, or set WANDB_MODE=offline"
+                f"--wandb {project}: {one_line(error)}; log in with `wandb login`, "
+                f"or set WANDB_MODE=offline"
             ) from None
 
     def __call__(self, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from data_tools.errors import escaped
 from data_tools.quantities import duration, human
-from data_tools.safe_reading.json_file import escaped
 
 if TYPE_CHECKING:
     pass
@@ -26,10 +27,18 @@ PACE_OVER = 30.0  # seconds
 BAR, LEAST_BAR = 40, 8  # characters
 
 
-def say(text: str) -> None:
-    """A line for people, or several, without markup. What would steer the terminal is escaped: a
-    name in a file of others may hold it."""
-    screen.print("\n".join(map(escaped, text.split("\n"))), markup=False)
+def say(line: str) -> None:
+    """Prints one line to standard output, without markup.
+
+    Line breaks, escape sequences and other unprintable characters are escaped: names of files and
+    classes come from others, and may hold them.
+    """
+    screen.print(escaped(line), markup=False)
+
+
+def warn(line: str) -> None:
+    """Prints one line to standard error, escaped like say's."""
+    print(escaped(line), file=sys.stderr)
 
 
 class Pace:
@@ -77,7 +86,7 @@ class Counter:
         width, figures = options.max_width, self.pieces()
         bar = min(BAR, width - len("  ".join([self._title, *figures])) - 4)
         if bar >= LEAST_BAR:
-            yield Text(f"{self._title}  ", end="")
+            yield Text(f"{escaped(self._title)}  ", end="")
             yield ProgressBar(self._total or None, self._done, width=bar, pulse=not self._total)
             yield Text("  " + "  ".join(figures))
             return
@@ -117,8 +126,9 @@ def flowed(pieces: Sequence[str], width: int) -> list[str]:
 
 
 def wrapped(text: str, style: str, console: Console, width: int) -> list[Text]:
-    """A text as lines. Live prints with the console's soft wrap, which would crop it."""
-    return list(Text(text, style=style).wrap(console, width, overflow="fold", no_wrap=False))
+    """A text as lines, escaped. Live prints with the console's soft wrap, which would crop it."""
+    shown = Text(escaped(text), style=style)
+    return list(shown.wrap(console, width, overflow="fold", no_wrap=False))
 
 
 def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
+from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.runs import events
 from fastmoco.runs.events import Event, to_row
-from fastmoco.terminal.console import duration, flowed, say, screen, wrapped
+from fastmoco.terminal.console import flowed, say, screen, wrapped
 
 RECENT = 240  # log lines that the curves show
 BLOCKS = "▁▂▃▄▅▆▇█"

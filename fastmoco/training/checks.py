@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data_tools.errors import UserError
+from data_tools.quantities import human
 from fastmoco.recipe import Recipe, most_keys
 from fastmoco.run_options import RunOptions
 from fastmoco.system.ranks import Ranks
@@ -47,6 +48,6 @@ def refuse_vast_keys(recipe: Recipe, room: int | None) -> None:
     keys, room = recipe.K * recipe.dim * 4, MOST_ROOM if room is None else room
     if recipe.mechanism == "queue" and keys > room:
         raise UserError(
-            f"out of memory: the queue's keys alone take {keys / 1e9:,.0f} GB (--K {recipe.K}, "
-            f"--dim {recipe.dim}), and there are {room / 1e9:,.1f} GB; use a smaller --K or --dim"
+            f"out of memory: the queue's keys alone take {human(keys)} (--K {recipe.K}, "
+            f"--dim {recipe.dim}), and there are {human(room)}; use a smaller --K or --dim"
         )

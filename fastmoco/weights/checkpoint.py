@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from data_tools.errors import UserError
+from data_tools.quantities import human
 from fastmoco.recipe import Recipe, from_dict, to_dict
 from fastmoco.weights.read import WeightsFile, read_weights, tensors_digest
 from fastmoco.weights.write import write_weights
@@ -93,8 +94,8 @@ def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> 
         return
     if disk.total and disk.free + there < (2 + keep) * each:  # some network disks give no figures
         raise UserError(
-            f"{path.parent}: {2 + keep} checkpoints of {each / 1e6:,.0f} MB need more than the "
-            f"{disk.free / 1e6:,.0f} MB that are free there: no space left on device; make room, "
+            f"{path.parent}: {2 + keep} checkpoints of {human(each)} need more than the "
+            f"{human(disk.free)} that are free there: no space left on device; make room, "
             "or give another --out"
         )
 

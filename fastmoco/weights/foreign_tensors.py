@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import escaped
+from data_tools.errors import UserError, escaped
 
 Tensors = dict[str, torch.Tensor]
 

@@ -249,7 +249,7 @@ def prepared(folder: Path, name: str, content: str | list | None) -> tuple[list[
     for shard in (0, 1):
         prepare_shard(place, folder / "out", (shard, 2))
     manifest = prepare(place, folder / "out")
-    return manifest.notes, summary(manifest)
+    return manifest.notes, "\n".join(summary(manifest))
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "float.parquet", "cls"])

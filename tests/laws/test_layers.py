@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 FLOORS = {
     "data_tools": [
         ["errors", "label_values", "machine", "parsing", "progress"],
-        ["policy", "quantities", "safe_reading"],
+        ["policy", "quantities"],
+        ["safe_reading"],
         ["files", "lock", "store"],
         ["images", "manifest", "subset"],
         ["formats"],

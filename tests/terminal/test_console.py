@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from data_tools.quantities import duration
 from fastmoco.terminal import console
-from fastmoco.terminal.console import Counter, Pace, duration
+from fastmoco.terminal.console import Counter, Pace
 
 
 @pytest.fixture

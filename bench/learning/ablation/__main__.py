@@ -29,6 +29,7 @@ from bench.shared.charts import Curve, Panel, draw
 from bench.shared.cifar_split import split
 from bench.shared.command import Flags, finish
 from data_tools.open import open_store
+from data_tools.quantities import duration
 from fastmoco.evaluation.knn import CIFAR_DEMO, knn
 from fastmoco.recipe import to_dict
 from fastmoco.run_options import RunOptions
@@ -36,7 +37,7 @@ from fastmoco.runs.events import Event, Progress
 from fastmoco.system.device import pick_device
 from fastmoco.system.hardware import describe
 from fastmoco.system.versions import versions
-from fastmoco.terminal.console import duration, say
+from fastmoco.terminal.console import say
 from fastmoco.training.stopping import asked_to_stop
 from fastmoco.training.train import train
 

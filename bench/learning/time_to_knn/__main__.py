@@ -36,10 +36,11 @@ from bench.learning.time_to_knn.sides import FEW
 from bench.shared.charts import Curve, Panel, draw
 from bench.shared.cifar_split import split
 from bench.shared.command import Flags, finish
+from data_tools.quantities import duration
 from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import describe
 from fastmoco.system.versions import versions
-from fastmoco.terminal.console import duration, say, table
+from fastmoco.terminal.console import say, table
 
 GOAL = 0.47
 OURS = "fastmoco"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from data_tools.store import JPEG, Store
 from fastmoco import draws
 from fastmoco.loading.engines.dali import DaliEngine
@@ -112,8 +112,8 @@ def _open(name: str, store: Store, threads: int, device: torch.device) -> Engine
         if not TABLE[name].install:
             raise
         raise UserError(
-            f"--engine {name}: not installed here ({error}); {TABLE[name].install}, or use "
-            f"--engine threads"
+            f"--engine {name}: not installed here ({one_line(error)}); {TABLE[name].install}, "
+            f"or use --engine threads"
         ) from None
 
 

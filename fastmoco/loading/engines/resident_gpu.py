@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from data_tools.errors import UserError
+from data_tools.quantities import human
 from data_tools.store import Store
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.system.hardware import free_memory
@@ -39,8 +40,8 @@ def check_room(store: Store, device: torch.device) -> None:
     room = free_memory(device)
     if needed(store, device) > SHARE * room:
         raise UserError(
-            f"--engine resident: {len(store):,} images take {needed(store, device) / 1e9:,.1f} GB, "
-            f"and {SHARE:.0%} of the {room / 1e9:,.1f} GB that are free is meant for them; use "
+            f"--engine resident: {len(store):,} images take {human(needed(store, device))}, "
+            f"and {SHARE:.0%} of the {human(room)} that are free is meant for them; use "
             "--engine threads"
         )
 

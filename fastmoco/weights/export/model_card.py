@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import UserError
-from data_tools.safe_reading.json_file import Damaged, escaped
+from data_tools.errors import UserError, escaped
+from data_tools.safe_reading.json_file import Damaged
 from fastmoco.recipe import RECIPES, Recipe, flag
 from fastmoco.runs.evaluation_file import read_evaluation
 from fastmoco.runs.metrics_file import read_metrics

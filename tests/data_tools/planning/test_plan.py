@@ -206,10 +206,10 @@ def test_what_is_no_size_is_refused(text):
 
 
 def test_figures_for_people():
-    assert [human(x) for x in (0, 999, 1500, 999_600, 2.5e6, 3.25e9, 4e12)] == [
-        "0 B", "999 B", "2 kB", "1.0 MB", "2.5 MB", "3.2 GB", "4.00 TB"]
-    assert [duration(x) for x in (0.01, 90, 600, 90_000)] == [
-        "0 s", "1 min 30 s", "10 min 00 s", "25 h 00 min"]
+    assert [human(x) for x in (0, 999, 1500, 999_600, 2.5e6, 999.96e6, 3.25e9, 4e12)] == [
+        "0 B", "999 B", "2 kB", "1.0 MB", "2.5 MB", "1.0 GB", "3.2 GB", "4.00 TB"]
+    assert [duration(x) for x in (0, 0.01, 1.4, 90, 600, 3_661, 90_000)] == [
+        "0 s", "0 s", "1 s", "1 min 30 s", "10 min 00 s", "1 h 01 min", "25 h 00 min"]
 
 
 def test_an_outlier_costs_ffcv_but_not_us():

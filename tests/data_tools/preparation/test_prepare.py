@@ -93,7 +93,7 @@ def test_everything_is_counted_and_nothing_lost(
     for i in range(len(store)):
         shape = simplejpeg.decode_jpeg(store.encoded(i)).shape
         assert list(shape[:2]) == store.sizes[i].tolist()
-    lines = summary(manifest).splitlines()
+    lines = summary(manifest)
     assert lines[0].startswith("12 images, 3 classes, ") and lines[1].endswith(": 8")
     assert lines[2] == "re-encoded: 4 (EXIF-rotated JPEG 1, JPEG, resized 1, PNG 2)"
     assert lines[3].startswith("quarantined: 4 (empty file 1, ")
@@ -120,16 +120,17 @@ def test_a_flat_folder_is_unlabelled(write_tree: Write, tmp_path: Path) -> None:
     manifest = prepare(write_tree({"a.jpg": jpeg(), "b.jpg": jpeg()}, "flat"), tmp_path / "1")
     store = open_store(tmp_path / "1")
     assert store.classes == [] and store.labels.tolist() == [-1, -1]
-    assert "no labels" in summary(manifest) and "beside" not in summary(manifest)
+    assert "no labels" in summary(manifest)[0] and "beside" not in str(summary(manifest))
     files = {"a/1.jpg": jpeg(), "b/1.jpg": jpeg(), "cover.jpg": jpeg()}
-    assert "cover.jpg lies beside" in summary(prepare(write_tree(files, "mix"), tmp_path / "2"))
+    assert "cover.jpg lies beside" in str(
+        summary(prepare(write_tree(files, "mix"), tmp_path / "2")))
 
 
 def test_labels_without_names_are_kept(write_tree: Write, tmp_path: Path, pets: dict) -> None:
     prepare(write_tree(pets), tmp_path / "named", formats=["tfrecord"])
     manifest = prepare(tmp_path / "named" / "train-00000.tfrecord", tmp_path / "numbers")
     assert manifest.labelled == 8 and manifest.classes == []
-    assert "8 images, labels without names, " in summary(manifest)
+    assert "8 images, labels without names, " in summary(manifest)[0]
     assert open_store(tmp_path / "numbers").labels.tolist() == [0] * 3 + [1] * 5
 
 
@@ -140,7 +141,7 @@ def test_preparing_again(write_tree: Write, tmp_path: Path, pets: dict) -> None:
     before = snapshot(out)
     stamp = (out / DATA).stat().st_mtime_ns
     again = prepare(folder, out, Policy(workers=1))
-    assert again == first and again.reused and summary(again).startswith("already prepared")
+    assert again == first and again.reused and summary(again)[0].startswith("already prepared")
     assert snapshot(out) == before and (out / DATA).stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="other options"):
         prepare(folder, out, Policy(quality=50))

@@ -7,8 +7,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from data_tools.images.bad_image import BadImage
 from data_tools.images.file_kinds import CONVERT
-from data_tools.images.jpeg_header import BadImage
 
 HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 OS2_HEADERS = (16, 64)

@@ -19,9 +19,10 @@ from PIL import Image
 
 from data_tools.errors import NotEnoughMemory
 from data_tools.images import tiff_header, tiff_kinds
+from data_tools.images.bad_image import BadImage
 from data_tools.images.bmp_header import check_bmp
 from data_tools.images.flatten import BYTES, HEADER, PNG_DEPTH, array_of, flatten, is_wide
-from data_tools.images.jpeg_header import BadImage, JpegHeader
+from data_tools.images.jpeg_header import JpegHeader
 from data_tools.images.tiff_header import Tiff, is_tiff
 from data_tools.images.unreadable import not_decoded, not_opened, webp_size
 from data_tools.policy import Policy

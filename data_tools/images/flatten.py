@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.images import tiff_kinds
-from data_tools.images.jpeg_header import BadImage
+from data_tools.images.bad_image import BadImage
 from data_tools.images.tiff_header import Page
 from data_tools.images.unreadable import read_codestream
 

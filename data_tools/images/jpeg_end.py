@@ -10,21 +10,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from data_tools.images import codec
-from data_tools.images.jpeg_header import (
+from data_tools.images.bad_image import BadImage, TruncatedJpeg
+from data_tools.images.jpeg_header import JpegHeader, sniff_jpeg
+from data_tools.images.jpeg_segments import (
     BASELINE,
+    END,
     EXTENDED,
     PROGRESSIVE,
+    SCAN,
     SCAN_END,
-    BadImage,
-    JpegHeader,
-    TruncatedJpeg,
     next_segment,
-    sniff_jpeg,
-)  # fmt: skip
+)
 
 CUT = "bytes behind the end of a JPEG dropped"
 ENDED = "missing end marker of a JPEG appended"
-END = b"\xff\xd9"
+END_MARKER = b"\xff\xd9"
 COEFFICIENTS = 64
 
 
@@ -44,7 +44,8 @@ def whole_jpeg(data: bytes, max_pixels: int) -> WholeJpeg:
     try:
         header = sniff_jpeg(data, whole=True)
     except TruncatedJpeg:
-        ended = data + (END[1:] if data.endswith(END[:1]) else END)
+        ended = data + (
+            END_MARKER[1:] if data.endswith(END_MARKER[:1]) else END_MARKER)
         header_or_none = checked_header(ended, max_pixels)
         if header_or_none is None:
             raise
@@ -80,9 +81,9 @@ def has_all_scans(data: bytes, components: int) -> bool:
     position = 2
     while True:
         marker, body, position = next_segment(data, position)
-        if marker == 0xD9:
+        if marker == END:
             break
-        if marker == 0xDA:
+        if marker == SCAN:
             count = data[body]
             named = data[body + 1 : body + 1 + 2 * count : 2]
             first, last, bits = data[body + 1 + 2 * count : body + 4 + 2 * count]

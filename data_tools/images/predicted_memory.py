@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from data_tools.images.jpeg_header import ARITHMETIC_PROGRESSIVE, PROGRESSIVE, JpegHeader
+from data_tools.images.jpeg_header import JpegHeader
+from data_tools.images.jpeg_segments import ARITHMETIC_PROGRESSIVE, PROGRESSIVE
 
 # Pillow's image, the image it is converted to, and the array: in bytes per pixel, by mode.
 GREY_MODES = {"1": 4, "L": 3, "I;16": 5, "I;16B": 12, "LA": 7, "La": 7}

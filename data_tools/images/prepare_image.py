@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.images import codec, jpeg_header
+from data_tools.images import codec, jpeg_segments
+from data_tools.images.bad_image import BadImage
 from data_tools.images.codec import FORMATS, JPEG_MAX_SIDE, Decoded
 from data_tools.images.jpeg_end import ENDED, whole_jpeg
-from data_tools.images.jpeg_header import BadImage, JpegHeader, sniff_jpeg
+from data_tools.images.jpeg_header import JpegHeader, sniff_jpeg
 from data_tools.images.memory_budget import DECODING
 from data_tools.images.predicted_memory import array_bytes, image_bytes, jpeg_bytes
 from data_tools.policy import Policy
 
 __all__ = ["FORMATS", "BadImage", "JpegHeader", "Prepared", "prepare_image", "sniff_jpeg"]
 
-COPIED_FRAMES = (jpeg_header.BASELINE, jpeg_header.EXTENDED, jpeg_header.PROGRESSIVE)
+COPIED_FRAMES = (jpeg_segments.BASELINE, jpeg_segments.EXTENDED, jpeg_segments.PROGRESSIVE)
 ROTATED = "EXIF-rotated JPEG"
-ARITHMETIC_FRAMES = (jpeg_header.ARITHMETIC, jpeg_header.ARITHMETIC_PROGRESSIVE)
+ARITHMETIC_FRAMES = (jpeg_segments.ARITHMETIC, jpeg_segments.ARITHMETIC_PROGRESSIVE)
 # Chroma at full, half and quarter resolution as TurboJPEG knows it: FFCV's reader takes no other.
 COPIED_SAMPLING = {
     bytes.fromhex(factors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from PIL.TiffImagePlugin import OPEN_INFO
 
-from data_tools.images.jpeg_header import BadImage
+from data_tools.images.bad_image import BadImage
 from data_tools.images.tiff_header import FLOAT, MOST_VALUES, REDUCED, SIGNED, Page, Tiff
 
 WHITE_IS_ZERO, CFA, LINEAR_RAW = 0, 32803, 34892  # photometrics

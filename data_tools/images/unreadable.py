@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from data_tools.images import tiff_kinds
+from data_tools.images.bad_image import BadImage
 from data_tools.images.bmp_header import bmp_not_supported
 from data_tools.images.file_kinds import CONVERT, kind_of
-from data_tools.images.jpeg_header import BadImage
 from data_tools.images.tiff_header import Page, is_tiff, read_tiff
 from data_tools.images.tiff_kinds import compression_name
 

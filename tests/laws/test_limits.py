@@ -112,7 +112,7 @@ def test_too_little_memory_to_begin_is_one_line(dataset, tmp_path, kilobytes):
 def test_files_that_may_not_grow_are_named(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     train(dataset, RECIPE, RunOptions(out=str(run)))
-    told = "larger than this process may write, 0 B (ulimit -f)"
+    told = "larger than this process may write, 1 kB (ulimit -f)"
     with files_up_to(1000):
         for argv, file in (
             (["report", run, "--count", "4"], "report.html"),

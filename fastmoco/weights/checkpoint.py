@@ -26,10 +26,10 @@ NO_DIGESTS = (
 NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be seen"
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint:
-    """What a checkpoint holds. Clock fields are the only ones that differ between a run that was
-    interrupted and one that was not."""
+    """Content of a checkpoint. Only its clock fields differ between a run that was interrupted and
+    one that was not."""
 
     recipe: Recipe
     """With its precision resolved."""
@@ -58,6 +58,21 @@ class Checkpoint:
     """A line on the file that it was read from. It is not written."""
     epoch: int | None = None
     """Epochs of training, if the file is the official code's and says so."""
+
+    def __repr__(self) -> str:
+        """Return a few lines: recipe, step and epoch, data, and the origin of the weights."""
+        r = self.recipe
+        lines = [f"Checkpoint of {r.name}: {r.arch}, {r.head} head of {r.dim}, {r.size} pixels"]
+        if self.samples:
+            epoch = self.step / max(1, self.samples // r.batch)
+            lines += [f"step {self.step:,}, epoch {epoch:.4g} of {r.epochs}",
+                      f"data {self.dataset[:12]}, {self.samples:,} images"]
+        elif self.epoch is not None:
+            lines.append(f"epoch {self.epoch}")
+        made_by = [f"{n} {self.versions[n]}" for n in ("fastmoco", "torch") if n in self.versions]
+        source = self.origin or (f"trained by {', '.join(made_by)}" if made_by else "")
+        lines += [line for line in (source, self.note) if line]
+        return "\n  ".join(lines)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

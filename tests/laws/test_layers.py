@@ -39,6 +39,7 @@ FLOORS = {
         ["evaluation"],
         ["reporting", "training"],
         ["checks", "measuring"],
+        ["verbs"],
         ["commands"],
         ["cli"],
         ["__main__"],
@@ -98,7 +99,7 @@ def test_every_room_has_a_floor_and_imports_downwards(package):
 def test_no_files_import_each_other_in_a_circle(package):
     files = modules(package)
     graph = {name: imports(path) & set(files) - {name} for name, path in files.items()}
-    # An import of a module also names its package, whose own file imports nothing.
+    # An import of a module also names its package, whose own file is not what it is after.
     sorter = graphlib.TopologicalSorter(
         {name: {o for o in others if not name.startswith(f"{o}.")}
          for name, others in graph.items()}

@@ -1,0 +1,165 @@
+"""Opens the arguments that most verbs share: data, a checkpoint, a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import UserError
+from data_tools.open import is_store, open_store
+from data_tools.progress import ShowProgress, silent
+from data_tools.safe_reading.checksum import Say, unsaid
+from data_tools.store import MappedStore
+from data_tools.subset import Subset
+from fastmoco.evaluation.feature_cache import Extraction
+from fastmoco.loading.open_dataset import prepared
+from fastmoco.recipe import AUGMENTATIONS, RECIPES, Augmentation, Recipe
+from fastmoco.run_options import EngineName
+from fastmoco.system.device import pick_device
+from fastmoco.system.torchrun import join
+from fastmoco.verbs.keywords import fields_in
+from fastmoco.weights.checkpoint import Checkpoint
+from fastmoco.weights.open import open_checkpoint
+
+PathLike = str | os.PathLike[str]
+Data = str | os.PathLike[str] | MappedStore | Subset
+Weights = str | os.PathLike[str] | Checkpoint
+
+
+@dataclass(frozen=True)
+class View:
+    """The view of an image that an encoder sees in an evaluation."""
+
+    size: int = 0
+    """Side of the views in pixels [default: that of the recipe; for checkpoints of other systems,
+    which do not record it, 224, or 32 with a CIFAR stem]."""
+    mean: tuple[float, ...] = ()
+    """Mean of each of the three channels for normalisation, 0 to 1 [default: that of the recipe;
+    for checkpoints of other systems that of ImageNet, or of CIFAR-10 with a CIFAR stem]."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each of the three channels, 0 to 1 [default: like --mean]."""
+
+    def of(self, saved: Checkpoint) -> Checkpoint:
+        """Return the checkpoint with this view in its recipe. Raises UserError for wrong values."""
+        if self.size < 0:
+            raise UserError(f"--size {self.size}: give a side in pixels")
+        recipe = dataclasses.replace(saved.recipe, eval_size=self.size or saved.recipe.eval_size)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not values:
+                continue
+            good = len(values) == 3 and all(0 <= v <= 1 for v in values)
+            if not good or (name == "std" and 0 in values):
+                shown = " ".join(map(str, values))
+                raise UserError(f"--{name} {shown}: give three numbers, 0 to 1")
+            changes: dict[str, Any] = {name: values}
+            augmentation = dataclasses.replace(recipe.augmentation, **changes)
+            recipe = dataclasses.replace(recipe, augmentation=augmentation)
+        return dataclasses.replace(saved, recipe=recipe)
+
+
+@dataclass(frozen=True)
+class How(View):
+    """The view of an image, and the way to extract its features."""
+
+    device: str = "auto"
+    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
+    threads: int = 0
+    """Number of decoding threads [default: one per core]."""
+    engine: EngineName = "auto"
+    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
+    betons. auto picks the fastest that works."""
+    keep: bool = True
+    """Store features in the cache ($XDG_CACHE_HOME/fastmoco/features), so that the next evaluation
+    reuses them."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything that an evaluation works on."""
+
+    checkpoint: Checkpoint
+    how: Extraction
+    stores: list[Any]
+    """One store per dataset, or None for a dataset that was not given."""
+
+
+def open_inputs(
+    checkpoint: Weights, data: tuple[Data | None, ...], how: How, shared: bool = True,
+    show: ShowProgress = silent, say: Say = unsaid,
+) -> Opened:
+    """Open a checkpoint, the settings of feature extraction, and one store per dataset.
+
+    shared: True if the processes that torchrun started can share the work. show and say report
+    the progress, and a line about a checkpoint of another system.
+    """
+    if how.threads < 0:
+        raise UserError(f"--threads {how.threads}: give 1 or more, or 0 for all cores")
+    device = pick_device(how.device)
+    saved = how.of(weights(checkpoint, str(device)))
+    ranks = join()
+    if ranks.size > 1 and not (shared and how.keep):
+        raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
+    if ranks.rank > 0:
+        show, say = silent, unsaid
+    for line in (saved.origin, saved.note):
+        if line:
+            say(f"{named(checkpoint)}: {line}")
+    if ranks.rank > 0:
+        ranks.barrier()  # the first rank prepares a dataset that is not prepared yet
+    stores = [None if path is None else store(path, show, say) for path in data]
+    if ranks.rank == 0:
+        ranks.barrier()
+    extraction = Extraction(device, how.threads, how.engine, how.keep, ranks, show, say)
+    return Opened(saved, extraction, stores)
+
+
+def weights(checkpoint: Weights, device: str = "cpu") -> Checkpoint:
+    """Return a Checkpoint as it is, or read the one in a run directory or file."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return open_checkpoint(checkpoint, device)
+
+
+def named(checkpoint: Weights) -> str:
+    """Return the name of a checkpoint for messages."""
+    return "checkpoint" if isinstance(checkpoint, Checkpoint) else os.fspath(checkpoint)
+
+
+def store(data: Data, show: ShowProgress = silent, say: Say = unsaid) -> MappedStore | Subset:
+    """Open a dataset. A folder of images that is not prepared is prepared into the cache first."""
+    if isinstance(data, MappedStore | Subset):
+        return data
+    if is_store(data):
+        with show("indexing", "bytes") as tick:
+            return open_store(data, tick, say)
+    with show("preparing", "images") as tick:
+        return open_store(prepared(data, say, tick))
+
+
+def dataset(data: Data) -> Path:
+    """Return the path of a dataset for functions that open it themselves; prepares as `store`."""
+    if isinstance(data, Subset):
+        raise UserError("data: give a path or a whole dataset, not a Subset of one")
+    return data.path if isinstance(data, MappedStore) else prepared(data, unsaid)
+
+
+def recipe_of(recipe: Recipe | str, flags: Mapping[str, Any]) -> Recipe:
+    """Return a recipe, or the one with a name, with the fields changed that `flags` holds. An
+    augmentation may be a name, or None for no change."""
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise UserError(f"--recipe {recipe}: there are {', '.join(RECIPES)}")
+        recipe = RECIPES[recipe]
+    changes = fields_in(Recipe, flags)
+    augmentation: Augmentation | str | None = changes.pop("augmentation", None)
+    if isinstance(augmentation, str):
+        if augmentation not in AUGMENTATIONS:
+            raise UserError(f"--augmentation {augmentation}: there are {', '.join(AUGMENTATIONS)}")
+        augmentation = AUGMENTATIONS[augmentation]
+    if augmentation is not None:
+        changes["augmentation"] = augmentation
+    return dataclasses.replace(recipe, **changes)

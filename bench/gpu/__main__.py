@@ -117,8 +117,7 @@ class Taken:
     def step(self) -> None:
         """One."""
         training_step(
-            self.moco, self.optimizer, self.scaler, *self.batch.images, self.batch, self.recipe,
-            self.pieces,
+            self.moco, self.optimizer, self.scaler, self.batch, self.recipe, self.pieces
         )
 
 

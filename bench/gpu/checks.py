@@ -163,9 +163,7 @@ def after_two_steps(how: How, device: torch.device) -> dict[str, torch.Tensor]:
         torch.manual_seed(i)
         images = torch.randn(2, recipe.batch, recipe.size, recipe.size, 3, dtype=torch.float64)
         batch = prepared(recipe, images.to(device).permute(0, 1, 4, 2, 3), i)
-        out = training_step(
-            moco, optimizer, scaler, *batch.images, batch, recipe, how.pieces, watch=True
-        )
+        out = training_step(moco, optimizer, scaler, batch, recipe, how.pieces, watch=True)
         losses.append(out.loss.detach().clone())
     return {k: v.cpu().double() for k, v in moco.state_dict().items()} | {
         "loss": torch.stack(losses).cpu()
@@ -230,10 +228,8 @@ def precision_alike(precision: Precision, device: torch.device) -> Check:
         how = How({"precision": chosen})
         moco, optimizer = build(how, device)
         images = augment(*views(how.recipe, device), how.recipe.augmentation, DTYPES[chosen])
-        out = training_step(
-            moco, optimizer, grad_scaler(device, chosen), *images, prepared(how.recipe, images),
-            how.recipe,
-        )
+        batch = prepared(how.recipe, images)
+        out = training_step(moco, optimizer, grad_scaler(device, chosen), batch, how.recipe)
         losses.append(float(out.loss.detach()))
     return Check(f"loss in {precision}", abs(losses[1] / losses[0] - 1), ROUNDED_ALIKE)
 
@@ -266,9 +262,8 @@ def never_waits(
 
     def step() -> None:
         images = FORMS[form](pixels, colour, recipe.augmentation, DTYPES[precision])
-        out = training_step(
-            moco, optimizer, scaler, *images, batch, recipe, how.pieces, watch=True
-        )
+        now = dataclasses.replace(batch, images=images)
+        out = training_step(moco, optimizer, scaler, now, recipe, how.pieces, watch=True)
         bad.add(batch.index, out.stats["skipped"])
         window.add_(out.stats["loss"])
 

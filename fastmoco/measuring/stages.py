@@ -79,8 +79,8 @@ class Stages:
                 drawn=None if batch.drawn is None else batch.drawn.clone(),
             )
             break
-        self.images = self.augment(self.fixed)
-        self.step(self.images, self.fixed)
+        self.ready = self.prepare(self.fixed)
+        self.step(self.ready)
 
     def batches(self) -> Iterator[Batch]:
         """Batches without end."""
@@ -90,9 +90,11 @@ class Stages:
         dtype = DTYPES[self.recipe.precision]
         return self.to_images(batch.views, batch.colour, self.recipe.augmentation, dtype)
 
-    def step(self, images: torch.Tensor, batch: Batch | Prepared) -> None:
-        im_q, im_k = images
-        training_step(self.moco, self.optimizer, self.scaler, im_q, im_k, batch, self.recipe)
+    def prepare(self, batch: Batch) -> Prepared:
+        return batch.prepared(self.augment(batch))
+
+    def step(self, batch: Prepared) -> None:
+        training_step(self.moco, self.optimizer, self.scaler, batch, self.recipe)
 
     def timed(self, work: Iterator[int], seconds: float) -> float:
         """Images/s of an iterator that yields how many it did, for about so long, once running:
@@ -148,12 +150,23 @@ class Stages:
 
     def augmentation_alone(self, seconds: float) -> float:
         n = len(self.fixed.index)
-        return self.timed((n for _ in iter(lambda: self.augment(self.fixed), None)), seconds)
+
+        def work() -> Iterator[int]:
+            while True:
+                self.augment(self.fixed)
+                yield n
+
+        return self.timed(work(), seconds)
 
     def step_alone(self, seconds: float) -> float:
         n = len(self.fixed.index)
-        again = iter(lambda: self.step(self.images, self.fixed), 0)
-        return self.timed((n for _ in again), seconds)
+
+        def work() -> Iterator[int]:
+            while True:
+                self.step(self.ready)
+                yield n
+
+        return self.timed(work(), seconds)
 
     def views_augmented(self, seconds: float) -> float:
         def work() -> Iterator[int]:
@@ -164,12 +177,9 @@ class Stages:
         return self.timed(work(), seconds)
 
     def everything(self, seconds: float) -> float:
-        def prepare(batch: Batch) -> Prepared:
-            return batch.prepared(self.augment(batch))
-
         def work() -> Iterator[int]:
-            for batch in one_ahead(self.batches(), prepare, self.device):
-                self.step(batch.images, batch)
+            for batch in one_ahead(self.batches(), self.prepare, self.device):
+                self.step(batch)
                 yield len(batch.index)
 
         return self.timed(work(), seconds)

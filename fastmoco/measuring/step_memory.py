@@ -145,14 +145,13 @@ def walk(
         with living:
             living.doing = "images"
             images = torch.zeros(2, n, size, size, 3, dtype=DTYPES[recipe.precision])
-            im_q, im_k = images.permute(0, 1, 4, 2, 3)
             batch = Prepared(
-                images, torch.arange(n), torch.arange(n),
+                images.permute(0, 1, 4, 2, 3), torch.arange(n), torch.arange(n),
                 torch.zeros(recipe.K, dtype=torch.int64),
             )
             training_step(
                 moco, _InPlace(moco), grad_scaler(device, "float32"),  # type: ignore[arg-type]
-                im_q, im_k, batch, recipe, pieces, watch=True,
+                batch, recipe, pieces, watch=True,
             )
     return Walk({k: v for k, v in lasting.items() if v}, dict(+living.most), max(kept))
 

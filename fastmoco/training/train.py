@@ -59,10 +59,9 @@ def run_through(run: Run) -> Checkpoint:
                     lr = learning_rate(recipe, done, run.per_epoch, run.plan.budgeted)
                     for group in run.optimizer.param_groups:
                         group["lr"] = lr
-                    im_q, im_k = batch.images
                     due = (run.step + 1) % log_every == 0 or run.step + 1 == run.plan.steps
                     out = training_step(
-                        run.moco, run.optimizer, run.scaler, im_q, im_k, batch, recipe,
+                        run.moco, run.optimizer, run.scaler, batch, recipe,
                         options.accumulate, watch=due,
                     )
                     run.window.add(out.stats, batch.index)

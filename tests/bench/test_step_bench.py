@@ -39,7 +39,7 @@ def test_the_official_way_computes_what_ours_does():
     for _ in range(4):
         images = torch.randn(2, recipe.batch, 3, 16, 16)
         batch = Prepared(images, torch.arange(recipe.batch), None, None)
-        out = training_step(moco, optimizer, scaler, *images, batch, recipe)
+        out = training_step(moco, optimizer, scaler, batch, recipe)
         logits = theirs(*images)
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
         their_optimizer.zero_grad()

@@ -51,11 +51,11 @@ def steps(ranks, recipe, pieces, count=2):
     n, losses = BATCH // ranks.size, []
     mine = slice(ranks.rank * n, (ranks.rank + 1) * n)
     for step in range(count):
-        im_q, im_k = torch.randn(2, BATCH, 3, 8, 8).double()
+        images = torch.randn(2, BATCH, 3, 8, 8).double()
         index, shuffle = torch.randperm(SAMPLES)[:BATCH], torch.randperm(BATCH)
         drawn = torch.from_numpy(draws.bank_negatives(0, step, recipe.K, SAMPLES))
-        batch = Prepared(im_q[mine], index[mine], shuffle, drawn)
-        out = training_step(moco, optimizer, scaler, im_q[mine], im_k[mine], batch, recipe, pieces)
+        batch = Prepared(images[:, mine], index[mine], shuffle, drawn)
+        out = training_step(moco, optimizer, scaler, batch, recipe, pieces)
         losses.append(out.loss.detach().clone())
     ranks.mean_(losses)
     state = {
@@ -96,11 +96,11 @@ def whole_run(ranks, dataset, out, resume=False, stop_at=0):
     gets SIGTERM in step stop_at."""
     seen, told, step = [], [], training.training_step
 
-    def watched(moco, optimizer, scaler, im_q, im_k, batch, *rest, **named):
+    def watched(moco, optimizer, scaler, batch, *rest, **named):
         seen.append(batch.index.tolist())
         if len(seen) == stop_at and ranks.rank == ranks.size - 1:
             signal.raise_signal(signal.SIGTERM)
-        return step(moco, optimizer, scaler, im_q, im_k, batch, *rest, **named)
+        return step(moco, optimizer, scaler, batch, *rest, **named)
 
     training.training_step = watched
     try:

@@ -42,8 +42,8 @@ def trained(split, shuffled):
     recipe = Recipe(lr=0.05, bn_splits=PARTS if shuffled else 1, precision="float32")
     optimizer, scaler = make_optimizer(moco, recipe), torch.amp.GradScaler("cpu", enabled=False)
     for im_q, im_k, order, _ in batches(1, 120):
-        batch = Prepared(im_q, torch.arange(N), order, None)
-        training_step(moco, optimizer, scaler, im_q, im_k, batch, recipe)
+        batch = Prepared(torch.stack([im_q, im_k]), torch.arange(N), order, None)
+        training_step(moco, optimizer, scaler, batch, recipe)
     return moco
 
 

@@ -34,7 +34,7 @@ def two_steps(recipe, recomputed, pieces=1):
     for _ in range(2):
         images = torch.randn(2, recipe.batch, 3, 16, 16)
         batch = Prepared(images, torch.arange(recipe.batch), torch.randperm(recipe.batch), None)
-        training_step(moco, optimizer, scaler, *images, batch, recipe, pieces, watch=True)
+        training_step(moco, optimizer, scaler, batch, recipe, pieces, watch=True)
     return moco.state_dict(), optimizer.state_dict()
 
 

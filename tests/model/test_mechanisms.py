@@ -52,8 +52,9 @@ def run(moco, data, drawn=None, pieces=1):
     optimizer = make_optimizer(moco, SGD)
     losses = []
     for i, (im_q, im_k, index) in enumerate(data):
-        batch = Prepared(im_q, index, None, None if drawn is None else drawn[i])
-        out = training_step(moco, optimizer, NO_SCALER, im_q, im_k, batch, SGD, pieces)
+        images = torch.stack([im_q, im_k])
+        batch = Prepared(images, index, None, None if drawn is None else drawn[i])
+        out = training_step(moco, optimizer, NO_SCALER, batch, SGD, pieces)
         losses.append(out.stats["loss"])
     return losses
 
@@ -157,14 +158,12 @@ def test_pieces_accumulate_to_the_whole_batch(mechanism, symmetric):
         torch.manual_seed(1)
         optimizer = make_optimizer(moco, recipe)
         for step in range(3):
-            im_q, im_k = torch.randn(2, 16, 3, 16, 16).double()
+            images = torch.randn(2, 16, 3, 16, 16).double()
             batch = Prepared(
-                im_q, torch.randperm(50)[:16], torch.randperm(16),
+                images, torch.randperm(50)[:16], torch.randperm(16),
                 torch.from_numpy(draws.bank_negatives(0, step, 40, 50)),
             )
-            out = training_step(
-                moco, optimizer, NO_SCALER, im_q, im_k, batch, recipe, pieces, watch=True
-            )
+            out = training_step(moco, optimizer, NO_SCALER, batch, recipe, pieces, watch=True)
         models.append((moco, out))
     (whole, a), (accumulated, b) = models
     new_keys = 0 if mechanism == "memory-bank" else 32 if symmetric else 16
@@ -197,8 +196,8 @@ def test_a_step_that_is_not_finite_moves_nothing_and_its_samples_are_known():
     for step in range(5):
         before = [p.detach().clone() for p in moco.encoder_q.parameters()]
         spoiled = im_q * (torch.inf if step in (2, 3) else 1)
-        batch = Prepared(spoiled, index + step, None, None)
-        out = training_step(moco, optimizer, NO_SCALER, spoiled, im_k, batch, recipe)
+        batch = Prepared(torch.stack([spoiled, im_k]), index + step, None, None)
+        out = training_step(moco, optimizer, NO_SCALER, batch, recipe)
         bad.add(batch.index, out.stats["skipped"])
         moved = [not torch.equal(p, b) for p, b in
                  zip(moco.encoder_q.parameters(), before, strict=True)]

@@ -47,10 +47,11 @@ def whole(dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         step = training.training_step
 
-        def watched(moco, optimizer, scaler, im_q, im_k, *rest, **options):
+        def watched(moco, optimizer, scaler, batch, *rest, **options):
+            im_q, im_k = batch.images
             assert im_q.shape == im_k.shape and im_q.shape[2] == im_q.shape[3]
             sides.append(im_q.shape[-1])
-            return step(moco, optimizer, scaler, im_q, im_k, *rest, **options)
+            return step(moco, optimizer, scaler, batch, *rest, **options)
 
         patch.setattr(training, "training_step", watched)
         train(dataset, GROWING, RunOptions(out=str(out), log_every=4))

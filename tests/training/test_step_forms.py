@@ -35,9 +35,7 @@ def test_one_launch_moves_all_parameters_and_one_all_keys_parameters():
     assert len(moco.trained()) > 10
     batch = prepared(how.recipe, torch.randn(2, 8, 3, 16, 16))
     with Counting() as counting:
-        training_step(
-            moco, optimizer, grad_scaler(CPU, "float32"), *batch.images, batch, how.recipe
-        )
+        training_step(moco, optimizer, grad_scaler(CPU, "float32"), batch, how.recipe)
     assert counting.ops["_fused_sgd_"] == 1 and counting.ops["_foreach_lerp_"] == 1
     assert not counting.ops["lerp_"] and not counting.ops["_local_scalar_dense"]
 
@@ -68,10 +66,8 @@ def test_cuda_graphs_are_told_where_a_step_begins(graphs, monkeypatch):
     assert modes == 2 * [{"dynamic": False, "mode": "reduce-overhead" if graphs else None}]
     images = torch.randn(2, 8, 3, 16, 16)
     for _ in range(2):
-        training_step(
-            moco, optimizer, grad_scaler(CPU, "float32"), *images,
-            prepared(how.recipe, images), how.recipe,
-        )
+        batch = prepared(how.recipe, images)
+        training_step(moco, optimizer, grad_scaler(CPU, "float32"), batch, how.recipe)
     assert len(begun) == 2 * graphs
 
 

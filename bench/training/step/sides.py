@@ -130,13 +130,13 @@ def ours(recipe: Recipe, store: Store, close: contextlib.ExitStack) -> tuple[Sid
     close.callback(engine.close)
     stages = Stages(store, recipe, RunOptions(device="cpu"), CPU, engine)
     stages.warm_up()
-    alone = in_steps(lambda: stages.step(stages.images, stages.fixed), recipe.batch)
-    bare = in_steps(lambda: stages.step(stages.augment(stages.fixed), stages.fixed), recipe.batch)
+    alone = in_steps(lambda: stages.step(stages.ready), recipe.batch)
+    bare = in_steps(lambda: stages.step(stages.prepare(stages.fixed)), recipe.batch)
     batches = stages.batches()
 
     def whole() -> None:
         batch = next(batches)
-        stages.step(stages.augment(batch), batch)
+        stages.step(stages.prepare(batch))
 
     return alone, bare, in_steps(whole, recipe.batch, lambda: skip(batches, RING))
 

@@ -1,4 +1,4 @@
-"""What a log line is made of: training time, and means kept on the device between two lines."""
+"""The figures of a log line: means over the steps since the last one, kept on the device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fastmoco.training.bad_steps import BadSteps
 from fastmoco.training.budget import Plan
 from fastmoco.training.clock import Clock
 
-LOST = 3  # skipped steps in a row after which a checkpoint would hold a run that has diverged
-STEADY = 5  # log lines whose median rate gives the time left: a pause of one does not show in it
-COMPARE_EVERY = 10  # log lines: all weights and keys are read for it
+LOST = 3  # skipped steps in a row, after which the run counts as diverged
+STEADY = 5  # log lines whose median rate gives the time left: one pause does not change it
+COMPARE_EVERY = 10  # log lines between two checks that the ranks hold the same model
 
 
 class Window:
-    """Sums of what the steps since the last log line gave, kept on the device."""
+    """Sums over the steps since the last log line, kept on the device."""
 
     def __init__(
         self, loader: TrainLoader, recipe: Recipe, device: torch.device, log_every: int,
@@ -38,14 +38,18 @@ class Window:
         self.bad = BadSteps(log_every, recipe.batch // ranks.size, device)
         self.watched: dict[str, torch.Tensor] = {}
         self.last: dict[str, float] = {}
-        """What was watched last, where it was a number."""
+        """Last finite value of each watched figure."""
         self.count = 0
+        """Steps in the sums, those before a resume included."""
         self.begun, self.waited = 0.0, 0.0
         self.steps_here, self.lines = 0, 0
         self.rates: deque[float] = deque(maxlen=STEADY)
 
     def add(self, stats: dict[str, torch.Tensor], index: torch.Tensor) -> None:
-        """Add one step's scalars, skipped steps' not, and keep its sample ids; no sync."""
+        """Add the figures of one step (each []) and its sample ids [N]; no sync.
+
+        A skipped step adds to the sum `skipped` alone, because its loss is not a number.
+        """
         skipped = stats["skipped"]
         for name, total in self.sums.items():
             total += torch.where(skipped > 0, skipped if name == "skipped" else 0.0, stats[name])
@@ -58,47 +62,37 @@ class Window:
     def read(
         self, step: int, plan: Plan, lr: float, clock: Clock, budget_left: float | None = None
     ) -> Progress | None:
-        """The means over all ranks, waiting for the device, and begin anew.
+        """Return the means over the steps and all ranks, and start again; waits for the device.
 
-        None where all steps of the window were skipped: it goes on. Raises UserError where those
-        were LOST in a row: read `skipped` before.
+        Returns None if all steps were skipped, and goes on adding. Raises UserError if the last
+        LOST steps or more were skipped. Call `skipped` first: reading forgets which steps they
+        were.
         """
         self.ranks.mean_(self.sums.values())
         found = {name: float(total) for name, total in self.sums.items()}
-        skipped, count = round(found["skipped"]), self.count
-        if skipped == count:
-            lost = self.bad.in_a_row()
-            if lost < LOST:
-                return None
-            raise UserError(
-                f"the loss, the keys or the gradients are not finite at step {step}, nor in the "
-                f"{lost - 1} steps before: lower --lr, or look at the samples that skipped.jsonl "
-                f"names; the last checkpoint is whole"
-            )
+        skipped = round(found["skipped"])
+        taken = self.count - skipped
+        if taken == 0:
+            self._refuse_lost(step)
+            return None
         now, waited = clock.seconds(), self.loader.data_wait
         elapsed = max(now - self.begun, 1e-9)
         rate = self.steps_here / elapsed
         self.rates.append(rate)
         watched = {name: float(x) for name, x in self.watched.items()}
-        # a skipped step's are no numbers, which neither health nor JSON can take
+        # Those of a skipped step are not finite: neither health nor JSON can take them.
         self.last |= {name: x for name, x in watched.items() if math.isfinite(x)}
-        r, ways = self.recipe, 2 if self.recipe.symmetric else 1
-        seen = step * r.batch * ways
-        filled = {
-            "queue": seen / r.K,
-            "memory-bank": step / self.loader.steps_per_epoch,
-            "end-to-end": 1.0,
-        }
+        ways = 2 if self.recipe.symmetric else 1
         progress = Progress(
             step=step,
             steps=plan.steps,
             epoch=step / self.loader.steps_per_epoch,
-            loss=found["loss"] / (count - skipped),
-            chance=ways * math.log(r.negatives + 1),
-            pretext_accuracy=found["pretext_accuracy"] / (count - skipped),
-            queue_fill=min(1.0, filled[r.mechanism]),
+            loss=found["loss"] / taken,
+            chance=ways * math.log(self.recipe.negatives + 1),
+            pretext_accuracy=found["pretext_accuracy"] / taken,
+            queue_fill=self._queue_fill(step),
             lr=lr,
-            images_per_s=rate * r.batch,
+            images_per_s=rate * self.recipe.batch,
             data_wait=(waited - self.waited) / elapsed,
             seconds_left=max(0, plan.steps - step) / statistics.median(self.rates),
             alignment=self.last.get("alignment", 0.0),
@@ -114,21 +108,42 @@ class Window:
         self.count, self.steps_here, self.begun, self.waited = 0, 0, now, waited
         return progress
 
+    def _refuse_lost(self, step: int) -> None:
+        """Raise UserError if the last LOST steps or more were skipped."""
+        lost = self.bad.in_a_row()
+        if lost >= LOST:
+            raise UserError(
+                f"the loss, the keys or the gradients are not finite at step {step}, nor in the "
+                f"{lost - 1} steps before: lower --lr, or look at the samples that skipped.jsonl "
+                f"names; the last checkpoint is whole"
+            )
+
+    def _queue_fill(self, step: int) -> float:
+        """Share of the negatives that come from this run, and are not its random first ones."""
+        recipe = self.recipe
+        if recipe.mechanism == "end-to-end":
+            return 1.0
+        if recipe.mechanism == "memory-bank":
+            return min(1.0, step / self.loader.steps_per_epoch)
+        keys = step * recipe.batch * (2 if recipe.symmetric else 1)
+        return min(1.0, keys / recipe.K)
+
     def skipped(self, step: int, store: Store) -> list[Skipped]:
-        """The steps since the last call that were skipped, with their samples."""
+        """Return the steps that were skipped since the last call, with the keys of their samples;
+        waits for the device."""
         return [
             Skipped(at, ids, [store.key(i) for i in ids])
             for at, ids in self.bad.read(step, self.ranks)
         ]
 
     def compare_sometimes(self, step: int, moco: MoCo) -> None:
-        """compare after every tenth log line."""
+        """Call compare once in COMPARE_EVERY log lines, because it reads all weights and keys."""
         self.lines += 1
         if self.lines % COMPARE_EVERY == 0:
             self.compare(step, moco)
 
     def compare(self, step: int, moco: MoCo) -> None:
-        """UserError where the ranks no longer hold the same model; waits."""
+        """Raise UserError if the ranks no longer hold the same model; waits for the device."""
         differ = self.ranks.differing(moco.state_dict())
         if differ:
             raise UserError(
@@ -138,7 +153,8 @@ class Window:
             )
 
     def refuse_bad(self, step: int, moco: MoCo) -> None:
-        """UserError where a checkpoint would hold what training cannot go on from; waits."""
+        """Raise UserError if training could not go on from a checkpoint of now; waits for the
+        device."""
         self.compare(step, moco)
         state = [t for t in moco.state_dict().values() if t.is_floating_point()]
         whole = torch.stack([t.isfinite().all() for t in state]).all()
@@ -149,12 +165,13 @@ class Window:
             )
 
     def state(self) -> dict:
-        """The sums over all ranks, as means."""
+        """Return the sums, as means over all ranks, and their number of steps."""
         sums = {name: total.clone() for name, total in self.sums.items()}
         self.ranks.mean_(sums.values())
         return {"sums": sums, "count": self.count}
 
     def load(self, state: dict) -> None:
+        """Continue with the sums that state() returned."""
         self.count = state["count"]
         for name, total in self.sums.items():
             total.copy_(state["sums"][name])

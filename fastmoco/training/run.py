@@ -1,26 +1,22 @@
-"""A training run: all that its loop needs."""
+"""A training run: its parts, and its state between two steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import torch
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from data_tools.store import Store
-from fastmoco.loading.batch import Batch, Prepared
-from fastmoco.loading.engines.engine import Engine
-from fastmoco.loading.train_loader import TrainLoader
-from fastmoco.model.moco import MoCo
+from fastmoco.loading.batch import Prepared
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
-from fastmoco.runs.directory import RunDir
-from fastmoco.runs.events import Event
-from fastmoco.system.device import DTYPES
-from fastmoco.system.ranks import Ranks
 from fastmoco.training.budget import Budget, Plan
+from fastmoco.training.build import Trained
+from fastmoco.training.clock import Clock
 from fastmoco.training.knn_monitor import Monitor
+from fastmoco.training.machine import Machine
 from fastmoco.training.metrics import Window
+from fastmoco.training.pipeline import Pipeline
+from fastmoco.training.records import Records
 
 
 @dataclass
@@ -28,61 +24,61 @@ class Run:
     """A training run between two steps."""
 
     recipe: Recipe
-    """With its precision, order and statistics resolved."""
+    """The recipe, with its precision, order and statistics settled."""
     options: RunOptions
     store: Store
-    device: torch.device
-    ranks: Ranks
-    moco: MoCo
-    optimizer: torch.optim.SGD
-    scaler: torch.amp.GradScaler
-    engine: Engine
-    loader: TrainLoader
-    to_images: Callable[..., torch.Tensor]
+    machine: Machine
+    trained: Trained
+    pipeline: Pipeline
     window: Window
+    """Sums of the steps since the last log line."""
     monitor: Monitor | None
-    """kNN while training: rank 0's."""
-    directory: RunDir
+    """kNN while training, on rank 0 only."""
+    records: Records
     made_by: dict[str, str]
-    """What the bits depend on besides the recipe."""
-    origin: str
-    """What the weights began as, in a line, where that was another checkpoint."""
-    begun: float
-    """time.monotonic(): a budget counts from there."""
+    """Versions, device and options that the bits depend on, in addition to the recipe."""
+    clock: Clock
     plan: Plan
-    budget: Budget | None = None
-    step: int = 0
-    """Steps done."""
-    earlier: float = 0.0
-    """Seconds of training before this process."""
-    spent: float = 0.0
-    """Seconds of the budget before this process."""
-    measured: dict[int, float] = field(default_factory=dict)
-    """kNN by step."""
-    tell: Callable[[Event], None] = lambda _event: None
-    """Silent on all ranks but the first."""
+    budget: Budget | None
+    log_every: int
+    """Steps from one log line to the next. A budget changes it."""
+    step: int
+    """Number of steps done."""
 
     @property
     def per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return self.loader.steps_per_epoch
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes and tells."""
-        return self.ranks.rank == 0
+        """Number of steps per epoch."""
+        return self.pipeline.loader.steps_per_epoch
 
     @property
     def over(self) -> bool:
-        """Whether all steps are done; a budget has none before its rate is known."""
+        """True if all steps are done. A budget has no last step before its rate is known."""
         return self.step == self.plan.steps != 0
 
-    def prepared(self, size: int) -> Callable[[Batch], Prepared]:
-        """Views of this side to what a step takes."""
-        augment, dtype = self.recipe.augmentation_at(size), DTYPES[self.recipe.precision]
+    @property
+    def epoch_ended(self) -> bool:
+        """True at the end of an epoch."""
+        return self.step % self.per_epoch == 0
 
-        def prepare(batch: Batch) -> Prepared:
-            assert batch.colour is not None
-            return batch.prepared(self.to_images(batch.views, batch.colour, augment, dtype))
+    @property
+    def size(self) -> int:
+        """Side of the next step's views, in pixels."""
+        return self.recipe.size_at(self.plan.done(self.step))
 
-        return prepare
+    @property
+    def logs_next(self) -> bool:
+        """True if a log line follows the next step."""
+        following = self.step + 1
+        return following % self.log_every == 0 or following == self.plan.steps
+
+    def batches(self) -> Iterator[Prepared]:
+        """Yield the batch of each step that is left. The loop counts the steps."""
+        while not self.over:
+            epoch, first_step = divmod(self.step, self.per_epoch)
+            size = self.size
+            for batch in self.pipeline.epoch(epoch, first_step, size):
+                yield batch
+                # The step is counted by now, and a budget may have moved the end. If the views
+                # grow in mid-epoch, the rest of it is opened again with the next size.
+                if self.over or self.size != size:
+                    break

@@ -1,71 +1,79 @@
-"""When a run is written down: its checkpoint, the copies that are kept, the weights of the best
-kNN."""
+"""Writes a run's checkpoints: the last one, copies at epoch ends, the weights of the best kNN."""
 
 from __future__ import annotations
 
 import threading
-import time
 
 import torch
 
 from fastmoco.runs.events import Saved
-from fastmoco.training.clock import Clock
 from fastmoco.training.run import Run
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.checkpoint import Checkpoint
 
 
-def save(run: Run, clock: Clock) -> Checkpoint:
-    """Write the checkpoint, on the first rank; off the clock. Raises UserError where the run has
-    diverged, before anything is overwritten."""
-    with clock.paused():
-        for bad in run.window.skipped(run.step, run.store):  # a resumed run cannot know of them
-            run.tell(bad)
-        run.window.refuse_bad(run.step, run.moco)
-        clock_fields = {
-            "train_seconds": run.earlier + clock.seconds(),
-            "budget_seconds": run.spent + time.monotonic() - run.begun,
+def save(run: Run) -> Checkpoint:
+    """Write the checkpoint, on the first rank; the clock is paused.
+
+    Raises UserError if the run has diverged, before anything is overwritten.
+    """
+    trained, records, ranks = run.trained, run.records, run.machine.ranks
+    with run.clock.paused():
+        # The checkpoint does not contain them, so a resumed run could not report them.
+        for bad in run.window.skipped(run.step, run.store):
+            records.tell(bad)
+        run.window.refuse_bad(run.step, trained.moco)
+        seconds = {
+            "train_seconds": run.clock.train_seconds(),
+            "budget_seconds": run.clock.budget_seconds(),
         }
         state = Checkpoint(
-            run.recipe, run.moco.state_dict(), run.optimizer.state_dict(), run.scaler.state_dict(),
-            run.step, run.store.fingerprint, len(run.store), run.plan.lines, run.window.state(),
-            torch.get_num_threads(), run.made_by, clock_fields, run.origin,
+            run.recipe, trained.moco.state_dict(), trained.optimizer.state_dict(),
+            trained.scaler.state_dict(), run.step, run.store.fingerprint, len(run.store),
+            run.plan.lines, run.window.state(), torch.get_num_threads(), run.made_by, seconds,
+            trained.origin,
         )
-        if run.first:
-            path, keep = run.directory.checkpoint, run.options.keep
+        if run.machine.first:
+            path, keep = records.directory.checkpoint, run.options.keep
             checkpoints.save(state, path)
-            run.tell(Saved(run.step, str(path)))
-            if keep and run.step % run.per_epoch == 0:
-                run.tell(Saved(run.step, str(checkpoints.keep(path, run.step, keep))))
-        run.ranks.barrier()
-    clock.mark()
+            records.tell(Saved(run.step, str(path)))
+            if keep and run.epoch_ended:
+                records.tell(Saved(run.step, str(checkpoints.keep(path, run.step, keep))))
+        # No rank goes on before the file is there: a kill of one would leave the others ahead.
+        ranks.barrier()
+    run.clock.mark()
     return state
 
 
-def validate(run: Run, clock: Clock, stop: threading.Event) -> bool:
-    """kNN where it is due, off the clock; False where a signal broke it off: it comes after
-    --resume. All ranks give the same."""
-    monitor, step = run.monitor, run.step
+def validate(run: Run, stop: threading.Event) -> bool:
+    """Measure kNN if it is due; the clock is paused.
+
+    Returns False, on all ranks, if a signal broke it off: the run measures it after --resume.
+    """
+    monitor, step, measured = run.monitor, run.step, run.records.measured
     due = monitor is not None and (step == 0 or monitor.due(step, run.per_epoch, run.plan.steps))
-    if due and monitor is not None and step not in run.measured:
-        with clock.paused():
-            found = monitor(run.moco, step, run.per_epoch, stop)
+    if due and monitor is not None and step not in measured:
+        with run.clock.paused():
+            found = monitor(run.trained.moco, step, run.per_epoch, stop)
             if found is not None:
-                if step and found.knn > max((k for at, k in run.measured.items() if at), default=0):
-                    save_best(run)  # before it is told: a kill then repeats both
-                run.tell(found)
-                run.measured[step] = found.knn
+                # Step 0 has random weights: they are never the best. Saved before it is reported,
+                # because a kill between the two then repeats both.
+                if step and found.knn > max((k for at, k in measured.items() if at), default=0):
+                    save_best(run)
+                run.records.tell(found)
+                measured[step] = found.knn
                 if run.budget is not None:
                     run.budget.aside = found.seconds
-    whole = not due or step in run.measured
-    return bool(run.ranks.share(float(whole))) if run.options.val else True
+    whole = not due or step in measured
+    return bool(run.machine.ranks.share(float(whole))) if run.options.val else True
 
 
 def save_best(run: Run) -> None:
-    """Write the weights alone."""
+    """Write the weights alone, without the optimizer's state."""
     weights = Checkpoint(
-        run.recipe, run.moco.state_dict(), {}, {}, run.step, run.store.fingerprint,
+        run.recipe, run.trained.moco.state_dict(), {}, {}, run.step, run.store.fingerprint,
         len(run.store), versions=run.made_by,
     )
-    checkpoints.save(weights, run.directory.best)
-    run.tell(Saved(run.step, str(run.directory.best)))
+    path = run.records.directory.best
+    checkpoints.save(weights, path)
+    run.records.tell(Saved(run.step, str(path)))

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a wish that a run asks for between two steps."""
+"""Signals that ask a run to stop, and the vote by which all ranks stop or save at the same step."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fastmoco.system.ranks import GO_ON, Ranks
+from fastmoco.system.ranks import GO_ON, SAVE, STOP, Ranks
 
-AT_ONCE = 2.0  # seconds
+AT_ONCE = 2.0  # seconds in which a second signal is taken for a copy of the first
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM, SIGINT and a closed terminal set; any later signal ends the process
-    as usual. What the parent had ignored (nohup) stays ignored.
+    """Yield an event that SIGTERM, SIGINT and SIGHUP (a closed terminal) set.
 
-    Not one that comes at once: torchrun passes on to its ranks what a terminal sent them too.
+    The run then ends between two steps, with a checkpoint. A second signal ends the process as
+    usual, unless it comes within AT_ONCE seconds: torchrun passes on to its ranks a signal that the
+    terminal sent to them too. Signals that the parent ignores (nohup) stay ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield stop  # Python delivers signals to the main thread only
         return
 
     asking = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
@@ -45,6 +46,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
             stop.set()
         elif time.monotonic() - first > AT_ONCE:
             restore()
+            # Again, for the handler of before: only it knows how this process ends.
             signal.raise_signal(number)
 
     for number in before:
@@ -55,24 +57,40 @@ def asked_to_stop() -> Iterator[threading.Event]:
         restore()
 
 
-class Vote:
-    """What any rank wishes most (GO_ON, SAVE, STOP), known to all at the same step, one later.
+def wish_of(stop: threading.Event, save_due: bool) -> int:
+    """Return what this rank wishes to do after the step."""
+    if stop.is_set():
+        return STOP
+    return SAVE if save_due else GO_ON
 
-    The votes travel on the host while the device works: no step waits for its own.
+
+class Vote:
+    """All ranks do what the strongest wish asks for (STOP > SAVE > GO_ON), at the same step.
+
+    After each step a rank casts its wish and gets the outcome of the vote of the step before:
+
+        after step         8        9        10
+        rank 0 casts       GO_ON    STOP     GO_ON
+        rank 1 casts       GO_ON    GO_ON    GO_ON
+        both get           GO_ON    GO_ON    STOP     both leave after step 10
+
+    The wishes travel between the hosts while the device works on the next step. An answer at once
+    would make each step wait for the slowest rank. A run without other ranks gets its own wish.
     """
 
     def __init__(self, ranks: Ranks) -> None:
+        # gloo, on the host: NCCL would need the wish on the GPU, and the host would wait for it.
         self._group: Any = dist.new_group(backend="gloo") if ranks.size > 1 else None
         self._vote = torch.zeros(1)
         self._under_way: dist.Work | None = None
 
     def __call__(self, wish: int) -> int:
-        """Once a step on every rank; what to do now."""
+        """Cast a wish, once per step on each rank. Returns what all ranks do now."""
         if self._group is None:
             return wish
         agreed = GO_ON
         if self._under_way is not None:
-            self._under_way.wait()
+            self._under_way.wait()  # it had a whole step to arrive
             agreed = int(self._vote)
         self._vote = torch.tensor([float(wish)])
         self._under_way = dist.all_reduce(
@@ -81,6 +99,6 @@ class Vote:
         return agreed
 
     def end(self) -> None:
-        """Wait for the last votes: nobody leaves while they travel."""
+        """Wait for the last vote: a rank that leaves early would break it for the others."""
         if self._under_way is not None:
             self._under_way.wait()

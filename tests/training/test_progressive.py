@@ -15,7 +15,7 @@ from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Noted, Saved
-from fastmoco.training import setup as starting
+from fastmoco.training import pipeline
 from fastmoco.training import train as training
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
@@ -152,7 +152,7 @@ def test_blur_follows_the_size_of_the_moment(dataset, store, monkeypatch, tmp_pa
         assert 0.1 <= drawn.min() and 0.9 * 2 * size / 224 < drawn.max() <= 2 * size / 224 + 0.01
 
     blurred: dict[int, int] = {}
-    real = starting.augmentation
+    real = pipeline.augmentation
 
     def watched(options, device):
         to_images, form, note = real(options, device)
@@ -168,7 +168,7 @@ def test_blur_follows_the_size_of_the_moment(dataset, store, monkeypatch, tmp_pa
 
         return keep, form, note
 
-    monkeypatch.setattr(starting, "augmentation", watched)
+    monkeypatch.setattr(pipeline, "augmentation", watched)
     told = []
     train(dataset, recipe, RunOptions(out=str(tmp_path / "run"), threads=1), [told.append])
     assert blurred[32] == 0 and 60 < blurred[64] < 132 and 60 < blurred[96] < 132

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import fastmoco.training.setup as starting
+import fastmoco.training.build as starting
 from bench.learning.time_to_knn.plain_moco import (
     BATCH,
     DIM,

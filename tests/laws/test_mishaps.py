@@ -14,7 +14,7 @@ import torch
 from data_tools.errors import UserError
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Evaluated, Judged, Noted, Progress, Skipped
-from fastmoco.training import setup as starting
+from fastmoco.training import pipeline
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from tests.support.full_disk import files_up_to
@@ -41,7 +41,7 @@ def assert_same_run(a, b):
 
 def spoil(monkeypatch, *steps):
     """Infinite pixels in the first image of the batches of these steps (from 1)."""
-    plain = starting.augmentation
+    plain = pipeline.augmentation
 
     def augmentation(*args):
         to_images, form, note = plain(*args)
@@ -57,7 +57,7 @@ def spoil(monkeypatch, *steps):
 
         return spoiled, form, note
 
-    monkeypatch.setattr(starting, "augmentation", augmentation)
+    monkeypatch.setattr(pipeline, "augmentation", augmentation)
 
 
 def rows(path):

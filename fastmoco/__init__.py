@@ -33,20 +33,22 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name at its first use (PEP 562)."""
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers then report a name that does not exist
 
-    module = next((module for module, names in _MODULES.items() if name in names), None)
-    if module is None:
-        raise AttributeError(f"module 'fastmoco' has no attribute {name!r}")
-    found = getattr(import_module(module), name)
-    if module.startswith("fastmoco.verbs."):
-        from fastmoco.verbs.front_door import front_door
+    def __getattr__(name: str) -> Any:
+        """Load a public name at its first use (PEP 562)."""
+        from importlib import import_module
 
-        found = front_door(found)
-    globals()[name] = found
-    return found
+        module = next((module for module, names in _MODULES.items() if name in names), None)
+        if module is None:
+            raise AttributeError(f"module 'fastmoco' has no attribute {name!r}")
+        found = getattr(import_module(module), name)
+        if module.startswith("fastmoco.verbs."):
+            from fastmoco.verbs.front_door import front_door
+
+            found = front_door(found)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

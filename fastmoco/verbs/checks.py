@@ -50,7 +50,7 @@ class Published:
 
 
 @takes(Published, How)
-def selftest(*, tell: Callable[[Check], None] | None = None, **flags: Any) -> list[Check]:
+def selftest(*, show: Callable[[Check], None] | None = None, **flags: Any) -> list[Check]:
     """Check that this installation computes the right results. Takes a few seconds.
 
     It compares the training with the paper's Algorithm 1, the fast implementations with plain
@@ -58,7 +58,7 @@ def selftest(*, tell: Callable[[Check], None] | None = None, **flags: Any) -> li
     `checkpoint`, it compares a released MoCo checkpoint with its published kNN and linear figures.
 
     Arguments:
-        tell: called with each check as soon as it is done, for example print.
+        show: called with each check as soon as it is done, for example print.
         **flags: fields of Published and How.
 
     Returns the checks: `name`, `passed` (None if there is nothing to compare with) and `found`.
@@ -70,13 +70,13 @@ def selftest(*, tell: Callable[[Check], None] | None = None, **flags: Any) -> li
     """
     released, how = Published(**fields_in(Published, flags)), How(**fields_in(How, flags))
     released.check()
-    tell = tell or (lambda check: None)
+    show = show or (lambda check: None)
     if released.checkpoint is None:
-        return installation.selftest(pick_device(how.device), tell)
-    return published(released, how, tell)
+        return installation.selftest(pick_device(how.device), show)
+    return published(released, how, show)
 
 
-def published(released: Published, how: How, tell: Callable[[Check], None]) -> list[Check]:
+def published(released: Published, how: How, show: Callable[[Check], None]) -> list[Check]:
     """Return the checks of a released checkpoint."""
     assert released.checkpoint is not None and released.imagenet is not None
     saved = open_inputs(released.checkpoint, (), how, shared=False).checkpoint
@@ -89,7 +89,7 @@ def published(released: Published, how: How, tell: Callable[[Check], None]) -> l
     voters, val = opened.stores
     return against_published(
         opened.checkpoint, figures, voters, val, opened.how, released.linear, data=IMAGENET,
-        tell=tell,
+        tell=show,
     )
 
 

@@ -11,10 +11,17 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from data_tools.errors import UserError
+from data_tools.policy import Policy
+from fastmoco.recipe import Recipe
+from fastmoco.run_options import RunOptions
 from fastmoco.verbs.argument_types import fitted
 from fastmoco.verbs.keywords import texts_of
 from fastmoco.verbs.python_names import in_python
 
+# An error may also advise on the settings of another function.
+_SETTINGS: dict[str, Any] = (
+    get_type_hints(Policy) | get_type_hints(RunOptions) | get_type_hints(Recipe)
+)
 FLAGS_LINE = re.compile(r"^( *)\*\*flags: .*$", re.MULTILINE)
 
 
@@ -25,6 +32,7 @@ def front_door(function: Callable[..., Any]) -> Callable[..., Any]:
     and UserError with Python's names for everything that the user can correct.
     """
     shape, hints = inspect.signature(function), hints_of(function)
+    names = _SETTINGS | hints
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -37,7 +45,7 @@ def front_door(function: Callable[..., Any]) -> Callable[..., Any]:
                 bound.arguments[name] = _checked(shape.parameters[name], hints[name], value)
             return function(*bound.args, **bound.kwargs)
         except UserError as error:
-            error.args = (in_python(str(error), hints),)
+            error.args = (in_python(str(error), names),)
             raise
 
     checked.__module__, checked.__qualname__ = "fastmoco", function.__name__

@@ -20,6 +20,7 @@ from fastmoco.loading.open_dataset import prepared
 from fastmoco.recipe import AUGMENTATIONS, RECIPES, Augmentation, Recipe
 from fastmoco.run_options import EngineName
 from fastmoco.system.device import pick_device
+from fastmoco.system.process import several_ranks
 from fastmoco.system.torchrun import join
 from fastmoco.verbs.keywords import fields_in
 from fastmoco.weights.checkpoint import Checkpoint
@@ -144,7 +145,11 @@ def dataset(data: Data) -> Path:
     """Return the path of a dataset for functions that open it themselves; prepares as `store`."""
     if isinstance(data, Subset):
         raise UserError("data: give a path or a whole dataset, not a Subset of one")
-    return data.path if isinstance(data, MappedStore) else prepared(data, unsaid)
+    if isinstance(data, MappedStore):
+        return data.path
+    if several_ranks() and os.path.isdir(data) and not is_store(data):  # they would all prepare it
+        raise UserError(f"{os.fspath(data)} is not prepared: prepare it first, and give the result")
+    return prepared(data, unsaid)
 
 
 def recipe_of(recipe: Recipe | str, flags: Mapping[str, Any]) -> Recipe:

@@ -18,7 +18,8 @@ VALUE = re.compile(r" ([-+]?[\w.]*\d[\w.:/%+-]*|[-+]?(?:inf|nan|None)\b|[A-Z]{2,
 WORD = re.compile(r" ([\w-]+)")
 # A sentence that begins with a flag and the value that it refuses: `--batch 0: give 1 or more`.
 REFUSED = re.compile(r"--([A-Za-z]\w*(?:[.-]\w+)*) (.+?): ")
-SENTENCE = re.compile(r"(?:is|are|and|or|goes?|with|needs?|takes?|of|leaves|does|decide|has) ")
+SENTENCE = re.compile(r"\b(?:is|are|and|or|goes|with|needs?|takes|leaves|does|has)\b")
+SHELL = ("json", "sparse", "help")  # flags that only programs on the command line have
 
 
 def in_python(text: str, hints: Mapping[str, Any]) -> str:
@@ -27,7 +28,7 @@ def in_python(text: str, hints: Mapping[str, Any]) -> str:
     hints: types by the names of the function's arguments. They decide how a value is written.
     """
     refused = REFUSED.match(text)
-    if refused and "--" not in refused[2] and not SENTENCE.match(refused[2] + " "):
+    if refused and "--" not in refused[2] and not SENTENCE.search(refused[2]):
         name, on = _name(refused[1], hints)
         if on:
             start = f"{name}={_written(refused[2], _hint(name, hints))}: "
@@ -42,7 +43,9 @@ def _sentence(text: str, hints: Mapping[str, Any]) -> str:
         name, on = _name(match[1], hints)
         hint, at = _hint(name, hints), match.end()
         choices = _texts(hint)
-        if hint is bool:
+        if name in SHELL:
+            found.append(match[0])
+        elif hint is bool:
             found.append(f"{name}={on}")
         elif (word := WORD.match(text, at)) and word[1] in choices:
             found.append(f"{name}={word[1]!r}")
@@ -52,7 +55,7 @@ def _sentence(text: str, hints: Mapping[str, Any]) -> str:
             found.append(f"{name}={_written(shown, hint)}")
             at += 1 + len(shown)
         else:
-            found.append(name)
+            found.append(f"`{name}`")
     return "".join(found) + text[at:]
 
 

@@ -89,7 +89,7 @@ def train(
 
 @dataclass(frozen=True)
 class Measurement:
-    """How `bench` measures."""
+    """Settings of `bench`."""
 
     device: str = "auto"
     """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""

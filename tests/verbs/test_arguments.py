@@ -17,6 +17,7 @@ from fastmoco.verbs.python_names import in_python
 
 HINTS = {
     "batch": int, "lr": float, "rates": tuple[float, ...], "keep": bool, "resume": bool,
+    "shared": bool,
     "mechanism": Literal["queue", "end-to-end"], "stats": Literal["recipe", "data"],
     "max_side": int | None, "device": str, "budget": str, "bn_splits": int, "init": str,
 }
@@ -26,16 +27,20 @@ HINTS = {
     ("--batch 0: give 1 or more", "batch=0: give 1 or more"),
     ("--rates 1 -2: give rates above 0", "rates=(1, -2): give rates above 0"),
     ("--rates 0.0: give rates above 0", "rates=(0.0,): give rates above 0"),
-    ("--rates nan: above 0; or --lr", "rates=(nan,): above 0; or lr"),
+    ("--rates nan: above 0; or --lr", "rates=(nan,): above 0; or `lr`"),
     ("--budget soon: give 90s", "budget='soon': give 90s"),
     ("--budget soon: give --budget 90s or more", "budget='soon': give budget='90s' or more"),
     ("--init my run/a.pt: is of --bn-splits 2", "init='my run/a.pt': is of bn_splits=2"),
-    ("--batch is 4, below 8: use --batch 8 or more", "batch is 4, below 8: use batch=8 or more"),
-    ("--shared goes with --mechanism end-to-end", "shared goes with mechanism='end-to-end'"),
+    ("--batch is 4, below 8: use --batch 8 or more", "`batch` is 4, below 8: use batch=8 or more"),
+    ("--shared goes with --mechanism end-to-end", "shared=True goes with mechanism='end-to-end'"),
     ("x: use --stats recipe", "x: use stats='recipe'"),
-    ("--batch and --lr: give 1", "batch and lr: give 1"),
+    ("--batch and --lr: give 1", "`batch` and `lr`: give 1"),
     ("make room and go on with --resume", "make room and go on with resume=True"),
     ("use --no-keep", "use keep=False"),
+    ("--device gpu7 does not start: use it", "device='gpu7' does not start: use it"),
+    ("--batch 7 is small for 8: more", "batch=7 is small for 8: more"),
+    ("give another --out", "give another `out`"),
+    ("not an output of fastmoco knn --json", "not an output of fastmoco knn --json"),
     ("raw with --max-side None: no", "raw with max_side=None: no"),
     ("--device tpu: use --device cpu", "device='tpu': use device='cpu'"),
     ("add --imagenet VAL, and --train TRAIN", "add imagenet=VAL, and train=TRAIN"),
@@ -106,15 +111,15 @@ def test_errors_of_the_library_name_arguments(dataset, tmp_path):
             dataset, fastmoco.MOCO_CIFAR, fastmoco.RunOptions(threads=-1), out=tmp_path / "run"),
         "recipe='v9': there are moco-v1": lambda: fastmoco.train(dataset, "v9"),
         "augmentation='v3': there are v1, v2": lambda: fastmoco.views(dataset, augmentation="v3"),
-        "memory goes with dry_run=True": lambda: fastmoco.train(dataset, memory="8GB"),
+        "`memory` goes with dry_run=True": lambda: fastmoco.train(dataset, memory="8GB"),
         "quality=0: give 1 to 100": lambda: fastmoco.prepare("a", "b", quality=0),
-        "shard and engine='ray': give one": lambda: fastmoco.prepare(
+        "`shard` and engine='ray': give one": lambda: fastmoco.prepare(
             "a", "b", shard="0/2", engine="ray"),
-        "disk goes with plan=True": lambda: fastmoco.prepare("a", "b", disk="1GB"),
+        "`disk` goes with plan=True": lambda: fastmoco.prepare("a", "b", disk="1GB"),
         "count=0: give 1 or more": lambda: fastmoco.views(dataset, tmp_path / "a.png", 0),
         r"k=\(0,\): give numbers above 0": lambda: fastmoco.knn("runs/none", dataset, k=[0]),
         "checkpoint=\"\": an empty path": lambda: fastmoco.load(""),
-        "imagenet goes with checkpoint, a": lambda: fastmoco.selftest(imagenet="val"),
+        "`imagenet` goes with `checkpoint`, a": lambda: fastmoco.selftest(imagenet="val"),
         "dir='.*none': no such folder": lambda: fastmoco.doctor(tmp_path / "none"),
     }.items():
         with pytest.raises(UserError, match=f"^{line}") as caught:

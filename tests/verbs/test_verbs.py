@@ -164,9 +164,9 @@ def test_selftest_and_doctor(tmp_path, monkeypatch):
 
     first = dict(list(selftest.CHECKS.items())[:1])
     monkeypatch.setattr(selftest, "CHECKS", first)
-    told = []
-    checks = fastmoco.selftest(tell=told.append, device="cpu")
-    assert checks == told and [c.passed for c in checks] == [True]
+    shown = []
+    checks = fastmoco.selftest(show=shown.append, device="cpu")
+    assert checks == shown and [c.passed for c in checks] == [True]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fastmoco.doctor(tmp_path).decode_images_per_s > 0

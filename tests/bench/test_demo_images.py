@@ -1,4 +1,4 @@
-"""The demo's images: their bytes, what prep makes of them, what does not give them away."""
+"""The demo's images: their bytes, prep's results, and no clue to a class in their colours."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A short run of bench.faults; and the faults themselves: each strikes, and a wrong end is seen."""
+"""A short run of bench.faults; and the faults themselves: each strikes, and a wrong end fails."""
 
 import json
 import os

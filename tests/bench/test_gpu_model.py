@@ -1,4 +1,4 @@
-"""The counted model: what it counts on ops whose cost is known, and compiled against eager."""
+"""The counted model: its counts on ops of known cost, and compiled against eager."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The parity table: ours is within its tolerance, and what is not is flagged."""
+"""The parity table: ours is within its tolerance, and an op outside it is flagged."""
 
 import dataclasses
 
@@ -60,7 +60,7 @@ def test_draws_are_torchvisions():
     assert all(fit.good for fit in distributions(2000))
 
 
-def test_other_distributions_are_told():
+def test_other_distributions_are_reported():
     rng = np.random.default_rng(0)
     a = rng.uniform(0, 1, 5000)
     assert compared("same", a, rng.uniform(0, 1, 5000)).good

@@ -1,4 +1,4 @@
-"""bench.learning: what is compared is the same, and is counted rightly."""
+"""bench.learning: both sides do the same work, and it is counted correctly."""
 
 import dataclasses
 import io
@@ -84,7 +84,7 @@ def test_plain_and_ours_learn_the_same():
 
 
 def asleep(pid):
-    """Whether a process waits for nothing but time."""
+    """Whether a process is asleep."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "S"
 
 

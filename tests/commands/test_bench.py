@@ -1,4 +1,4 @@
-"""fastmoco bench shows each stage when it is measured, and what it has when it is stopped."""
+"""fastmoco bench shows each stage when it is measured, and keeps the rows when it is stopped."""
 
 import json
 import signal

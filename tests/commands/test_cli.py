@@ -32,7 +32,7 @@ def test_help_is_quick_and_complete():
     "command",
     ["prep", "views", "bench", "train", "knn", "linear", "finetune", "embed", "selftest"],
 )
-def test_each_command_tells_its_flags(command, capsys):
+def test_each_command_shows_its_flags(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
@@ -67,7 +67,7 @@ def test_the_whole_way(folder, tmp_path, capsys):
                                                (200, 0.07)}
 
 
-def test_resume_needs_nothing_said_again(dataset, tmp_path, capsys, monkeypatch):
+def test_resume_needs_no_flags_again(dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "train", dataset, *TINY, "--epochs", 1)[0] == 0
     code, text, _ = run(capsys, "train", dataset, "--resume")
@@ -75,7 +75,7 @@ def test_resume_needs_nothing_said_again(dataset, tmp_path, capsys, monkeypatch)
     assert (tmp_path / "runs" / "trees-moco-v2" / "checkpoint.pt").exists()
 
 
-def test_bench_tells_every_stage(dataset, capsys):
+def test_bench_shows_every_stage(dataset, capsys):
     argv = ["bench", dataset, *TINY, "--rounds", 1, "--seconds", 0.05]
     code, text, _ = run(capsys, *argv)
     assert code == 0 and "no step reads or decodes" in text and "change:" in text

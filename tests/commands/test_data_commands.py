@@ -13,7 +13,7 @@ from tests.support.command_line import refused, run
 
 @pytest.fixture(scope="module")
 def prepared(folder, tmp_path_factory):
-    """The folder in two formats, with two files that are no images."""
+    """The folder in two formats, with two files that are not images."""
     work = tmp_path_factory.mktemp("prepared")
     shutil.copytree(folder, work / "in")
     (work / "in" / "notes.jpg").write_text("no image")
@@ -26,7 +26,7 @@ def prepared(folder, tmp_path_factory):
     return work / "out"
 
 
-def test_prep_tells_what_it_found_and_did(folder, tmp_path, capsys):
+def test_prep_reports_its_result(folder, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         shutil.copytree(folder, tmp_path / "in" / name)
@@ -115,7 +115,7 @@ def test_verify_finds_all_well(prepared, capsys):
     assert code == 0 and not report["problems"] and report["looked_at"] == 5
 
 
-def test_verify_tells_damage_and_fails(prepared, tmp_path, capsys):
+def test_verify_reports_damage_and_fails(prepared, tmp_path, capsys):
     cut = tmp_path / "cut.beton"
     cut.write_bytes((prepared / "beton" / "train.beton").read_bytes()[:-5000])
     code, text, err = run(capsys, "verify", cut)
@@ -130,7 +130,7 @@ def test_verify_tells_damage_and_fails(prepared, tmp_path, capsys):
     assert "/no/such" in refused(capsys, "verify", "/no/such")
 
 
-def test_inspect_tells_the_figures_and_draws_the_sheet(prepared, tmp_path, capsys):
+def test_inspect_prints_the_figures_and_draws_the_sheet(prepared, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     code, text, _ = run(capsys, "inspect", prepared / "beton", "--sheet", sheet)
     assert code == 0 and "96 images" in text and "quarantined" in text

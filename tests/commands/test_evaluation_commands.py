@@ -64,7 +64,7 @@ def test_a_k_above_the_bank_is_refused_or_shown(run, dataset, capsys):
 
 
 def test_the_view_can_be_said(run, dataset, tmp_path, capsys):
-    """Of weights that don't tell their own."""
+    """Foreign weights do not record the view that they were trained with."""
     out = tmp_path / "f.npy"
 
     def features(*flags):
@@ -81,7 +81,7 @@ def test_the_view_can_be_said(run, dataset, tmp_path, capsys):
         assert f"{wrong[0]} {wrong[1]}" in refused(capsys, "knn", run, dataset, *wrong)
 
 
-def test_linear_tells_its_protocol(run, dataset, capsys):
+def test_linear_prints_its_protocol(run, dataset, capsys):
     argv = ["linear", run, dataset, dataset, "--epochs", 1]
     code, text, _ = call(capsys, *argv, "--per-class")
     assert code == 0 and "official linear protocol, changed: all labels, random crops" in text
@@ -96,7 +96,7 @@ def test_linear_tells_its_protocol(run, dataset, capsys):
     assert code == 0 and row["rate"] == 30 and row["score"]["images"] == 96
 
 
-def test_finetune_tells_its_protocol(run, dataset, capsys):
+def test_finetune_prints_its_protocol(run, dataset, capsys):
     argv = ["finetune", run, dataset, dataset, "--labels", "10/class", "--epochs", 1]
     code, text, _ = call(capsys, *argv)
     assert code == 0 and "SwAV's semi-supervised protocol: 10/class labels" in text
@@ -105,7 +105,7 @@ def test_finetune_tells_its_protocol(run, dataset, capsys):
     assert code == 0 and list(json.loads(text)["rows"]) == ["trained", "at step 0"]
 
 
-def test_embed_writes_what_it_is_asked_for(run, dataset, tmp_path, capsys):
+def test_embed_writes_the_requested_format(run, dataset, tmp_path, capsys):
     out = tmp_path / "f.npy"
     code, text, _ = call(capsys, "embed", run, dataset, "--out", out,
                          "--neighbours", tmp_path / "n.png", "--count", 4)
@@ -117,7 +117,7 @@ def test_embed_writes_what_it_is_asked_for(run, dataset, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def others(folder, tmp_path_factory):
-    """Sets that don't serve: without labels, with another class, with an empty class."""
+    """Unsuitable sets: without labels, with another class, with an empty class."""
     root = tmp_path_factory.mktemp("others")
     images = sorted(folder.rglob("*.jpg"))
     for name, classes in {

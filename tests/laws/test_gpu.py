@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: pytest -m gpu."""
+"""Tests that need a CUDA device: pytest -m gpu."""
 
 import dataclasses
 import os
@@ -30,13 +30,13 @@ from tests.support.training_runs import assert_equal
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    # shown, but no error: that the sync debug mode is a prototype, that TF32 would be faster
+    # shown, but not as errors: the sync debug mode is a prototype, TF32 would be faster
     pytest.mark.filterwarnings("default"),
 ]
 RECIPE = dataclasses.replace(
     MOCO_V2, arch="resnet18", size=64, batch=16, bn_splits=2, K=72, epochs=2, precision="float32"
 )
-# Enough images that only some rows are blurred: at 16 the list of rows is all of them.
+# Enough images that only some rows are blurred; with 16 all rows would be.
 SOME_ROWS = dataclasses.replace(RECIPE, batch=32)
 WAYS = checks.STEPS | checks.COMPILED
 
@@ -114,7 +114,7 @@ def test_two_steps_are_the_cpus(name):
     kept(checks.step_alike(name, pick_device("cuda")))
 
 
-# What is compiled takes its time: in one type alone.
+# Compiling is slow, so compiled forms are tested in one type only.
 @pytest.mark.parametrize("name, precision", [
     *((name, p) for name in checks.STEPS for p in ("float32", "bfloat16", "float16")),
     *((name, "float16") for name in checks.COMPILED),

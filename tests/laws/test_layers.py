@@ -1,4 +1,4 @@
-"""Folders lie on floors: one imports only from folders below it, and no files go in a circle.
+"""Folders are on floors: each imports only from folders below it, and no files form a circle.
 
 Imports inside functions and under TYPE_CHECKING count as all others do.
 """

@@ -1,4 +1,4 @@
-"""ulimit: one line with the true reason, nothing taken for damaged, nothing lost."""
+"""Under ulimit: one line with the true reason; no file counts as damaged, and nothing is lost."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ from tests.support.training_runs import RECIPE
 
 
 def under(limit, *argv):
-    """(exit code, stdout, stderr) of a command under `ulimit LIMIT`."""
+    """Run a command under `ulimit LIMIT`: return its exit code, stdout and stderr."""
     done = subprocess.run(
         ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", sys.executable, "-m", "fastmoco",
          *map(str, argv)],
@@ -128,7 +128,7 @@ def test_files_that_may_not_grow_are_named(dataset, tmp_path, capsys):
 
 
 def test_a_read_only_folder_is_one_line(dataset, tmp_path, capsys):
-    """/proc/self takes no new file from anybody, root included."""
+    """Nobody, not even root, can make a file in /proc/self."""
     run = tmp_path / "run"
     train(dataset, RECIPE, RunOptions(out=str(run)))
     with pytest.raises(UserError, match="/proc/self/x.html: cannot be written: "):

@@ -1,4 +1,4 @@
-"""Whole runs to which something happens: numbers that are not finite, signals, a full disk."""
+"""Whole runs with a mishap: numbers that are not finite, signals, a full disk."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ EVERY_STEP = {"log_every": 4, "checkpoint_minutes": 0}
 
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
-    """The directory of a run to which nothing happens."""
+    """The directory of a run without a mishap."""
     out = tmp_path_factory.mktemp("whole") / "run"
     train(dataset, RECIPE, RunOptions(out=str(out), **EVERY_STEP))
     return out
@@ -71,7 +71,7 @@ def test_a_batch_that_is_not_finite_moves_nothing_and_is_named(
     told, run = [], tmp_path / "run"
     last = train(dataset, RECIPE, RunOptions(out=str(run), **EVERY_STEP), [told.append])
     assert last.step == STEPS
-    # BatchNorm's statistics too: one such image would be in them for good
+    # BatchNorm's statistics too, which would never recover
     assert all(t.isfinite().all() for t in last.moco.values() if t.is_floating_point())
     skipped = [e for e in told if isinstance(e, Skipped)]
     assert [e.step for e in skipped] == [6, 7]
@@ -86,7 +86,7 @@ def test_a_batch_that_is_not_finite_moves_nothing_and_is_named(
 
 
 def test_log_lines_of_one_step_outlive_a_bad_batch(dataset, tmp_path, monkeypatch):
-    """Where every step is a line: none of those that were skipped, and no number that is none."""
+    """With a log line per step: no line for a skipped step, and no number that is NaN."""
     spoil(monkeypatch, 3, 9, 10)
     told, run = [], tmp_path / "run"
     train(dataset, RECIPE, RunOptions(out=str(run), log_every=1), [told.append])
@@ -98,7 +98,7 @@ def test_log_lines_of_one_step_outlive_a_bad_batch(dataset, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("log_every", [10**12, 10**21])
 def test_log_lines_may_be_any_number_of_steps_apart(log_every, dataset, tmp_path, monkeypatch):
-    """The ids of a few steps have room on the device, and no skipped step is forgotten."""
+    """The device has room for the ids of a few steps, and no skipped step is forgotten."""
     spoil(monkeypatch, 2, 9)
     monkeypatch.setattr("fastmoco.training.bad_steps.MOST_STEPS", 4)
     told, run = [], tmp_path / "run"
@@ -135,7 +135,7 @@ def test_a_run_that_stays_bad_ends_in_one_line_and_goes_on_from_the_last_good_st
     assert checkpoints.load(run).step == 9
     train(dataset, RECIPE, RunOptions(out=str(run), resume=True, **EVERY_STEP))
     assert_same_run(whole, run)
-    assert not (run / "skipped.jsonl").exists()  # of steps that were done again, and were good
+    assert not (run / "skipped.jsonl").exists()  # of steps that were repeated, and were good
 
 
 # Runs that signal themselves at moments that a test from outside could not hit.

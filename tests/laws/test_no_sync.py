@@ -1,7 +1,7 @@
 """The step never waits: augmentation, loss, update and enqueue on fake CUDA tensors.
 
-FakeTensorMode raises where a value or a data-dependent shape is needed on the host. What fakes let
-pass (copies between devices, tensors made on the host, list indexing) the dispatch mode refuses.
+FakeTensorMode raises if the host needs a value or a data-dependent shape. The dispatch mode refuses
+the other waits: copies between devices, tensors made on the host, list indexing.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class RefuseSyncs(TorchDispatchMode):
 @contextmanager
 def fake_cuda():
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(), torch.device("cuda"):
-        # Module.to cannot swap fakes; the weights' memory format is not what is tested here
+        # Module.to cannot swap fakes, and this test does not need the weights' memory format
         patch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
         yield
 

@@ -36,8 +36,10 @@ LAW = dataclasses.replace(
 
 
 def steps(ranks, recipe, pieces, count=2):
-    """What so many steps leave: the mean loss of each, the last gradients, all that is trained or
-    remembered; and whether all ranks have it."""
+    """Take `count` steps.
+
+    Returns the mean loss of each step, the gradients, the state that is trained or remembered, and
+    the names of the tensors in which the ranks differ."""
     torch.manual_seed(0)
     moco = build_moco(recipe, SAMPLES, CPU, ranks, pieces).double()
     moco.distribute()
@@ -69,7 +71,7 @@ def steps(ranks, recipe, pieces, count=2):
     ("values", "pieces"),
     [
         ({"mechanism": "queue"}, 1),
-        ({"bn_splits": 4}, 1),  # two parts a rank
+        ({"bn_splits": 4}, 1),  # two parts per rank
         ({"symmetric": True, "K": 40}, 1),
         ({"mechanism": "memory-bank"}, 1),
         ({"mechanism": "end-to-end"}, 1),
@@ -92,8 +94,9 @@ def test_ranks_are_the_parts_of_one_process(gloo, values, pieces):
 
 
 def whole_run(ranks, dataset, out, resume=False, stop_at=0):
-    """A run: the ids that this rank trained on, step by step, and what it told. The last rank
-    gets SIGTERM in step stop_at."""
+    """Run; return the ids that this rank trained on, per step, and the events that it reported.
+
+    The last rank gets SIGTERM in step stop_at."""
     seen, told, step = [], [], training.training_step
 
     def watched(moco, optimizer, scaler, batch, *rest, **named):
@@ -111,7 +114,7 @@ def whole_run(ranks, dataset, out, resume=False, stop_at=0):
 
 
 def joined(answers):
-    """The ids of each whole batch, and the one rank that told anything."""
+    """The ids of each whole batch, and the events of the one rank that reported any."""
     parts, told, _ = zip(*answers, strict=True)
     assert told[0] and not any(told[1:])
     return [sum(ids, []) for ids in zip(*parts, strict=True)]
@@ -131,7 +134,7 @@ def test_a_run_goes_on_with_other_ranks_in_the_same_order(gloo, dataset, tmp_pat
         answers = [whole_run(ALONE, dataset, out, False, 9)]
         rest = gloo.run(whole_run, dataset, out, True)
     begun, ended = joined(answers), joined(rest)
-    assert len(begun) == (10 if begun_by == 2 else 9)  # the vote is known one step later
+    assert len(begun) == (10 if begun_by == 2 else 9)  # ranks learn the vote one step later
     assert begun + ended == order
     assert answers[0][1][-2:] == rest[0][1][-2:] == ["Saved", "Ended"]
     now = 3 - begun_by
@@ -143,7 +146,7 @@ def test_a_run_goes_on_with_other_ranks_in_the_same_order(gloo, dataset, tmp_pat
 
 
 def budgeted_run(ranks, dataset, out):
-    """The plan that this rank followed, and the step that it ended at."""
+    """The plan that this rank followed, and its last step."""
     recipe = dataclasses.replace(RECIPE, epochs=100_000)
     options = RunOptions(out=out, budget="10s", val=str(dataset), val_every=20, log_every=4)
     last = train(dataset, recipe, options)
@@ -151,7 +154,7 @@ def budgeted_run(ranks, dataset, out):
 
 
 def test_a_budget_is_one_plan_for_all_ranks(gloo, dataset, tmp_path):
-    """Rank 0 alone knows what kNN takes; all end at the same step for it."""
+    """Only rank 0 knows the duration of kNN; all ranks end at the same step nevertheless."""
     first, second = gloo.run(budgeted_run, dataset, str(tmp_path / "run"))
     assert first == second and len(first[0]) > 1 and first[1] == first[0][-1][2]
 

@@ -1,4 +1,4 @@
-"""The README's ten lines of Python run as they stand, and its commands exist."""
+"""The README's ten lines of Python run unchanged, and its commands exist."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def test_the_python_runs(folder, tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    # a size that a test can afford; every other word is the README's
+    # a size that a test can afford; everything else is the README's
     there = "replace(MOCO_V2, epochs=100)"
     assert there in code
     small = "arch='resnet-mini', size=16, batch=16, bn_splits=2, K=64, epochs=1)"

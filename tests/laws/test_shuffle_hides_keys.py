@@ -1,5 +1,5 @@
 """The leak of 1911.05722 section 3.3, as a law on training: without the shuffle a model finds its
-key by the statistics of their common sub-batch; with it, there is nothing to find."""
+key by the statistics of their common sub-batch; with it, it finds nothing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe: what a page logs, asks for, and looks like."""
+"""Drives a headless Chromium over a pipe: a page's console, its requests, its screenshot."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ FLAGS = [
 
 
 def find():
-    """Path of a Chromium; None where there is none."""
+    """Path of a Chromium; None if none is installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -50,7 +50,7 @@ class Browser:
         os.close(self._read)
 
     def call(self, method, **params):
-        """Send a command, return its result."""
+        """Send a command; return its result."""
         self._number += 1
         number, message = self._number, {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -75,7 +75,7 @@ class Browser:
         return json.loads(text)
 
     def open(self, path, width, height=900, dark=False):
-        """Load a file at a width in CSS pixels, to the end."""
+        """Load a file completely, in a window of this width in CSS pixels."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[
@@ -101,7 +101,7 @@ class Browser:
         return [m["params"] for m in self.messages if m["method"] in methods]
 
     def requests(self):
-        """URLs that were asked for, but for data inside the page."""
+        """URLs that the page requested, without data URIs."""
         urls = [m["params"]["request"]["url"] for m in self.messages
                 if m["method"] == "Network.requestWillBeSent"]
         return [u for u in urls if not u.startswith("data:")]

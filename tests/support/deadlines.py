@@ -1,4 +1,4 @@
-"""A test of what once waited for ever fails after some seconds."""
+"""A deadline for tests of code that once waited for ever."""
 
 import signal
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the tests of the evaluations share: an encoder that was never trained, and a real task."""
+"""Parts for the tests of the evaluations: an untrained encoder, and a real task."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ CPU = torch.device("cpu")
 RECIPE = dataclasses.replace(
     MOCO_CIFAR, arch="resnet-mini", size=24, batch=16, K=64, precision="float32"
 )
-CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data"  # where there is one
+CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data"  # may be missing
 
 
 @functools.cache
 def untrained(recipe: Recipe = RECIPE) -> Checkpoint:
-    """A checkpoint at step 0, of what an evaluation reads."""
+    """A checkpoint at step 0 with the fields that an evaluation reads."""
     encoder = initial_encoder(recipe, CPU)
-    # running statistics as a short training would leave them: not those of a new BatchNorm
+    # Running statistics as after a short training, which differ from those of a new BatchNorm.
     encoder.train()
     with torch.no_grad():
         for _ in range(5):
@@ -36,7 +36,7 @@ def untrained(recipe: Recipe = RECIPE) -> Checkpoint:
 
 
 def real_task(out: Path, train: int, val: int) -> tuple[Subset, Subset]:
-    """Two labelled sets: of CIFAR-10 where it lies, else of drawn images."""
+    """Two labelled sets: from CIFAR-10 if its files are there, else from drawn images."""
     if (CIFAR / "cifar10-test.tar").exists():
         prepare(CIFAR / "cifar10-test.tar", out / "cifar")
         store = open_store(out / "cifar")

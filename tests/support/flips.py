@@ -1,9 +1,9 @@
-"""Single-bit flips of every file of ours that is read back: make one, flip a bit, open, compare.
+"""Flips single bits of every kind of file that we read back: make, flip, open, compare.
 
     python -m tests.support.flips 20000
 
-flips each file so many times, and prints how many flips were refused, harmless, taken for whole
-(silent) and not caught.
+flips 20,000 single bits in each file, and prints the number of flips that were refused, harmless,
+not noticed (silent) and not caught.
 """
 
 import os
@@ -32,11 +32,11 @@ SHAPE = (50, 16)
 
 @dataclass
 class Target:
-    """A file that is whole, how to open it, and whether what was opened is what was written."""
+    """A good file, a function that opens it, and one that compares the content."""
 
     path: Path
     opened: Callable[[], tuple[Any, list[str]]]
-    """The content, or None if it was refused or counts as missing; and the lines that were said."""
+    """Return the content (None if it was refused or counts as missing), and the printed lines."""
     equal: Callable[[Any], bool]
 
 

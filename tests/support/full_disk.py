@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def files_up_to(size):
-    """No file of this process may grow beyond `size` bytes: a write that would is cut short, the
-    next fails."""
+    """Limit the files of this process to `size` bytes, while the block runs.
+
+    A write beyond the limit is cut short, and the next one fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

@@ -1,4 +1,4 @@
-"""Processes that stay and run what tests hand them, each as one gloo rank: torch is loaded once."""
+"""Long-lived processes that run tests' functions, each as one gloo rank: torch loads only once."""
 
 import os
 import socket
@@ -10,11 +10,11 @@ import torch.multiprocessing as multiprocessing
 
 from fastmoco.system.torchrun import join, leave
 
-SECONDS = 120  # that one job may take on a busy machine
+SECONDS = 120  # limit of one job, on a busy machine
 
 
 def serve(rank, size, pipe):
-    """Take (function, arguments, port) and answer what function(ranks, *arguments) gives."""
+    """Take (function, arguments, port); answer the result of function(ranks, *arguments)."""
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
@@ -33,7 +33,7 @@ def serve(rank, size, pipe):
 
 
 class Gloo:
-    """So many processes; run() gives the answer (or the exception) of each."""
+    """A group of processes; run() returns the answer (or the exception) of each."""
 
     def __init__(self, size):
         spawn = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""PNG and TIFF files by hand, for what Pillow can't write."""
+"""Makes PNG and TIFF files by hand, of kinds that Pillow can't write."""
 
 import struct
 import zlib
@@ -11,7 +11,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(pixels: np.ndarray, depth: int, colour: int, *chunks: bytes) -> bytes:
-    """A PNG by hand (ISO 15948), for what Pillow can't write. pixels: [H, W] or [H, W, C]."""
+    """Make a PNG (ISO 15948). pixels: [H, W] or [H, W, C]."""
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
     if depth == 16:
@@ -28,7 +28,7 @@ def png(pixels: np.ndarray, depth: int, colour: int, *chunks: bytes) -> bytes:
 def tiff(
     pixels: np.ndarray, bits: int, body: bytes, order: str = "<", **tags: tuple[int, int]
 ) -> bytes:
-    """A TIFF (6.0) of one strip. tags: name=(tag, value), instead of or beside."""
+    """Make a TIFF (6.0) with one strip. tags: name=(tag, value), added or replaced."""
     height, width = pixels.shape[:2]
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
     entries |= {279: len(body)} | dict(tags.values())

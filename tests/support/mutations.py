@@ -1,4 +1,4 @@
-"""Damaged forms of a JSON text: each value replaced by each wrong one, and bytes changed."""
+"""Makes damaged forms of a JSON text: values replaced by wrong ones, and bytes changed."""
 
 import copy
 import json
@@ -13,8 +13,9 @@ WRONG = [
 
 
 def values(content):
-    """(text of the damaged JSON, what was done) for each place in `content`. Each gets EACH of the
-    wrong values, the next one others."""
+    """Yield (damaged JSON, description) for each place in `content`.
+
+    Each place gets EACH of the wrong values; the next place gets other ones."""
     for number, place in enumerate(places(content)):
         for turn in range(EACH):
             wrong = WRONG[(number * EACH + turn) % len(WRONG)]
@@ -51,7 +52,7 @@ def inside(content, place):
 
 
 def texts(data, seed=0, count=40):
-    """(damaged bytes, what was done) for bytes: cut, flipped, joined, in other encodings."""
+    """Yield (damaged bytes, description): cut, flipped, joined, in other encodings."""
     rng = random.Random(seed)
     fixed = {
         "empty": b"", "a NUL": b"\0" * 10, "deep": DEEP.encode(), "deep object": b'{"a":' * 100_000,

@@ -20,13 +20,13 @@ def picture(height: int, form: str = "JPEG") -> bytes:
     return out.getvalue()
 
 
-# Told apart by their heights.
+# Tests recognise them by their heights.
 A, B, C, D = (picture(height) for height in (8, 10, 12, 14))
 MASK = picture(6, "PNG")
 
 
 def tar(members: Members, form: int = tarfile.PAX_FORMAT, links: Members = ()) -> bytes:
-    """A tar; links: (name, its target), hard ones, or symbolic for a target with "->" in front."""
+    """Make a tar. links: (name, target); a target that starts with "->" makes a symbolic link."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as file:
         for name, data in members:

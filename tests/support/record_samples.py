@@ -1,4 +1,4 @@
-"""What the tests of the record formats share: samples, mutated bytes, DALI's pipelines."""
+"""Parts for the tests of the record formats: samples, mutated bytes, DALI's pipelines."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_by_dali(reader: Callable[[], tuple[object, object]], count: int) -> lis
 
 
 def check_pixels(found: np.ndarray, image: Prepared) -> None:
-    """Raw images exactly; JPEGs within what two decoders round differently."""
+    """Assert that raw images are equal, and JPEGs up to the rounding of two decoders."""
     wanted = pixels(image)
     assert found.shape == wanted.shape
     difference = np.abs(found.astype(int) - wanted)
@@ -100,7 +100,7 @@ def little_memory(limit: int = 8 << 20) -> Iterator[None]:
 
 
 def check_refusal(scan: Callable[[Path], object], path: Path, data: bytes, match: str) -> None:
-    """A file of these bytes is refused in one line that names it, without reading wildly."""
+    """Assert that a file of these bytes is refused in one line that names it, in little memory."""
     path.write_bytes(data)
     with little_memory(), pytest.raises(UserError, match=match) as caught:
         scan(path)
@@ -110,7 +110,7 @@ def check_refusal(scan: Callable[[Path], object], path: Path, data: bytes, match
 def check_survives(
     scan: Callable[[Path], tuple[np.ndarray, list[str]]], path: Path, data: bytes
 ) -> None:
-    """Whatever the bytes: one line, or rows that lie inside the file and can be read."""
+    """Assert that any bytes are refused in one line, or give readable rows inside the file."""
     path.write_bytes(data)
     try:
         rows, _ = scan(path)

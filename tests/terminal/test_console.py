@@ -1,4 +1,4 @@
-"""Progress lines at fixed widths, and the rate they show."""
+"""Progress lines at fixed widths, and their rate."""
 
 import io
 import re
@@ -53,7 +53,7 @@ def test_no_figure_of_a_progress_line_is_cut(clock, title, unit, done, total, fi
 
 
 def test_the_rate_is_that_of_the_last_half_minute(clock):
-    """A process that was stopped for an hour: the hour does not stay in its rate."""
+    """An hour in which the process was stopped does not count in its rate."""
     pace = Pace()
     for second in range(100):
         clock.now += 1

@@ -1,4 +1,4 @@
-"""Flags are parsed and helped with whatever the garbage collector does meanwhile."""
+"""Flags and their help work whenever the garbage collector runs."""
 
 import ast
 import gc

@@ -70,7 +70,7 @@ PHASES = {
 
 
 class Terminal(io.StringIO):
-    """What a terminal shows of the text written to it: enough of its codes for rich's Live."""
+    """A terminal's screen after the text written to it; knows the codes that rich's Live uses."""
 
     CODE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n])")
 
@@ -106,20 +106,20 @@ class Terminal(io.StringIO):
             self.y -= 1
 
     def narrow(self, width: int) -> None:
-        """As terminals do it that wrap again what they show."""
+        """Change the width as terminals do that wrap their text again."""
         below = len(self.rows) - self.y
         self.rows = [row[i : i + width] for row in self.rows
                      for i in range(0, max(len(row), 1), width)][-self.height :]
         self.y, self.width = len(self.rows) - below, width
 
     def text(self) -> str:
-        """Its rows, with one blank for many."""
+        """The rows, with runs of blanks as one."""
         return re.sub(" +", " ", "\n".join(self.rows))
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Events -> the rows of a terminal after the last one."""
+    """Show events on a terminal; return its rows after the last one."""
 
     def show(told, width, height, narrowed=None):
         terminal = Terminal(width, height)
@@ -186,7 +186,7 @@ def test_a_budget_is_shown_with_what_it_has_left():
     assert "rate is measured" in drawn(fed(STARTED, replace(LINE, steps=0)))
 
 
-def test_verdicts_stand_until_they_are_over():
+def test_warnings_are_shown_until_they_are_over():
     text = drawn(fed(STARTED, LINE, ALARM))
     assert "ALARM: collapse: all images" in text
     assert "collapse" not in drawn(fed(STARTED, LINE, ALARM, replace(ALARM, over=True)))
@@ -215,7 +215,7 @@ def test_on_a_terminal_lines_scroll_above_the_panel(monkeypatch):
             listen(event)
     text = out.getvalue()
     assert "note: so" in text and "alarm: collapse" in text and "8.314 (chance 11.090)  ▁" in text
-    assert "epoch    2.40  step" not in text  # the line that the panel stands for
+    assert "epoch    2.40  step" not in text  # the line that the panel replaces
 
 
 def test_without_a_terminal_every_event_is_a_line(capsys):

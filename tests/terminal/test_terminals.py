@@ -1,4 +1,4 @@
-"""Output where the terminal, or the locale, has no UTF-8, and names that are no text at all."""
+"""Output on a terminal or in a locale without UTF-8, and file names that are not text."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ ODD = [b"\xe4sh", "日本 ä".encode(), b"bad\xff\xfe\n<b>|`"]  # classes: folde
 
 @pytest.fixture(scope="module")
 def odd(folder, tmp_path_factory):
-    """A folder of images, a dataset and a run whose names are no UTF-8, and an evaluation there."""
+    """A folder of images, a dataset, a run and an evaluation, with names that are not UTF-8."""
     root = os.fsencode(tmp_path_factory.mktemp("odd")) + b"/\xff\xc3\xa9"
     images = sorted(os.fsencode(p) for p in (folder / "ash").iterdir())
     for number, name in enumerate(ODD):
@@ -40,7 +40,7 @@ def odd(folder, tmp_path_factory):
 
 
 def on(encoding, *argv):
-    """(exit code, stdout, stderr) of a command on a terminal of an encoding."""
+    """Run a command on a terminal with an encoding: return exit code, stdout and stderr."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(argv))
@@ -107,7 +107,7 @@ def test_names_are_opened_in_a_locale_without_utf8(odd, tmp_path):
 
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path):
-    """An image set of which nothing decodes has no mean."""
+    """A set in which no image decodes has no mean."""
     from data_tools.safe_reading.json_file import shown_json
 
     assert json.loads(shown_json({"a": [float("nan"), 1.0], "b": {"c": -float("inf")}})) == {

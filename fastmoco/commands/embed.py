@@ -34,9 +34,10 @@ class EmbedArgs:
 def embed(argv: list[str]) -> None:
     """fastmoco embed CHECKPOINT DATA"""
     args = parse(EmbedArgs, argv, "embed")
+    from data_tools.inspection.sheets import check_picture
     from fastmoco.evaluation.feature_cache import features_of
     from fastmoco.evaluation.feature_files import check_name, write_features
-    from fastmoco.reporting.neighbour_sheet import check_sheet, draw_neighbours
+    from fastmoco.reporting.neighbour_sheet import draw_neighbours
     from fastmoco.settings.rules import check_seed
     from fastmoco.terminal import console
     from fastmoco.weights.encoders import load_encoder
@@ -47,7 +48,7 @@ def embed(argv: list[str]) -> None:
     if args.out is not None:
         check_name(args.out)
     if args.neighbours is not None:
-        check_sheet(args.neighbours)
+        check_picture(args.neighbours, "--neighbours")
     checkpoint, how, (store, _) = begin(args.checkpoint, (args.data, None), args.how)
     encoder = load_encoder(checkpoint, how.device)
     features = features_of(encoder, store, checkpoint.recipe, how)

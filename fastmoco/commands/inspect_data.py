@@ -31,11 +31,14 @@ def inspect(argv: list[str]) -> None:
     if args.sample < 1:
         raise UserError(f"--sample {args.sample}: give 1 or more")
     from data_tools.inspection.contact_sheet import contact_sheet
+    from data_tools.inspection.sheets import check_picture
     from data_tools.inspection.survey import survey
     from data_tools.inspection.survey_text import lines
     from data_tools.open import open_store
     from fastmoco.terminal import console
 
+    if args.sheet is not None:
+        check_picture(args.sheet, "--sheet")
     index(args.path, args.json)
     with console.progress("reading", "images") as tick:
         found = survey(args.path, args.sample, progress=None if args.json else tick)

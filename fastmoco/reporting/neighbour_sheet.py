@@ -11,24 +11,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
 from data_tools.files import replacing
+from data_tools.inspection.sheets import INK, PAPER, check_picture, class_name, place
 from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.evaluation.knn import nearest
 from fastmoco.loading.engines.threads import decode
-from fastmoco.reporting.sheets import INK, PAPER, class_name, is_picture, place
 
 NEAREST = 8
 TILE, GAP, HEADER, CAPTION = 112, 8, 26, 16  # pixels of the sheet
 NAME = 12  # letters of a class's name that fit beside a cosine
 SAME, OTHER = (46, 139, 87), (214, 69, 65)  # green: the query's class; red: another
-
-
-def check_sheet(sheet: Path) -> None:
-    """Raise UserError if the sheet can't be saved there; called before the long work."""
-    if not is_picture(sheet):
-        raise UserError(f"--neighbours {sheet}: name a .png, .jpg or .webp file")
-    if sheet.is_dir() or not sheet.parent.is_dir():
-        raise UserError(f"--neighbours {sheet}: give a file in a folder that exists")
 
 
 def draw_neighbours(
@@ -40,7 +32,7 @@ def draw_neighbours(
     The seed chooses `count` queries. A neighbour is green if it has the query's label, and red if
     it has another. Returns the ids in the sheet, int64 [count, 1 + NEAREST], the query first.
     """
-    check_sheet(sheet)
+    check_picture(sheet, "--neighbours")
     if count < 1:
         raise UserError(f"--count {count}: give 1 or more")
     queries = draws.permutation(seed, 0, len(store))[:count]

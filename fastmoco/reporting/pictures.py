@@ -18,6 +18,7 @@ from PIL import Image
 
 from data_tools.errors import UserError
 from data_tools.inspection.contact_sheet import thumbnail
+from data_tools.inspection.sheets import class_name
 from data_tools.open import open_store
 from data_tools.progress import Tick
 from data_tools.sources.location import on_disk
@@ -25,7 +26,6 @@ from data_tools.store import Store
 from data_tools.subset import Subset
 from fastmoco import draws
 from fastmoco.evaluation.features import check_finite, extract
-from fastmoco.reporting.sheets import class_name
 from fastmoco.reporting.views import sheet
 from fastmoco.runs.record import RunRecord
 from fastmoco.system.device import pick_device

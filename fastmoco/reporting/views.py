@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_tools.errors import UserError
 from data_tools.files import replacing
+from data_tools.inspection.sheets import INK, PAPER, check_picture, place
 from data_tools.open import open_store
 from data_tools.store import Store
 from fastmoco import draws
@@ -20,7 +21,6 @@ from fastmoco.augmentation.plain import augment
 from fastmoco.draws import Colour
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.recipe import Recipe
-from fastmoco.reporting.sheets import INK, PAPER, is_picture, place
 
 TILE, GAP, HEADER = 160, 8, 26  # pixels of the sheet
 Q_COLOUR, K_COLOUR = (214, 69, 65), (38, 120, 178)
@@ -39,16 +39,11 @@ def views(
     unknown.
     """
     out = Path(out)
-    if not is_picture(out):
-        raise UserError(f"{out}: name a .png, .jpg or .webp file")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; name an image file")
+    check_picture(out, "--out")
     for name, value, least in (("count", count, 1), ("epoch", epoch, 0)):
         if value < least:
             raise UserError(f"--{name} {value}: give {least} or more")
     recipe.check()
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; make it first, or give another --out")
     store = open_store(data)
     ids = draws.permutation(recipe.seed, epoch, len(store))[:count]
     drawn = sheet(store, ids, recipe, epoch)

@@ -142,6 +142,8 @@ def test_inspect_prints_the_figures_and_draws_the_sheet(prepared, tmp_path, caps
     assert code == 0 and found["samples"] == 96 and found["unlabelled"] == 0
     assert "--sample" in refused(capsys, "inspect", prepared / "beton", "--sample", "0")
     assert "/no/such" in refused(capsys, "inspect", "/no/such")
+    said = refused(capsys, "inspect", prepared / "beton", "--sheet", tmp_path / "s.gif")
+    assert "--sheet" in said and "name a .png, .jpg or .webp file" in said
 
 
 def test_none_of_them_needs_torch(folder, prepared, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_tools.errors import UserError
 from data_tools.inspection.contact_sheet import GAP, MARGIN, contact_sheet, shortened
+from data_tools.inspection.sheets import PAPER
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
@@ -32,7 +33,7 @@ def test_rows_are_classes_and_columns_are_spread(write_tree: Write, tmp_path: Pa
         for column, member in enumerate((0, 3, 6, 9)):
             y, x = MARGIN + row * (40 + GAP) + 20, left + column * (40 + GAP) + 20
             assert abs(sheet[y, x, 0] - 10 * (10 * row + member)) <= 1
-    assert sheet[:MARGIN].min() == 255  # paper around it
+    assert (sheet[:MARGIN] == PAPER).all()  # paper around it
     assert sheet[MARGIN : MARGIN + 40, : left - 10].min() < 100  # and the class's name
     assert [path.name for path in tmp_path.glob("*.partial")] == []
 
@@ -66,5 +67,7 @@ def test_a_name_that_is_too_long_is_cut(tmp_path: Path) -> None:
 
 def test_only_pictures(write_tree: Write, tmp_path: Path) -> None:
     prepare(write_tree({"1.jpg": flat(1)}), tmp_path / "out")
-    with pytest.raises(UserError, match="x.pdf: a contact sheet is a .png or a .jpg"):
+    with pytest.raises(UserError, match="x.pdf: name a .png, .jpg or .webp file"):
         contact_sheet(open_store(tmp_path / "out"), tmp_path / "x.pdf")
+    with pytest.raises(UserError, match="x.png: give a file in a folder that exists"):
+        contact_sheet(open_store(tmp_path / "out"), tmp_path / "none" / "x.png")

@@ -1,4 +1,6 @@
-"""Parts that the drawn sheets (views, neighbours) share: file checks, tiles, names of classes."""
+"""Parts that every drawn sheet shares (the contact sheet, views, neighbours): the check of the
+file's name, tiles, colours and names of classes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from data_tools.errors import UserError
 from data_tools.store import Store
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -29,9 +32,16 @@ class Placed(NamedTuple):
     scale: float
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file's suffix names a format that a sheet can be saved in."""
-    return path.suffix.lower() in SUFFIXES
+def check_picture(path: Path, flag: str = "") -> None:
+    """Raise UserError if no sheet can be saved under this name; called before the long work.
+
+    flag: the flag that gave the path, for the message.
+    """
+    named = f"{flag} {path}".strip()
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{named}: name a .png, .jpg or .webp file")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{named}: give a file in a folder that exists")
 
 
 def place(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> Placed:

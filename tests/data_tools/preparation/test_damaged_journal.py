@@ -19,16 +19,12 @@ from data_tools.preparation.duplicates import digests
 from data_tools.preparation.journal import HEADER, Journal
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.safe_reading.checksum import DIGEST
+from tests.support.folders import snapshot
 from tests.support.sample_images import encode, jpeg, smooth
 
 PART = 4000
 CUT = Policy(shard_size=PART / 1e6)
 FORMATS = ["beton", "tfrecord"]
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_resume import ALL, snapshot
 
 from data_tools.errors import UserError
+from data_tools.formats.registry import FORMATS
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
+from tests.support.folders import snapshot
 from tests.support.sample_images import jpeg
 
 ray = pytest.importorskip("ray")
@@ -46,7 +47,7 @@ def zoo(write_tree: Write) -> Path:
 def test_a_node_and_a_worker_that_die_cost_their_parts_again(
     cluster: object, zoo: Path, tmp_path: Path
 ) -> None:
-    prepare(zoo, tmp_path / "whole", formats=ALL, policy=CUT)
+    prepare(zoo, tmp_path / "whole", formats=list(FORMATS), policy=CUT)
     first, second = (cluster.add_node(num_cpus=1) for _ in range(2))  # type: ignore[attr-defined]
     killed: list[str] = []
 
@@ -62,7 +63,7 @@ def test_a_node_and_a_worker_that_die_cost_their_parts_again(
 
     address = cluster.address  # type: ignore[attr-defined]
     on_ray = replace(CUT, engine="ray", ray_address=address)
-    prepare(zoo, tmp_path / "out", on_ray, ALL, progress=kill)
+    prepare(zoo, tmp_path / "out", on_ray, list(FORMATS), progress=kill)
     assert len(killed) == 2 and killed[1] != "0 workers"
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
     cluster.remove_node(second)  # type: ignore[attr-defined]

@@ -22,17 +22,13 @@ from data_tools.preparation.parts import plan_parts
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.sources.registry import open_source
 from data_tools.store import INDEX
+from tests.support.folders import snapshot
 from tests.support.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 PART = 4000
 CUT = Policy(shard_size=PART / 1e6)
 ALL = list(FORMATS)
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture

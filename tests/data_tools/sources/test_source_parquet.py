@@ -1,7 +1,5 @@
 """Parquet and Arrow files as Hugging Face writes them, and as others do; whole, cut and mutated."""
 
-import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,69 +12,21 @@ from data_tools.errors import UserError
 from data_tools.label_values import MOST_CLASSES
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet, parquet_rows
-from tests.support.sample_images import jpeg
+from tests.support.parquet_tables import (
+    IMAGES,
+    LABELS,
+    NAMES,
+    STRUCT,
+    WRITERS,
+    N,
+    check,
+    open_and_read,
+    table,
+    write_parquet,
+)
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-N = 23
-IMAGES = [jpeg(8 + i % 5, 10 + i % 3, seed=i) for i in range(N)]
-LABELS = [i * 5 % 3 for i in range(N)]
-NAMES = ["zebra", "ant", "cat"]
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-HF = {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}
-
-
-def table(
-    column: str = "image", features: dict | None = HF, labels: object = LABELS, struct: bool = True,
-    label: str = "label",
-) -> pa.Table:
-    cells = [{"bytes": image, "path": f"{i}.jpg"} for i, image in enumerate(IMAGES)]
-    columns = {column: pa.array(cells, STRUCT) if struct else pa.array(IMAGES, pa.binary())}
-    if labels is not None:
-        columns[label] = labels if isinstance(labels, pa.Array) else pa.array(labels)
-    made = pa.table({"id": pa.array(range(N)), **columns})
-    if features is not None:
-        info = json.dumps({"info": {"features": features}})
-        made = made.replace_schema_metadata({"huggingface": info})
-    return made
-
-
-def write_parquet(path: Path, rows: pa.Table, group: int = 5) -> Path:
-    pq.write_table(rows, path, row_group_size=group)
-    return path
-
-
-def write_stream(path: Path, rows: pa.Table, group: int = 5) -> Path:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as out:
-        out.write_table(rows, max_chunksize=group)
-    return path
-
-
-def write_zstd(path: Path, rows: pa.Table, group: int = 5) -> Path:
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.OSFile(str(path), "wb") as f, pa.ipc.new_stream(f, rows.schema, options=options) as out:
-        out.write_table(rows, max_chunksize=group)
-    return path
-
-
-def write_file(path: Path, rows: pa.Table, group: int = 5) -> Path:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, rows.schema) as out:
-        out.write_table(rows, max_chunksize=group)
-    return path
-
-
-WRITERS = {"x.parquet": write_parquet, "x.arrow": write_stream, "zstd.arrow": write_zstd,
-           "file.arrow": write_file}
-
-
-def check(source: parquet.ParquetSource, labels: list = LABELS, images: list = IMAGES) -> None:
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == labels
-    assert len(source.keys) == len(set(source.keys)) == len(source.sizes) == len(images)
-    assert [source.read(i) for i in range(len(images))] == images
-    assert [source.read(i) for i in reversed(range(len(images)))] == images[::-1]
-    assert all(100 < size < 4000 for size in source.sizes)
-    source.close()
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -163,74 +113,6 @@ def test_images_that_lie_beside_the_table(tmp_path: Path) -> None:
     for i in (2, 4, 5):
         with pytest.raises(OSError):
             source.read(i)
-
-
-def shards(folder: Path, split: str = "train", count: int = 3) -> list[pa.Table]:
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [table().slice(i * 8, 8) for i in range(count)]
-    for i, part in enumerate(parts):
-        write_parquet(folder / f"{split}-{i:05d}-of-{count:05d}.parquet", part)
-    return parts
-
-
-@pytest.mark.parametrize("inside", ["", "data"])
-def test_a_folder_and_a_list_of_files(tmp_path: Path, inside: str) -> None:
-    shards(tmp_path / "set" / inside)
-    (tmp_path / "set/README.md").touch()
-    place = Location(tmp_path / "set")
-    assert parquet.recognises(place)
-    check(parquet.open(place))
-    files = sorted((tmp_path / "set" / inside).glob("*.parquet"))
-    source = parquet.open([Location(path) for path in files[1:]])
-    check(source, LABELS[8:], IMAGES[8:])
-    assert source.kind == "Parquet, 2 files"
-
-
-def test_files_of_one_name_have_keys_of_their_own(tmp_path: Path) -> None:
-    for folder in "ab":
-        (tmp_path / folder).mkdir()
-        write_parquet(tmp_path / folder / "0.parquet", table())
-    source = parquet.open([Location(tmp_path / folder / "0.parquet") for folder in "ab"])
-    assert source.keys[0] == "a/0.parquet/0" and source.keys[N] == "b/0.parquet/0"
-    check(source, LABELS * 2, IMAGES * 2)
-
-
-def test_splits_side_by_side_are_refused_with_a_pattern(tmp_path: Path) -> None:
-    shards(tmp_path)
-    shards(tmp_path, "test")
-    with pytest.raises(UserError, match=r"test and train side by side.*/train-\*\.parquet'"):
-        parquet.open(Location(tmp_path))
-
-
-def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
-    rows = table(features=None)
-    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
-    for name, part in zip(names, (rows.slice(0, 20), rows.slice(20)), strict=True):
-        write_stream(tmp_path / name, part)
-    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
-    (tmp_path / "state.json").write_text(json.dumps(state))
-    (tmp_path / "dataset_info.json").write_text(json.dumps({"features": HF}))
-    assert parquet.recognises(Location(tmp_path))
-    source = parquet.open(Location(tmp_path))
-    assert source.classes == NAMES
-    check(source)
-    (tmp_path / "state.json").write_text(json.dumps(state | {"_indices_data_files": [1]}))
-    with pytest.raises(UserError, match="flatten_indices"):
-        parquet.open(Location(tmp_path))
-
-
-def test_a_folder_of_several_splits_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert parquet.recognises(Location(tmp_path))
-    with pytest.raises(UserError, match="give one of its folders"):
-        parquet.open(Location(tmp_path))
-
-
-def test_files_of_different_datasets_are_refused(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "0.parquet", table())
-    write_parquet(tmp_path / "1.parquet", table("picture", None))
-    with pytest.raises(UserError, match="one dataset"):
-        parquet.open(Location(tmp_path))
 
 
 @pytest.mark.parametrize("rows", [
@@ -327,19 +209,3 @@ def test_mutated_files(
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(content[:end])
     open_and_read(Location(path), parquet.open)
-
-
-def open_and_read(place: Location, open_it: Callable[[Location], parquet.ParquetSource]) -> None:
-    parquet.recognises(place)
-    try:
-        source = open_it(place)
-    except UserError as error:
-        assert "\n" not in str(error)
-        return
-    assert len(source.keys) < 1_000_000
-    for i in (0, len(source.keys) // 2, len(source.keys) - 1):
-        try:
-            assert isinstance(source.read(i), bytes)
-        except OSError:
-            pass
-    source.close()

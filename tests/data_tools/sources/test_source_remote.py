@@ -10,7 +10,6 @@ from test_source_cifar import layout_files, pack, python2
 from test_source_cifar import write as write_cifar
 from test_source_idx import PAIR, TEST
 from test_source_idx import write as write_idx
-from test_source_parquet import shards, table, write_file, write_stream
 from test_source_table import CSV, IMAGES, JSON
 
 from data_tools.errors import UserError
@@ -18,6 +17,7 @@ from data_tools.sources import cifar, idx
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables import table as lists
+from tests.support.parquet_tables import shards, table, write_file, write_stream
 
 fsspec = pytest.importorskip("fsspec")
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_source_parquet import open_and_read, table
 
 from data_tools.errors import UserError
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables.parquet_layout import read_chunks
 from data_tools.sources.tables.thrift import Compact
+from tests.support.parquet_tables import open_and_read, table
 from tests.support.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")

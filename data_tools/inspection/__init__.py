@@ -1,3 +1,3 @@
-"""Looks at datasets that exist: verify, inspect and the contact sheet. Imports preparation and
-what lies below it.
+"""Looks at datasets that exist: verify, inspect and drawn sheets. Imports preparation and the
+folders below it.
 """

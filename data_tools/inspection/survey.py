@@ -1,6 +1,7 @@
-"""What a dataset holds, in figures: for `fastmoco inspect`.
+"""Collects the figures of a dataset, for `fastmoco inspect`.
 
-Counts, classes and sizes are of all images; colours and JPEG kinds of a sample, evenly spread.
+Counts, classes and sizes cover all images. Colours and kinds of JPEG come from a sample that is
+evenly spread over them.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from data_tools.safe_reading.json_file import Damaged, read_lines, typed
 from data_tools.store import JPEG, OTHER, RAW, MappedStore, Store
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-# Files of others are hashed to find equal images in them, up to so many.
+# Files that prep did not write have no digests. They are hashed to find equal images, unless they
+# hold more images than this.
 MOST_HASHED = 200_000
-# Of each reason in the quarantine so many keys are shown.
+# Number of keys that are shown per reason in the quarantine.
 EXAMPLES = 3
 # Enough for a third digit of the mean: images differ by about 0.15 from one another.
 MOMENTS_OF = 2000
@@ -43,49 +45,50 @@ PROGRESSIVE = (0xC2, 0xCA)
 
 @dataclass(frozen=True)
 class Survey:
-    """The figures. Percentiles are those of PERCENTILES: least, 5, 25, median, 75, 95, most."""
+    """The figures. Lists of seven are the PERCENTILES: least, 5 %, 25 %, median, 75 %, 95 %, most.
+    """
 
     path: str
     formats: list[str]
     files: int
-    """Data files (of the first format)."""
+    """Number of data files (of the first format)."""
     data_bytes: int
     samples: int
     unlabelled: int
     classes: dict[str, int]
-    """Samples by class; where the file has no names, by number."""
+    """Samples by class; by its number if the classes have no names."""
     height: list[float]
     width: list[float]
     shorter_side: list[float]
     aspect: list[float]
-    """Width by height."""
+    """Width divided by height."""
     bytes: list[float]
-    """Of an image as it is stored."""
+    """Bytes of an image as it is stored."""
     megapixels: float
-    """Of all images together."""
+    """Millions of pixels in all images together."""
     kinds: dict[str, int]
     """Samples by how they are stored: JPEG, raw, other."""
     sampled: int
-    """Images that were decoded for the figures below."""
+    """Number of images in the sample, from which the figures below come."""
     undecodable: int
-    """Of these; `verify` names them."""
+    """Number of sampled images that do not decode. `verify` names them."""
     jpegs: dict[str, int]
-    """Of the sampled JPEGs: baseline or progressive, and chroma sampling."""
+    """Sampled JPEGs by their kind: baseline or progressive, and chroma sampling."""
     mean: list[float]
-    """Of R, G, B, each image counting once, 0 to 1."""
+    """Mean of R, G and B, 0 to 1. Every sampled image has the same weight."""
     std: list[float]
-    """Of the sampled pixels, each image counting once."""
+    """Standard deviation of R, G and B, 0 to 1. Every sampled image has the same weight."""
     duplicates: int
     """Images equal to an earlier one; -1: not looked for."""
     leaks: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Of each reason in the quarantine, the first keys."""
+    """The first keys in the quarantine, by reason."""
     kept: int = -1
     """Images stored as they came; -1: not known."""
     reencoded: dict[str, int] = field(default_factory=dict)
     trimmed: dict[str, int] = field(default_factory=dict)
-    """JPEGs copied with the same pixels but not the same bytes: see Manifest."""
+    """JPEGs copied with the same pixels but not the same bytes, by the change (see Manifest)."""
     source: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -96,10 +99,10 @@ def survey(
     workers: int = 0,
     progress: Tick | None = None,
 ) -> Survey:
-    """Looks at a prepared dataset, or at a beton, TFRecord, RecordIO or WebDataset file.
+    """Surveys a prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file.
 
-    sample: images to decode. progress(done, total): told how many of these are through.
-    Raises UserError for what can't be opened.
+    sample: number of images to decode. progress(done, total) is called with the number decoded so
+    far. Raises UserError if the path can't be opened.
     """
     path = Path(path)
     store = open_store(path)
@@ -131,6 +134,7 @@ def survey(
 
 
 def percentiles(values: np.ndarray) -> list[float]:
+    """The PERCENTILES of the values; empty if there are none."""
     if not len(values):
         return []
     return [round(float(value), 4) for value in np.percentile(values, PERCENTILES)]
@@ -146,7 +150,8 @@ def count_classes(store: MappedStore) -> dict[str, int]:
 
 
 def history(folder: Path | None, manifest: Manifest | None, store: MappedStore) -> dict[str, Any]:
-    """What the preparation did, where it is known; of files of others, only equal images."""
+    """The Survey's fields on the preparation. Files that prep did not write only get the count of
+    equal images."""
     if folder is None or manifest is None:
         return {"duplicates": count_duplicates(store)}
     examples: dict[str, list[str]] = {}
@@ -193,7 +198,7 @@ def count_duplicates(store: MappedStore) -> int:
 def look_at(
     store: Store, ids: np.ndarray, workers: int, progress: Tick | None
 ) -> dict[str, Any]:
-    """Colours and JPEG kinds of the images `ids`."""
+    """The Survey's fields on the decoded images `ids`: colours and kinds of JPEG."""
     jpegs: Counter[str] = Counter()
     sums: list[np.ndarray] = []
 
@@ -224,21 +229,21 @@ def look_at(
 def mean_and_std(
     store: Store, sample: int = MOMENTS_OF, workers: int = 0
 ) -> tuple[list[float], list[float], int]:
-    """Of R, G, B, 0 to 1, each image counting once; and of how many images.
+    """Return mean and standard deviation of R, G and B, 0 to 1, and the number of images used.
 
-    Of up to `sample` images, evenly spread: the same figures for the same dataset in any format.
-    Raises UserError where none of them decodes.
+    Every image has the same weight. Up to `sample` images are read, evenly spread, so the figures
+    are the same for one dataset in any format. Raises UserError if none of them decodes.
     """
     found = look_at(store, chosen(len(store), sample), workers, None)
     used = found["sampled"] - found["undecodable"]
     if not used:
         raise UserError(f"{store.path}: none of {found['sampled']:,} sampled images decodes; "
-                        "`fastmoco verify` tells why")
+                        "`fastmoco verify` says why")
     return found["mean"], found["std"], used
 
 
 def kind_of(store: Store, i: int) -> str:
-    """Of a JPEG: "baseline 4:2:0"; else empty."""
+    """The kind of a JPEG, such as "baseline 4:2:0"; empty for other images."""
     if store.kinds[i] != JPEG:
         return ""
     header = sniff_jpeg(store.encoded(i).tobytes())
@@ -255,7 +260,8 @@ def chroma(name: str) -> str:
 
 
 def pixels_of(store: Store, i: int) -> np.ndarray:
-    """uint8 [H, W, 3]."""
+    """The pixels of image i, uint8 [H, W, 3] RGB. Raises BadImage or ValueError if it does not
+    decode."""
     encoded = store.encoded(i)
     if store.kinds[i] == RAW:
         return encoded.reshape(*store.sizes[i].tolist(), 3)
@@ -267,7 +273,7 @@ def pixels_of(store: Store, i: int) -> np.ndarray:
 
 
 def moments(pixels: np.ndarray) -> np.ndarray:
-    """float64 [2, 3]: mean of the channels and of their squares, 0 to 1."""
+    """The mean of each channel, and of its square, both of values from 0 to 1: float64 [2, 3]."""
     levels = np.arange(256) / 255
     counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(3)]
     shares = np.array(counts) / max(1, pixels.shape[0] * pixels.shape[1])

@@ -1,4 +1,4 @@
-"""A survey's figures for people: what `fastmoco inspect` prints."""
+"""The lines that `fastmoco inspect` prints about a survey."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from data_tools.inspection.survey import Survey
 from data_tools.quantities import human
 
-CLASSES = 5  # so many of the largest and of the smallest are named
+CLASSES = 5  # number of the largest and of the smallest classes that are named
 
 
 def lines(found: Survey) -> list[str]:
-    """One line after another."""
+    """The survey in lines of text."""
 
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"

@@ -1,6 +1,7 @@
-"""Is a dataset whole? Structure, checksums, and every image decoded; ours or anybody's.
+"""Checks that a dataset is whole: its structure, its checksums, and that every image decodes.
 
-What is said is for people: what is wrong, with which image, and what to do about it.
+It takes prepared datasets and files that others wrote. Every problem names its image and says what
+to do about it.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from data_tools.open import datasets_in, open_foreign, open_store
 from data_tools.progress import Tick
 from data_tools.store import INDEX, JPEG, RAW, MappedStore
 
-# Problems that are told in words; of more only the number.
+# Number of problems that are reported in words. The others are only counted.
 MOST = 20
-# Images that a thread looks at in one go.
+# Number of images that a thread checks per task.
 CHUNK = 64
-# Columns that an index and the data file itself must agree on.
+# Columns in which the index and the data file must agree.
 SHARED_COLUMNS = ("offset", "size", "height", "width", "label", "kind")
 READ = 1 << 20
 
 
 @dataclass
 class Report:
-    """What verify found at one path."""
+    """Result of verify for one dataset or file."""
 
     path: str
     format: str = ""
     samples: int = 0
     looked_at: int = 0
-    """Images that were checked and decoded."""
+    """Number of images that were checked and decoded."""
     found: int = 0
-    """How many problems there are."""
+    """Number of problems."""
     problems: list[str] = field(default_factory=list)
-    """The first MOST of them."""
+    """The first MOST problems, in words."""
     warnings: list[str] = field(default_factory=list)
-    """What is whole and may surprise all the same."""
+    """Things that are valid but possibly unexpected."""
 
     def add(self, problem: str) -> None:
         self.found += 1
@@ -59,11 +60,11 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         if self.found:
             return f"damaged: {self.found:,} problem{'s' if self.found > 1 else ''}"
         if self.looked_at < self.samples:
-            return (f"whole as far as it was looked at: the structure, and {self.looked_at:,} of "
+            return (f"whole as far as it was checked: the structure, and {self.looked_at:,} of "
                     f"{self.samples:,} images")
         return f"whole: all {self.samples:,} images have their checksum and decode"
 
@@ -74,11 +75,11 @@ def verify(
     workers: int = 0,
     progress: Tick | None = None,
 ) -> list[Report]:
-    """Checks a prepared dataset (a report for each format in it) or a file of a format.
+    """Checks a prepared dataset (one report per format in it), or a file of one format.
 
-    quick: decode only so many images, evenly spread, and don't parse whole files; 0: all.
-    progress(done, total): told how many images are through. Raises UserError for what is no
-    dataset at all; damage is not an error but in the report.
+    quick: number of images to decode, evenly spread, without parsing whole files; 0: check all.
+    progress(done, total) is called with the number of images checked so far. Raises UserError if
+    the path is no dataset at all; damage is no exception, but is in the report.
     """
     path = Path(path)
     if not path.exists():
@@ -141,7 +142,7 @@ def verify_file(path: Path, quick: int, workers: int, progress: Tick | None) -> 
 
 
 def check_files(folder: Path, manifest: Manifest, report: Report) -> None:
-    """Every file there, of its size, and the small ones with their bytes."""
+    """Checks that every file exists with its size, and small files with their checksum."""
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -163,7 +164,7 @@ def sha256(path: Path) -> str:
 
 
 def check_places(store: MappedStore, rows: np.ndarray, report: Report) -> None:
-    """No two images overlap, but equal ones that share a place."""
+    """Checks that no two images overlap. Duplicates share one place, which is allowed."""
     order = np.lexsort((rows["offset"], rows["file"]))
     file, start = rows["file"][order], rows["offset"][order].astype(np.int64)
     end = start + rows["size"][order].astype(np.int64)
@@ -177,9 +178,10 @@ def check_places(store: MappedStore, rows: np.ndarray, report: Report) -> None:
 def check_structure(
     store: MappedStore, rows: np.ndarray, manifest: Manifest, report: Report
 ) -> None:
-    """What the data files say of themselves, by their format's own rules, is what the index says.
+    """Checks that the index agrees with the data files, parsed by their format's own rules.
 
-    Only what a file tells: betons hold no checksums, and RecordIO no sizes but the image's own.
+    Only columns that a format holds are compared: betons hold no checksums, and RecordIO holds no
+    height and width but those in the image itself.
     """
     for number, path in enumerate(store.data):
         mine = np.flatnonzero(rows["file"] == number)
@@ -207,7 +209,7 @@ def check_images(
     report: Report,
     progress: Tick | None,
 ) -> None:
-    """Checksums and pixels, in threads. crcs: of each image's bytes, where they are known."""
+    """Checks checksums and pixels, in threads. crcs: CRC-32 of each image's bytes, if known."""
     ids = chosen(len(store), quick)
     chunks = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
     turned = foreign_cmyk = 0
@@ -226,11 +228,11 @@ def check_images(
             if progress is not None:
                 progress(report.looked_at, len(ids))
     if turned:
-        report.warnings.append(f"{turned:,} images are turned only by EXIF, which no loader looks "
-                               "at; prep turns them upright")
+        report.warnings.append(f"{turned:,} images are turned only by EXIF, which loaders ignore; "
+                               "prep turns them upright")
     if foreign_cmyk:
-        report.warnings.append(f"{foreign_cmyk:,} images are CMYK JPEGs, of which FFCV makes "
-                               "garbage without a word; prep converts them")
+        report.warnings.append(f"{foreign_cmyk:,} images are CMYK JPEGs, which FFCV decodes to "
+                               "wrong colours without an error; prep converts them")
 
 
 def in_order(
@@ -238,21 +240,21 @@ def in_order(
     work: Callable[[np.ndarray], list[tuple[str, str]]],
     chunks: Sequence[np.ndarray],
 ) -> Iterator[list[tuple[str, str]]]:
-    """pool.map, but never far ahead of the consumer."""
+    """pool.map in steps, so that results never pile up far ahead of the consumer."""
     ahead = 4 * (os.cpu_count() or 1)
     for at in range(0, len(chunks), ahead):
         yield from pool.map(work, chunks[at : at + ahead])
 
 
 def chosen(samples: int, quick: int) -> np.ndarray:
-    """Which images are looked at: all, or so many from the first to the last."""
+    """Numbers of the images to check: all, or `quick` of them, evenly spaced."""
     if not quick or quick >= samples:
         return np.arange(samples)
     return np.unique(np.linspace(0, samples - 1, quick).round().astype(np.int64))
 
 
 def look_at(store: MappedStore, i: int, crc: int | None) -> tuple[str, str]:
-    """(what is wrong with image i, what to remark); empty: nothing."""
+    """Checks image i. Returns (problem, remark); each is empty if there is none."""
     data = store.encoded(i)
     if crc is not None and zlib.crc32(data.data) != crc:
         return "its bytes have changed since it was prepared (checksum)", ""
@@ -275,8 +277,9 @@ def look_at(store: MappedStore, i: int, crc: int | None) -> tuple[str, str]:
     return differs((header.height, header.width), (height, width)), remark
 
 
-def differs(own: tuple[int, int], told: tuple[int, int]) -> str:
-    if own == told:
+def differs(own: tuple[int, int], noted: tuple[int, int]) -> str:
+    """The problem if an image's own (height, width) differs from the noted one; else empty."""
+    if own == noted:
         return ""
-    return (f"is {own[1]} x {own[0]} pixels, but the file says {told[1]} x {told[0]}: FFCV would "
+    return (f"is {own[1]} x {own[0]} pixels, but the file says {noted[1]} x {noted[0]}: FFCV would "
             "decode it into the wrong place")

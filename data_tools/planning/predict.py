@@ -1,4 +1,4 @@
-"""From a sample to the whole: bytes on the disk and a loader's memory."""
+"""Extends a sample's figures to the whole source: bytes on the disk, and a loader's memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from data_tools.machine import cores
 from data_tools.planning.trial import Sample, Trial
 from data_tools.sources.source import Source
 
-# Ours: a ring of 4 batches of 256, two views of 224 pixels. FFCV's loader: see loader_memory.
+# Our loader holds a ring of 4 batches of 256 images with two views of 224 pixels. For FFCV's, see
+# loader_memory.
 BATCH, RING, VIEW, FFCV_SLOTS = 256, 4, 224, 5
-# Bytes beside the image's own: heads, and what fills up words and blocks; and a label's file.
+# Bytes per image in addition to its own: record headers and padding; and, per labelled image, those
+# of the label's own file.
 PER_IMAGE = {"tfrecord": 175, "recordio": 34, "webdataset": 512 + 256}
 PER_LABEL = {"webdataset": 512 + 512}
 
@@ -19,10 +21,10 @@ PER_LABEL = {"webdataset": 512 + 512}
 def predicted_bytes(
     trial: Trial, files: Source, sample: Sample, form: str
 ) -> tuple[int, float]:
-    """Bytes on the disk, and half the width of their 95 % interval as a share of them.
+    """Return the bytes on the disk, and half the width of their 95 % interval as a share of them.
 
-    What is stored raw and what is not scatter about means of their own, and their shares of the
-    whole are known.
+    Raw images and JPEGs are estimated apart, since each kind scatters about its own mean, and the
+    number of images of each kind is known.
     """
     images, size = len(files.keys), float(np.asarray(files.sizes, np.int64).sum())
     raw = round(images * trial.policy.raw_fraction)
@@ -33,7 +35,8 @@ def predicted_bytes(
             content, variance = content + part[0], variance + part[1]
     good = max(1, round(images * (trial.stored > 0).mean()))
     if form == "beton":
-        # An image doesn't cross a page: half of one, weighed by size, is lost at each page's end.
+        # No image crosses a page, so a page ends with a gap: half an image on average, where large
+        # images count more, because they are more often the one that does not fit.
         lost = float((trial.stored**2).sum() / max(2 * trial.stored.sum(), 1))
         pages = np.ceil(content / (trial.page_size - lost))
         total = beton.front_bytes(images, trial.page_size) + pages * trial.page_size
@@ -47,11 +50,12 @@ def predicted_bytes(
 def stratum(
     stored: np.ndarray, sizes: np.ndarray, images: int, source_bytes: float
 ) -> tuple[float, float]:
-    """(stored bytes of so many images, variance of that) from those of some.
+    """Return (stored bytes of `images` images, variance of that), from a sample of them.
 
-    Either by the ratio of stored to source bytes, which is 1 for what is copied, or by the mean of
-    the stored; whichever scatters less. The sample is sorted by size, so neighbours are alike and
-    their differences tell the scatter (systematic sampling).
+    stored, sizes: bytes of each sampled image as stored and in the source. source_bytes: those of
+    all. The estimate uses either the ratio of stored to source bytes, which is 1 for copies, or the
+    mean of the stored bytes: the one with the smaller variance. The sample is sorted by size, so
+    neighbours are alike, and their differences give the variance (systematic sampling).
     """
     n = len(stored)
     ratio = stored.sum() / max(sizes.sum(), 1)
@@ -67,11 +71,11 @@ def stratum(
 
 
 def loader_memory(rows: np.ndarray) -> tuple[int, int]:
-    """(ours, FFCV's): bytes that a training loader of such images (rows of an index) holds, batch
-    256, two views.
+    """Return (ours, FFCV's): bytes of memory of a training loader, at batch 256 with two views.
 
-    FFCV's crop decoders hold (batches_ahead + 2) x batch x largest height x largest width x 3 bytes
-    for each view (ffcv/fields/rgb_image.py and loader/epoch_iterator.py, release 1.0.2).
+    rows: index rows of images like those to be loaded. FFCV's crop decoders hold
+    (batches_ahead + 2) x batch x largest height x largest width x 3 bytes per view
+    (ffcv/fields/rgb_image.py and loader/epoch_iterator.py, release 1.0.2).
     """
     sizes = np.stack([rows["height"], rows["width"]]).astype(np.int64)
     height, width = sizes.max(axis=1).tolist()

@@ -1,3 +1,3 @@
 """Parts, workers, journal and assembly: a killed prep resumes to the same bytes. Imports sources,
-formats, images and what lies below them.
+formats, images and the folders below them.
 """

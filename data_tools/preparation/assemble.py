@@ -1,7 +1,8 @@
-"""The parts, in order, into datasets: the beton's pages, then index, keys, lists and manifest.
+"""Puts finished parts, in order, into datasets: the beton's pages first, then the index, the keys,
+the lists and the manifest.
 
-Everything is streamed part by part from the journal's records, so memory does not grow with the
-pixels, and by few bytes with the number of images.
+Everything is streamed part by part from the journal's records. So memory does not grow with the
+pixels, and it grows by only a few bytes per image.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.files import PARTIAL, FileRecord, Sealed
-from data_tools.formats import beton, recordio, tfrecord, webdataset
+from data_tools.formats import beton
 from data_tools.formats.registry import SHARDED, part_file
 from data_tools.manifest import MANIFEST, Manifest, commit
+from data_tools.preparation.dali_indexes import write_dali_indexes
 from data_tools.preparation.duplicates import Other, Seen
 from data_tools.preparation.image_notes import ImageNotes
 from data_tools.preparation.journal import Journal, Record
@@ -42,12 +44,12 @@ from data_tools.store import (
 )
 
 QUARANTINE, DUPLICATES = "quarantine.jsonl", "duplicates.jsonl"
-# Under this name until the manifest is there: a beton grows in place.
+# A beton grows in place, under this name until all its images are in it.
 GROWING = beton.NAME + PARTIAL
 
 
 class Assembly:
-    """Puts the parts together, which must come in order, done before or new."""
+    """Puts parts together. They must come in order, whether an earlier run did them or this one."""
 
     def __init__(
         self, source: Source, job: Job, out: Path, journal: Journal, parts: Sequence[Part]
@@ -68,12 +70,16 @@ class Assembly:
         return len(self._first)
 
     def go_on(self) -> None:
-        """Drops what the beton holds behind the parts taken so far, and writes on from there."""
+        """Cuts the beton off after the parts taken so far, and continues to write there.
+
+        A killed run may have left half a part behind them.
+        """
         if self.beton is not None:
             self.beton.go_on()
 
     def take(self, record: Record, held: bool) -> None:
-        """Takes a part that is done: the beton holds its images, or they wait in the spool."""
+        """Adds a finished part. held: the beton holds its images already; else they are appended
+        from the part's spool file."""
         samples = record.samples
         same = [self._same_as(bytes(digest), int(kind))
                 for digest, kind in zip(samples["digest"], samples["kind"], strict=True)]
@@ -88,7 +94,7 @@ class Assembly:
                 self.beton.append(spool.read(int(size)), same_as)
 
     def add(self, writer: PartWriter, done: Done) -> None:
-        """Takes the next image of the part that is being written here."""
+        """Adds the next image of the part that this process is writing."""
         before = len(writer)
         writer.add(done, int(self.source.labels[done.i]))
         if len(writer) > before and not isinstance(done.result, Exception):
@@ -97,11 +103,16 @@ class Assembly:
                 self.beton.append(done.result.data, same_as)
 
     def finish_part(self, writer: PartWriter) -> Callable[[], None]:
-        """Ends the part that is being written here; the call that is returned makes it durable."""
+        """Ends the part that this process is writing. Returns a call that makes it durable.
+
+        The caller runs that call in another thread, so that the sync does not hold up the next
+        part.
+        """
         handle, end = (self.beton.flush(), self.beton.end) if self.beton else (-1, -1)
 
         def commit_part() -> None:
             try:
+                # The beton first: a record must never name images that are not on the disk.
                 if handle >= 0:
                     os.fsync(handle)
                 writer.finish(end)
@@ -115,22 +126,23 @@ class Assembly:
             self.beton.close()
 
     def _same_as(self, digest: bytes, kind: int) -> int:
-        """The number of an earlier image that is stored the same, or -1."""
+        """The number of an earlier image with the same stored bytes, or -1."""
         number = len(self._first)
-        digest = digest.ljust(DIGEST_BYTES, b"\0")  # records drop the zeros at its end
+        digest = digest.ljust(DIGEST_BYTES, b"\0")  # numpy's S dtype drops zeros at the end
         alike = self._seen[kind].first(digest, number)
-        # Equal in the source, but the one is stored raw and the other isn't.
+        # An image that is equal in the source but stored in the other way (raw or JPEG) is a
+        # duplicate too, though the two can't share their stored bytes.
         other = self._seen[1 - kind].find(digest)
         self._first.append(alike if other < 0 else min(alike, other))
         return alike if alike != number else -1
 
-    # After the last part.
+    # Called after the last part.
 
     def records(self) -> Iterator[Record]:
         return (self.journal.read_whole(part.number) for part in self.parts)
 
     def rows(self, name: str) -> Iterator[np.ndarray]:
-        """INDEX_DTYPE rows of all samples in one format, a part (so a file) at a time."""
+        """INDEX_DTYPE rows of all samples in one format, one part (so one file) at a time."""
         pointers = np.frombuffer(self.beton.pointers, "<u8") if self.beton else np.empty(0, "<u8")
         at = file = 0
         for record in self.records():
@@ -150,7 +162,10 @@ class Assembly:
             yield rows
 
     def finish(self, leaks: Sequence[Other] = ()) -> list[Manifest]:
-        """Writes and commits the datasets. leaks: datasets to look for equal images in."""
+        """Writes and commits the datasets. leaks: datasets to search for images of this one.
+
+        Raises UserError if not one image could be stored.
+        """
         if not len(self):
             key, reason = next(
                 (self.source.keys[i], reason)
@@ -158,8 +173,8 @@ class Assembly:
             )
             raise UserError(f"{self.source.name}: no readable image in {len(self.source.keys):,} "
                             f"files; the first, {key}: {reason}")
-        # If an earlier run was killed between two formats, the first has its manifest, which must
-        # not vouch for files that are written again.
+        # If an earlier run was killed between two formats, the first has a manifest already. It
+        # must go, or it would vouch for files that are about to be written again.
         for name in self.job.formats:
             (self.job.folder(self.out, name) / MANIFEST).unlink(missing_ok=True)
         if self.beton is not None:
@@ -174,7 +189,7 @@ class Assembly:
         return manifests
 
     def _describe(self, name: str, folder: Path, leaks: Sequence[Other]) -> Manifest:
-        """Writes all of one dataset that is not its data; returns what goes into its manifest."""
+        """Writes all files of one dataset but its data files. Returns its manifest."""
         data = self._data_files(name)
         files = {file: FileRecord((folder / file).stat().st_size) for file in data}
         content = hashlib.sha256(json.dumps(self.source.classes).encode())
@@ -189,7 +204,8 @@ class Assembly:
                 labelled += int((rows["label"] >= 0).sum())
         files[INDEX] = index.record
         if name in SHARDED:
-            files |= self._dali_indexes(name, folder, data)
+            numbers = (record.samples["i"] for record in self.records() if len(record.samples))
+            files |= write_dali_indexes(name, folder, data, self.rows(name), numbers)
         found = self._lists(folder, files, leaks)
         kinds: Counter[str] = Counter()
         notes = ImageNotes()
@@ -224,28 +240,6 @@ class Assembly:
             versions={library: version(library) for library in ("pillow", "simplejpeg")},
         )
 
-    def _dali_indexes(
-        self, name: str, folder: Path, data: Sequence[str]
-    ) -> dict[str, FileRecord]:
-        """Writes DALI's own index: a file a data file, but one for all of RecordIO."""
-        files: dict[str, FileRecord] = {}
-        numbers = (record.samples["i"] for record in self.records() if len(record.samples))
-        each = zip(data, self.rows(name), numbers, strict=True)
-        if name == "recordio":
-            first = base = 0
-            with Sealed(folder / "train.idx") as index:
-                for file, rows, _ in each:
-                    index.write(recordio.dali_index(rows, first, base).encode())
-                    first, base = first + len(rows), base + (folder / file).stat().st_size
-            return {"train.idx": index.record}
-        for file, rows, i in each:
-            tar = name == "webdataset"
-            text = webdataset.dali_index(rows, i) if tar else tfrecord.dali_index(rows)
-            with Sealed(folder / f"{file}.idx") as index:
-                index.write(text.encode())
-            files[f"{file}.idx"] = index.record
-        return files
-
     def _data_files(self, name: str) -> list[str]:
         if name == "beton":
             return [beton.NAME]
@@ -254,7 +248,11 @@ class Assembly:
     def _lists(
         self, folder: Path, files: dict[str, FileRecord], leaks: Sequence[Other]
     ) -> dict[str, Counter[str]]:
-        """Writes keys, digests, the quarantine and the duplicates; counts the last two."""
+        """Writes the keys, the digests, and the lists of quarantined images and of duplicates.
+
+        Returns the counts of the last two: "quarantined" by reason, "duplicates", and "leaks" by
+        the other dataset's name.
+        """
         found: dict[str, Counter[str]] = {
             "quarantined": Counter(), "duplicates": Counter(), "leaks": Counter()
         }

@@ -1,4 +1,5 @@
-"""Which images are byte for byte the same: by digest, in 24 bytes of memory an image."""
+"""Finds images that are byte for byte the same, by their digests, in 24 bytes of memory per image.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from data_tools.open import open_store
 from data_tools.safe_reading.checksum import read_checked
 from data_tools.store import DIGEST_BYTES, DIGESTS, RAW, Store, digest_of, npy_header
 
-# So many new digests are kept as Python objects before they go into the sorted arrays.
+# Number of new digests that are kept as Python objects before they go into the sorted arrays: a
+# dictionary of all would take several times the memory.
 RECENT = 1 << 14
 
 
 class Seen:
-    """The digests so far (16 bytes each), with the number that each was first given."""
+    """Digests seen so far (16 bytes each), each with the number of the first image that had it."""
 
     def __init__(self) -> None:
         self._recent: dict[bytes, int] = {}
@@ -28,7 +30,7 @@ class Seen:
         self._numbers = np.empty(0, np.int64)
 
     def first(self, digest: bytes, number: int) -> int:
-        """The number of the first image with this digest; `number`, where it is the first."""
+        """The number of the first image with this digest: `number` if there was none before."""
         found = self.find(digest)
         if found >= 0:
             return found
@@ -84,7 +86,7 @@ def digests(store: Store) -> Iterator[bytes]:
 
 
 class Other:
-    """Another dataset, to find images in that are in this one too."""
+    """Another dataset, to find out which of its images are in this one too."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._store = open_store(path)

@@ -1,6 +1,6 @@
-"""Notes that prep prints on a dataset's images: values that fill a part of 16 bits, and pages.
+"""Notes that prep prints on a dataset's images: 16-bit values that are all low, and extra pages.
 
-Counted per part, and summed over the parts: so it is the same for any order of work.
+They are counted per part and summed over the parts, so they do not depend on the order of work.
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ WHITE = 65535
 
 @dataclass
 class ImageNotes:
+    """Counts over a part, or over a dataset."""
+
     wide: int = 0
     """Images of 16 bits per sample."""
     narrow: int = 0
-    """The images among these whose values would fit into 15 bits or fewer."""
+    """Number of these images whose values would fit into 15 bits or fewer."""
     highest: int = -1
-    """The greatest value in those."""
+    """The greatest value in the narrow images."""
     stacks: int = 0
     """Images whose file holds several pages of one size."""
     fewest_pages: int = 0
-    """Per file of these."""
+    """Fewest pages in one of these files."""
     most_pages: int = 0
+    """Most pages in one of these files."""
     trimmed: Counter[str] = field(default_factory=Counter)
-    """JPEGs that were copied without a few bytes, or with more: see jpeg_end."""
+    """Number of JPEGs that were copied without some bytes at the end, or with an end marker that
+    they lacked, by which of these it was (see images/jpeg_end.py)."""
 
     def add(self, image: Prepared) -> None:
         if image.trimmed:
@@ -61,11 +65,11 @@ class ImageNotes:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageNotes:
-        """{}: of a journal that did not count them."""
+        """The notes in a record. {}: an older journal, which did not count them."""
         return cls(**{**values, "trimmed": Counter(values.get("trimmed", {}))})
 
     def lines(self) -> list[str]:
-        """A line of plain text for each thing that is to be said."""
+        """The notes as lines of plain text; empty if there is nothing to say."""
         lines = []
         if self.narrow:
             levels = (self.highest * 255 + WHITE // 2) // WHITE + 1

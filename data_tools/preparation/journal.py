@@ -1,12 +1,12 @@
 """The journal of a preparation: a folder of records, one for each part that is whole on the disk.
 
-A record appears by rename after its part's files were synced. So whatever is in the journal counts,
-and whatever isn't is done again. Header and records carry checksums: a damaged one counts as
-missing. A record's covers the job too, so records count without a header, and those of another job
-never do.
+A record appears by rename, after the files of its part were synced. So a part with a record is
+done, and any other part is done again. Header and records carry checksums: a damaged one counts as
+missing. A record's checksum also covers the job. So a record counts even if the header is lost, and
+a record of another job never counts.
 
-The release before kept records without checksums, as .npz under a header without one. Such a
-journal still goes on.
+The release before kept records without checksums, as .npz under a header without one. Its journals
+can still be resumed.
 """
 
 from __future__ import annotations
@@ -60,21 +60,22 @@ class Record:
     places: dict[str, np.ndarray]
     """By sharded format: int64 [n, 2], the offset of each image in the part's file and its kind."""
     quarantine: list[tuple[int, str]]
-    """Numbers in the source of what was left out, and why."""
+    """(number in the source, reason) of each image that was left out."""
     reencoded: dict[str, int]
     """Images by the reason they were re-encoded."""
     notes: ImageNotes = field(default_factory=ImageNotes)
-    """What is to be said of the part's images."""
+    """Counts for the notes that prep prints on the images."""
     unreadable: list[int] = field(default_factory=list)
-    """Of those left out, the ones that the file system did not give: a later run tries them."""
+    """Numbers of the images left out because the file system failed; a later run tries them
+    again."""
     beton_end: int = -1
-    """Where the beton ended after this part; -1: the part's images wait in the spool."""
+    """Size of the beton after this part; -1 if the part's images wait in the spool."""
     file_bytes: dict[str, int] = field(default_factory=dict)
     """Size of the part's file by sharded format; empty in records of the release before."""
 
 
 class Journal:
-    """The journal in the folder of a dataset under way."""
+    """The journal in the folder of a dataset that is being prepared."""
 
     def __init__(self, out: Path, header: dict[str, Any]) -> None:
         self.folder = out / JOURNAL
@@ -84,15 +85,15 @@ class Journal:
         return (self.folder / HEADER).exists()
 
     def matches(self) -> bool:
-        """Whether the journal that is there is of this very job."""
+        """True if the journal on the disk belongs to this job."""
         return self._header() in (with_sum(self._job), self._job.encode())
 
     def is_old(self) -> bool:
-        """Whether it is of this job, and the release before, which kept no checksums, began it."""
+        """True if it belongs to this job and the release before, without checksums, started it."""
         return self._header() == self._job.encode()
 
     def is_damaged(self) -> bool:
-        """Whether there is a header that is of no job at all."""
+        """True if there is a header, but its bytes are no job with its checksum."""
         header = self._header()
         job, _, rest = header.partition(b"\n")
         try:
@@ -108,17 +109,20 @@ class Journal:
             return b""
 
     def begin(self) -> None:
-        """Makes the journal, if it is not there."""
+        """Makes the journal if there is none."""
         self.folder.mkdir(exist_ok=True)
         if not self.matches():
             write_whole(self.folder / HEADER, with_sum(self._job))
 
     def stop_short(self, images: int) -> None:
-        """Notes that a run gave up on a source of so many images, since it could not read them."""
+        """Notes that a run gave up because it could not read its source, which had `images` images.
+
+        The next run compares: if the source has shrunk, the images did not come back.
+        """
         write_whole(self.folder / STOPPED, str(images).encode())
 
     def stopped_short(self) -> int:
-        """The images that the source had when a run gave up on it; 0 if none did."""
+        """The number of images of the source when a run gave up on it; 0 if none did."""
         try:
             return int(read_all(self.folder / STOPPED))
         except (OSError, ValueError):
@@ -128,7 +132,10 @@ class Journal:
         return self.folder / f"{number:05d}{SUFFIX}"
 
     def spool(self, number: int) -> Path:
-        """The stored images of a part, one behind the other."""
+        """The file with the stored images of a part, one after another.
+
+        Parts that are done by themselves wait there for the beton, which grows in order.
+        """
         return self.folder / f"{number:05d}.images"
 
     def write(self, record: Record) -> None:
@@ -158,17 +165,17 @@ class Journal:
         except FileNotFoundError:
             return self._read_old(number)
         except OSError as error:
-            refuse(error)  # or the part would be done again, and its record removed
+            refuse(error)  # too few file handles, say: the record is fine and must stay
             return None
         return None if content is None else parse_record(number, content)
 
     def _read_old(self, number: int) -> Record | None:
-        """The record that the release before wrote, with no more checks than it had."""
+        """The record that the release before wrote, which has no checksum to compare."""
         if not self.is_old():
             return None
         try:
             return parse_record(number, read_all(self.path(number).with_suffix(OLD_SUFFIX)))
-        except Exception as error:  # whatever a damaged file makes numpy, zipfile and json raise
+        except Exception as error:  # a damaged file makes numpy, zipfile and json raise many types
             refuse(error)
             return None
 
@@ -178,7 +185,7 @@ class Journal:
             self.path(number).with_suffix(suffix).unlink(missing_ok=True)
 
     def holds_spool(self, record: Record) -> bool:
-        """Whether the spooled images of a part are what was written."""
+        """True if the spooled images of a part have the checksums that its record holds."""
         try:
             with open_binary(self.spool(record.number)) as spool:
                 rows = zip(record.samples["size"], record.samples["crc"], strict=True)
@@ -189,11 +196,11 @@ class Journal:
             return False
 
     def read_whole(self, number: int) -> Record:
-        """The record of a part that is done."""
+        """The record of a part that is done. Raises Interrupted if it is missing or damaged."""
         record = self.read(number)
         if record is None:
             raise Interrupted(f"{self.path(number)}: missing or damaged; run prep again, "
-                              "which does this part anew")
+                              "which does this part again")
         return record
 
     def done(self, parts: int) -> list[int]:
@@ -205,18 +212,18 @@ class Journal:
 
     def remove(self) -> None:
         if self.folder.exists():
-            # The header first: half a journal must not be taken for a whole one.
+            # The header first: if this is killed half-way, no run takes the rest for a journal.
             (self.folder / HEADER).unlink(missing_ok=True)
             shutil.rmtree(self.folder)
 
 
 def with_sum(job: str) -> bytes:
-    """The header of a job: the job, and its SHA-256 in hexadecimal, a line each."""
+    """The header of a job: one line with the job, and one with its SHA-256 in hexadecimal."""
     return f"{job}\n{hashlib.sha256(job.encode()).hexdigest()}\n".encode()
 
 
 def parse_record(number: int, content: bytes) -> Record:
-    """A record from its arrays."""
+    """The record in the bytes of an .npz. Raises ValueError, KeyError or OSError for others."""
     with np.load(io.BytesIO(content)) as opened:
         arrays = dict(opened)
     text = json.loads(arrays.pop("text").tobytes())

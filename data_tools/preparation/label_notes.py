@@ -1,7 +1,7 @@
 """Notes that prep prints on a dataset's labels: images without one, the label -1, and classes whose
 names look the same.
 
-They follow from the source and from the images that were kept: so they are the same for any order
+They depend only on the source and on the images that were kept. So they are the same for any order
 of work, and after a resume.
 """
 
@@ -18,12 +18,12 @@ from data_tools.sources.source import Source
 
 
 def label_lines(source: Source, kept: Iterable[np.ndarray]) -> list[str]:
-    """A line of plain text for each thing that is to be said.
+    """The notes as lines of plain text; empty if there is nothing to say.
 
     kept: the numbers (int64) of the images that were not left out, in pieces.
     """
     images = labelled = written = 0
-    # Sources of numbers have it: bool [N], True if the label is the number -1.
+    # bool [N], True if the label is the number -1; only sources whose labels are numbers have it.
     minus_ones: np.ndarray | None = getattr(source, "minus_ones", None)
     for ids in kept:
         images += len(ids)
@@ -34,9 +34,10 @@ def label_lines(source: Source, kept: Iterable[np.ndarray]) -> list[str]:
 
 
 def unlabelled(images: int, labelled: int, written: int, known: bool) -> list[str]:
-    """written: images with the label -1. known: whether these were told from those without any.
+    """The note on images without a label; empty for a set without any, whose source has a note.
 
-    A set without any label says so in the notes of its source.
+    written: images whose label is the number -1. known: True if the source distinguishes these from
+    images without a label.
     """
     if labelled == images or not (labelled or written):
         return []

@@ -1,4 +1,4 @@
-"""The directory a dataset is written into: it ends whole, resumable, or as if nothing had been."""
+"""The directory that a dataset is written into: it ends whole, resumable, or as it was before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_tools.preparation.journal import JOURNAL, OLD_SUFFIX, SUFFIX, Journal
 from data_tools.safe_reading.limits import why
 
 REMEDY = "wait for it, stop it, or give another folder"
-# Every name that a run may leave when it is killed.
+# Every name that a killed run may leave. Only these are ever removed.
 FOLDERS = ("beton", "tfrecord", "recordio", "webdataset")
 OURS = re.compile(
     r"(train(-\d{5})?\.(beton|tfrecord|rec|tar|idx|tfrecord\.idx|tar\.idx)|index\.npy|digests\.npy"
@@ -24,13 +24,13 @@ OURS = re.compile(
 
 
 class Output:
-    """A directory that a run holds."""
+    """A directory that a run has locked."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def clear(self) -> None:
-        """Removes all of ours but the mark."""
+        """Removes all files that prep writes, except the mark of an unfinished run."""
         Journal(self.out, {}).remove()
         for folder in (self.out, *(self.out / name for name in FOLDERS)):
             if folder.is_dir():
@@ -41,13 +41,14 @@ class Output:
                     remove([folder])
 
     def drop_partials(self) -> None:
-        """Removes what processes that are gone were writing; the beton grows on."""
+        """Removes files that dead processes were writing. The beton stays, since it grows on."""
         for folder in (self.out, self.out / JOURNAL, *(self.out / name for name in FOLDERS)):
             for path in folder.glob("*." + 16 * "[0-9a-f]" + PARTIAL):
                 path.unlink()
 
     def has_parts(self) -> bool:
-        """Whether a later run needs what is here: parts, or the word that images were missing."""
+        """True if a later run needs this folder: for its parts, or for the note that images were
+        missing."""
         records = (self.out / JOURNAL).glob("*.*")
         if any(path.suffix in (SUFFIX, OLD_SUFFIX) for path in records):
             return True
@@ -59,12 +60,14 @@ def output_folder(
     out: Path, shared: bool = False, say: Callable[[str], None] = lambda _line: None,
     finished: Callable[[], bool] = lambda: False,
 ) -> Iterator[Output]:
-    """Holds `out` for writing a dataset; shared: together with others that do so.
+    """Locks `out` for writing a dataset. shared: other processes may write there too (shards).
 
-    `out` may be missing, empty, or hold what a killed run of ours left. Raises UserError where it
-    holds anything else, or where another prep is at work. On an error all of it goes again, unless
-    parts are done: then they stay for the next run. Only a UserError that is the input's fault
-    leaves nothing behind in any case.
+    `out` may be missing, empty, or hold the files of a killed run. Raises UserError if it holds
+    anything else, if another prep is at work there, or if that one has just finished(). say(line)
+    reports the takeover of a dead process's lock.
+
+    On an error everything is removed again, unless parts are done: they stay for the next run. If
+    the input is at fault (a UserError that is not an Interrupted), nothing stays in any case.
     """
     output = Output(out)
     made: list[Path] = []
@@ -72,7 +75,7 @@ def output_folder(
         there = {entry.name for entry in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise UserError(f"{out}: not a folder to write into: {error.strerror}") from None
-    # Without the mark these names may be someone else's files.
+    # Without the mark, files with our names may still belong to somebody else.
     foreign = {name for name in there if not OURS.fullmatch(name)} - {JOURNAL, *FOLDERS}
     if there and (foreign or UNFINISHED not in there):
         raise UserError(f"{out}: holds other files ({min(foreign or there)}); "
@@ -99,7 +102,7 @@ def output_folder(
                     (out / UNFINISHED).unlink()
                 raise
             if not shared:
-                output.drop_partials()  # of a cluster's workers that died
+                output.drop_partials()  # left by workers of a cluster that died
                 tidy(out)
     except OSError as error:
         remove(made)
@@ -112,7 +115,7 @@ def output_folder(
 
 
 def tidy(out: Path) -> None:
-    """Removes the journal and the mark: nothing here is under way any more."""
+    """Removes the journal and the mark of an unfinished run: the dataset is complete."""
     Journal(out, {}).remove()
     (out / UNFINISHED).unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """The parts of a dataset: ranges of the source, each prepared by itself, anywhere, in any order.
 
-The parts follow from the source alone, and a part's files from the part alone. So a killed run, a
-job array and a cluster all write the same bytes, and what is lost at worst is one part's work.
+The parts depend on the source alone, and the files of a part on that part alone. So a killed run, a
+job array and a cluster all write the same bytes, and a kill loses one part's work at most.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from data_tools.quantities import human
 from data_tools.sources.source import Source
 from data_tools.store import JPEG, RAW
 
-# Tiny images: bounds what a part keeps in memory.
+# Most images of a part: of tiny images a part of PART_BYTES would need much memory for its rows.
 PART_IMAGES = 1 << 15
-# A file's number has five digits.
+# The number in a file's name has five digits.
 MOST_PARTS = 100_000
 
 
 class Part(NamedTuple):
-    """Images start to stop (exclusive) of the source."""
+    """The images from start to stop (exclusive) of the source."""
 
     number: int
     start: int
@@ -43,23 +43,23 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides the bytes of a dataset, beside the source's own."""
+    """Everything that determines the bytes of a dataset, in addition to the source's own bytes."""
 
     fingerprint: str
-    """The source's."""
+    """The source's fingerprint."""
     policy: Policy
     formats: tuple[str, ...]
     part_bytes: int
-    """About the bytes of the source that make a part."""
+    """Approximate number of source bytes in a part."""
     page_size: int
-    """Of a beton; also the most bytes that an image may take, in every format."""
+    """Bytes of a beton's page; also the most bytes that an image may take, in every format."""
 
     def header(self) -> dict[str, Any]:
-        """What a journal is known by."""
+        """The job as JSON values. A journal belongs to a job if its header holds the same."""
         return {**asdict(self), "policy": self.policy.decisive(), "formats": list(self.formats)}
 
     def folder(self, out: Path, name: str) -> Path:
-        """Where the dataset in one format lies: in `out` itself if it is the only one."""
+        """The folder of the dataset in one format: `out` itself if that is the only format."""
         return out if len(self.formats) == 1 else out / name
 
 
@@ -82,7 +82,8 @@ def plan_parts(sizes: Sequence[int] | np.ndarray, part_bytes: int) -> list[Part]
 class PartWriter:
     """Writes one part: its files in the sharded formats, and its record.
 
-    spool: also keeps the images for the beton, which is put together when all parts are there.
+    spool: also keep the images in a file for the beton, which is assembled after all parts are
+    done.
     """
 
     def __init__(self, job: Job, out: Path, journal: Journal, part: Part, spool: bool) -> None:
@@ -114,7 +115,7 @@ class PartWriter:
         return len(self._rows)
 
     def add(self, done: Done, label: int) -> None:
-        """Takes the next image of the part, good or bad."""
+        """Adds the next image of the part. A bad one goes into the quarantine."""
         result = done.result
         if isinstance(result, BadImage):
             self._quarantine.append((done.i, str(result)))
@@ -135,7 +136,10 @@ class PartWriter:
         )
 
     def finish(self, beton_end: int = -1) -> Record:
-        """Makes the part's files whole and durable, then its record, which is what counts."""
+        """Makes the part's files whole and durable, then writes its record.
+
+        The order matters: from the moment that the record exists, the part counts as done.
+        """
         for writer in self._writers.values():
             writer.finish()
         if self._spool is not None:
@@ -145,7 +149,7 @@ class PartWriter:
         for partial, path in self._paths.values():
             if self._rows:
                 os.replace(partial, path)
-            else:  # nothing in it: readers of others stumble over empty files
+            else:  # no images: other libraries' readers fail on empty files
                 partial.unlink()
                 path.unlink(missing_ok=True)
         record = Record(
@@ -165,7 +169,7 @@ class PartWriter:
         return record
 
     def close(self) -> None:
-        """Leaves what was not finished: it goes."""
+        """Closes the files and removes those that were not finished."""
         for writer in self._writers.values():
             writer.close()
         if self._spool is not None:

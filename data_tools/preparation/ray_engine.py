@@ -1,7 +1,7 @@
-"""The parts of a preparation on a Ray cluster: the same parts, the same bytes, on many machines.
+"""Runs the parts of a preparation on a Ray cluster: the same parts and bytes, on many machines.
 
-Every node must see the source and the output under the same paths, and have this package. A part
-whose worker or node dies is done again by another; nothing else is lost.
+Every node must see the source and the output under the same paths, and have this package installed.
+If a worker or a node dies, another one does its part again; nothing else is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data_tools.sources.source import Source
 if TYPE_CHECKING:
     from data_tools.preparation.run import Run
 
-# Times a part is given to another worker when its own has died.
+# Number of times that a part goes to another worker after its own has died.
 RETRIES = 3
 TIMEOUT_S = 10
 
@@ -73,7 +73,7 @@ def run_on_ray(run: Run, labels: str | os.PathLike[str] | None, address: str) ->
 def connect(ray: Any, address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        try:  # Ray itself would try for minutes
+        try:  # a quick look first, because Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
         except OSError as error:
             raise UserError(
@@ -81,7 +81,7 @@ def connect(ray: Any, address: str) -> None:
     quiet = {"include_dashboard": False} if not address else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **quiet)
-    except Exception as error:  # Ray raises its own kinds and plain ones
+    except Exception as error:  # Ray raises its own types of error and plain ones
         raise UserError(f"--ray-address {address}: no cluster answers: {one_line(error)}") from None
 
 
@@ -101,12 +101,12 @@ def result(ray: Any, future: Any, part: Part) -> None:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """A node's working directory is another one."""
+    """The path made absolute, since a node has another working directory; a URL stays."""
     return str(path) if "://" in str(path) else str(Path(path).absolute())
 
 
 def do_part(source: str, labels: str | None, job: Job, out: str, part: Part) -> None:
-    """Runs on a node."""
+    """Does one part; runs on a node. Raises Interrupted if the node sees other files."""
     files = opened(source, labels)
     if files.fingerprint != job.fingerprint:
         raise Interrupted(f"{source}: is not the same on every node")
@@ -114,12 +114,12 @@ def do_part(source: str, labels: str | None, job: Job, out: str, part: Part) -> 
     if not journal.matches():
         raise Interrupted(f"{out}: is not the same folder on every node")
     ranges = [range(part.start, part.stop)]
-    # Ray starts a process per core.
+    # Ray starts one process per core, and they share the machine's memory.
     results = work_through(files, ranges, job.policy, job.page_size, processes=cores())
     write_part(files, job, Path(out), journal, part, results)
 
 
 @lru_cache(maxsize=1)
 def opened(source: str, labels: str | None) -> Source:
-    """A worker does many parts of one source."""
+    """The source, opened once per worker: a worker does many parts of it."""
     return open_source(source, labels)

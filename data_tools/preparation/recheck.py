@@ -1,8 +1,8 @@
-"""Checks the files of the parts that a journal says are done, before a preparation goes on.
+"""Checks the files of parts that a journal lists as done, before a preparation goes on.
 
 Files of sharded formats are checked for their size, as open_store does; `verify` checks the images
-in them. Images that the preparation itself reads again are checked by their checksums: those in the
-spool, and those in the beton that grows in place, which all go into one file with the new ones.
+in them. Images that the new run builds on are checked by their checksums: those in the spool, and
+those in the growing beton, because they end up in one file with the new images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from data_tools.preparation.journal import Journal, Record
 from data_tools.preparation.parts import Job, Part
 from data_tools.sources.source import Source
 
-# Images that a thread checks in one go.
+# Number of images that a thread checks per task.
 CHUNK = 256
 
 
 def has_its_files(record: Record, job: Job, out: Path) -> bool:
-    """Whether the files of a part are there, in their whole size as far as the record knows it."""
+    """True if the files of a part exist and have the sizes in its record (old records have none).
+    """
     if not len(record.samples):
         return True
     for name in job.formats:
@@ -46,8 +47,10 @@ def has_its_files(record: Record, job: Job, out: Path) -> bool:
 def first_damaged(
     source: Source, job: Job, out: Path, journal: Journal, parts: Sequence[Part]
 ) -> int:
-    """The number of the first part whose images in the growing beton are not what was written; -1
-    if all are. parts: those from the first to the last that the beton holds."""
+    """The number of the first part whose images in the growing beton have changed; -1 if none has.
+
+    parts: all parts from the first one to the last one that the beton holds.
+    """
     path = job.folder(out, "beton") / GROWING
     with (
         closing(Assembly(source, job, out, journal, parts)) as placed,
@@ -73,7 +76,7 @@ def first_damaged(
 
 
 def _holds(handle: int, rows: Sequence[tuple[int, int, int]]) -> bool:
-    """Whether a file holds images of these checksums: (first byte, bytes, CRC-32) each."""
+    """True if a file holds images with these (first byte, bytes, CRC-32)."""
     return all(
         zlib.crc32(os.pread(handle, int(size), int(start))) == int(crc) for start, size, crc in rows
     )

@@ -1,4 +1,6 @@
-"""One preparation under way: what is done, what is missing, and what goes wrong outside."""
+"""One run of a preparation: finds the parts that are done, does the missing ones, and stops if the
+source fails.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,7 @@ import itertools
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from data_tools.errors import Interrupted, NotEnoughMemory
 from data_tools.formats import beton
 from data_tools.manifest import MANIFEST, Manifest
 from data_tools.preparation.assemble import GROWING, Assembly
+from data_tools.preparation.commits import Commits
 from data_tools.preparation.duplicates import Other
 from data_tools.preparation.journal import Journal, Record
 from data_tools.preparation.parts import Job, Part, PartWriter, plan_parts, write_part
@@ -25,17 +26,15 @@ from data_tools.progress import Tick
 from data_tools.safe_reading.checksum import Say, unsaid
 from data_tools.sources.source import Source
 
-# So many images in a row that can't be read: the source has gone, or as good as.
+# If this many images in a row can't be read, the source has gone.
 UNREADABLE = 100
-# One image in so many may be unreadable for a reason of the file system. If more are, the source
-# is not what was listed, and a dataset without them would be another one.
+# The file system may fail for one image in ONE_IN. If it fails for more, prep stops: the dataset
+# would silently lack images that the source does have.
 ONE_IN = 100
-# Parts that may wait to be synced, while the next is being written.
-COMMITS = 2
 
 
 class Run:
-    """One preparation under way."""
+    """One run of a preparation."""
 
     def __init__(
         self,
@@ -57,12 +56,12 @@ class Run:
         self._tell = 0.0
         self._in_a_row = 0
         self._lost: dict[int, int] = {}
-        """By part that is done: how many images the file system did not give."""
+        """Number of images that the file system failed to give, by part that is done."""
         self._lost_here = 0
         self._first_lost = ""
 
     def _whole(self, recorded: Sequence[int]) -> set[int]:
-        """Those of the parts with a record whose record and files are whole."""
+        """The parts, among those with a record, whose record and files are whole."""
         whole = set()
         for number in recorded:
             record = self.journal.read(number)
@@ -77,10 +76,11 @@ class Run:
                       "without files; done again")
 
     def missing(self, parts: Sequence[Part] | None = None) -> list[Part]:
+        """The parts, among these or among all, that are not done."""
         return [part for part in parts or self.parts if part.number not in self.done]
 
     def do(self, parts: Sequence[Part]) -> None:
-        """Does those parts that are missing, each by itself, as a shard does."""
+        """Does the missing ones of these parts, each by itself, as a shard of a job array does."""
         for part in parts:
             record = self.journal.read(part.number) if part.number in self.done else None
             if record is not None and self._readable_again(record):
@@ -93,7 +93,7 @@ class Run:
                 self.done.add(part.number)
 
     def assemble(self, others: Sequence[Other]) -> list[Manifest]:
-        """Does the parts that are missing, puts all together and commits."""
+        """Does the missing parts, puts all parts together, and commits the datasets."""
         held = self._held()
         self._refuse_loss()
         assembly = Assembly(self.source, self.job, self.out, self.journal, self.parts)
@@ -116,6 +116,7 @@ class Run:
                     if part.number == held:
                         assembly.go_on()
                     continue
+                # Its spooled images are damaged, so the part is done again, in its turn.
                 self._undo(part)
                 self._say_damaged(1)
                 with closing(self._results([part])) as again:
@@ -126,7 +127,7 @@ class Run:
     def _write(
         self, assembly: Assembly, commits: Commits, part: Part, results: Iterator[Done]
     ) -> None:
-        """Writes a part from the results, the next of which are its images."""
+        """Writes a part from the next results, which must be its images."""
         writer = PartWriter(self.job, self.out, self.journal, part, spool=False)
         try:
             for done in itertools.islice(results, part.stop - part.start):
@@ -137,9 +138,10 @@ class Run:
             raise
 
     def _held(self) -> int:
-        """The last part whose images the growing beton holds for sure; -1: none.
+        """The last part whose images the growing beton certainly holds; -1 if there is none.
 
-        Parts that are in it without being sure are done again: their records go.
+        Parts that are in the beton but not certainly whole lose their records, so they are done
+        again.
         """
         held, end = -1, -1
         whole = True
@@ -174,7 +176,7 @@ class Run:
         bad = first_damaged(self.source, self.job, self.out, self.journal, numbers)
         if bad < 0:
             return held
-        # What comes behind it in the beton goes with it: the beton only grows at its end.
+        # A beton only grows at its end, so the parts after the damaged one are done again too.
         lost = [part for part in numbers[bad:]
                 if self.journal.read_whole(part.number).beton_end >= 0]
         for part in lost:
@@ -201,7 +203,7 @@ class Run:
                               "is done stays: run prep again") from None
 
     def check(self, done: Done) -> None:
-        """Raises Interrupted if the source has gone, or too much of it."""
+        """Raises Interrupted if the source, or too large a share of it, can't be read any more."""
         self._in_a_row = self._in_a_row + 1 if done.unreadable else 0
         if not done.unreadable:
             return
@@ -215,7 +217,7 @@ class Run:
         self._refuse_loss()
 
     def _count_lost(self, record: Record) -> None:
-        """Notes how many images the file system did not give when this part was done."""
+        """Adds the images that the file system failed to give when this part was done."""
         if not record.unreadable:
             return
         self._lost[record.number] = len(record.unreadable)
@@ -226,7 +228,7 @@ class Run:
     def _refuse_loss(self) -> None:
         """Raises Interrupted if the file system failed for more than one image in ONE_IN.
 
-        The share is of the whole source, so that it is the same for one process, shards and Ray.
+        The share is of the whole source, so that one process, shards and Ray decide alike.
         """
         lost, total = sum(self._lost.values()) + self._lost_here, len(self.source.keys)
         if lost * ONE_IN > total:
@@ -237,7 +239,7 @@ class Run:
                 "them back and run prep again")
 
     def _readable_again(self, record: Record) -> bool:
-        """Whether the file system now gives an image that it did not give before."""
+        """True if an image that the file system failed to give can be read now."""
         for i in record.unreadable:
             try:
                 self.source.read(i)
@@ -255,13 +257,13 @@ class Run:
         if self._in_a_row >= UNREADABLE:
             return True
         path = self.path
-        # Of patterns and remote places one can't ask in a moment.
+        # A pattern is no single path, and asking a remote place may take long.
         if not isinstance(path, str | os.PathLike) or re.search(r"[*?{]|://", str(path)):
             return False
         return not os.path.exists(path)
 
     def tell(self, images: int) -> None:
-        """Counts images that are through."""
+        """Counts images as finished, and reports progress at most ten times per second."""
         self._through += images
         total = len(self.source.keys)
         if self._progress is not None and (
@@ -269,26 +271,3 @@ class Run:
         ):
             self._progress(self._through, total)
             self._tell = time.monotonic() + 0.1
-
-
-class Commits:
-    """Makes parts durable, in order, in a thread: the disk syncs one while the next is written."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: deque[Future[None]] = deque()
-
-    def submit(self, commit: Callable[[], None]) -> None:
-        while len(self._pending) >= COMMITS:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(commit))
-
-    def wait(self) -> None:
-        while self._pending:
-            self._pending.popleft().result()
-
-    def __enter__(self) -> Commits:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()

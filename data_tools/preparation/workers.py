@@ -1,7 +1,8 @@
-"""Images of a source through the policy, on all cores, in the source's order.
+"""Prepares the images of a source by a policy, on all cores, in the source's order.
 
-Threads read, check and re-encode chunks of images a bounded distance ahead of the consumer, so
-memory does not grow with the dataset. The heavy calls release the interpreter lock.
+Threads read, check and re-encode chunks of images. They stay a bounded distance ahead of the
+consumer, so memory does not grow with the dataset. Threads suffice, because libjpeg, Pillow and
+file reads release Python's global lock.
 """
 
 from __future__ import annotations
@@ -24,28 +25,32 @@ from data_tools.safe_reading.limits import refuse
 from data_tools.sources.source import Source
 from data_tools.store import digest_of
 
-# A chunk is one task of a thread: large enough that handing it over costs nothing.
+# A chunk is one task of a thread. It ends at CHUNK_IMAGES or at CHUNK_BYTES, whichever comes first:
+# large enough that the queue costs nothing, small enough that threads share the work evenly.
 CHUNK_IMAGES, CHUNK_BYTES = 256, 2 << 20
 LARGEST_FILE = 1 << 30
 
 
 class Done(NamedTuple):
-    """What became of one image of the source."""
+    """Result for one image of the source."""
 
     i: int
-    """Its number in the source."""
+    """Number of the image in the source."""
     result: Prepared | BadImage
+    """The image to store, or the reason to leave it out."""
     digest: bytes
-    """Of the source's bytes, DIGEST_BYTES long: equal for equal images."""
+    """Digest of the source's bytes, DIGEST_BYTES long: equal for equal images."""
     crc: int
     """zlib.crc32 of the bytes to store."""
     unreadable: bool
-    """True if the file system or network did not give it."""
+    """True if the file system or network failed to give the image."""
 
 
 def share_memory(processes: int = 1) -> None:
-    """Sets what all threads may hold, as a share of the memory that is free now. processes: those
-    of this machine that prepare images at the same time."""
+    """Sets the memory that all threads together may hold, as a share of what is free now.
+
+    processes: number of processes that prepare images on this machine at the same time.
+    """
     free = free_memory() // max(1, processes)
     DECODING.resize(free // 2)
     READING.resize(free // 4)
@@ -54,11 +59,11 @@ def share_memory(processes: int = 1) -> None:
 def work_through(
     source: Source, ranges: Iterable[range], policy: Policy, max_bytes: int, processes: int = 1
 ) -> Iterator[Done]:
-    """Every image of the ranges, in order. max_bytes: the most that an image may take stored.
-    processes: see share_memory.
+    """Yields every image of the ranges, in order.
 
-    Raises UserError at the first bad one if the policy is strict, and NotEnoughMemory, with the
-    image's name, for a valid one that this machine can't decode.
+    max_bytes: the most bytes that a stored image may take. processes: see share_memory.
+    Raises UserError at the first bad image if the policy is strict, and NotEnoughMemory, with the
+    image's name, for a valid image that this machine can't decode.
     """
     workers = policy.workers or cores()
     share_memory(processes)
@@ -81,6 +86,8 @@ def work_through(
 
 
 def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
+    """The results. Raises UserError (Interrupted if the file system failed) for a bad image, if the
+    policy is strict."""
     bad = (done for done in results if policy.strict and isinstance(done.result, BadImage))
     for done in bad:
         kind = Interrupted if done.unreadable else UserError
@@ -90,6 +97,7 @@ def checked(source: Source, policy: Policy, results: list[Done]) -> list[Done]:
 
 
 def chunks(sizes: Sequence[int] | np.ndarray, whole: range) -> Iterator[range]:
+    """Cuts a range of images of these sizes into chunks of CHUNK_IMAGES or CHUNK_BYTES at most."""
     start, total = whole.start, 0
     for i in whole:
         size = int(sizes[i])
@@ -102,7 +110,7 @@ def chunks(sizes: Sequence[int] | np.ndarray, whole: range) -> Iterator[range]:
 
 
 def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
-    """Reads image i and prepares it. Raises nothing for a bad one."""
+    """Reads image i and prepares it. A bad image is a result, not an exception."""
     digest = b""
     try:
         if source.sizes[i] > LARGEST_FILE:
@@ -115,7 +123,7 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
     except NotEnoughMemory as error:
         raise NotEnoughMemory(f"{source.keys[i]}: {error}") from None
     except BadImage as error:
-        # Without the old one's traceback, which would keep the file's bytes alive.
+        # A new exception: the traceback of the old one would keep the file's bytes in memory.
         return Done(i, BadImage(str(error), error.is_image), digest, 0, False)
     except OSError as error:
         refuse(error)
@@ -124,5 +132,5 @@ def prepare_one(source: Source, i: int, policy: Policy, max_bytes: int) -> Done:
 
 
 def stored_raw(i: int, fraction: float) -> bool:
-    """Whether image i is stored raw: evenly spread, and of the first n, n x fraction are."""
+    """True if image i is stored raw: of the first n images, n x fraction are, evenly spread."""
     return int((i + 1) * fraction) > int(i * fraction)

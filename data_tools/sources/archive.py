@@ -17,17 +17,18 @@ from data_tools.safe_reading.regular import open_regular
 if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
-# Of the room in TMPDIR, in percent, that an unpacked archive may take.
+# The percentage of TMPDIR's free space that an unpacked archive may take.
 SHARE = 90
 ZEROS = bytes(inflate.PIECE)
 
 
 class Archive:
-    """A tar's bytes. Compressed ones are unpacked to an unnamed file in the user's TMPDIR."""
+    """The bytes of a tar. A compressed tar is unpacked to an unnamed file in the user's TMPDIR, so
+    that its members can be read in any order."""
 
     def __init__(self, location: Location) -> None:
-        """Raises UserError for what can't be read, what unpacks to far more than its size, and for
-        a TMPDIR without room."""
+        """Raises UserError if the file can't be read, if it unpacks to far more than its size, or
+        if TMPDIR lacks space."""
         self.location = location
         self._unpacked: IO[bytes] | None = None
         self._file = -1
@@ -44,7 +45,8 @@ class Archive:
             raise UserError(f"{location}: can't be read: {error.strerror or error}") from None
 
     def pread(self, size: int, offset: int) -> bytes:
-        """For any thread. Raises OSError."""
+        """Up to `size` bytes from `offset` on; fewer at the end. Safe in threads. Raises OSError.
+        """
         if self._unpacked is not None:
             return os.pread(self._unpacked.fileno(), size, offset)
         if self._file >= 0:
@@ -52,14 +54,14 @@ class Archive:
         return self.location.pread(size, offset)
 
     def walk(self, start: int = 0, end: int = -1, name: str = "") -> Walk:
-        """Over the members between two bytes; name: of an inner tar, for messages."""
+        """A walk over the members between two bytes. name: that of an inner tar, for messages."""
         place = f"{self.location}/{name}" if name else self.location
         quick = self._unpacked is not None or self._file >= 0
         end = self.size if end < 0 else end
         return Walk(self.pread, start, end, place, WINDOW if quick else REMOTE_WINDOW)
 
     def __del__(self) -> None:
-        # Whoever still reads holds the archive.
+        # Only here: a thread that still reads keeps the archive alive.
         self.close()
 
     def close(self) -> None:
@@ -72,7 +74,10 @@ class Archive:
 
 
 def compression(location: Location) -> str:
-    """gzip, xz, bzip2, zstd; "" for others. Raises UserError if the file can't be read."""
+    """The compression of a file: gzip, xz, bzip2, zstd, or "" for none of these.
+
+    Raises UserError if the file can't be read.
+    """
     try:
         if location.local is None:
             return inflate.compression_of(location.pread(6, 0))
@@ -83,7 +88,10 @@ def compression(location: Location) -> str:
 
 
 def head_of(location: Location, size: int) -> bytes:
-    """The first bytes, unpacked; fewer of a short or damaged file. Raises OSError, UserError."""
+    """The first bytes of a file, unpacked; fewer if it is short or damaged.
+
+    Raises OSError, UserError.
+    """
     packed = compression(location)
     if not packed:
         return location.pread(size, 0)
@@ -102,14 +110,14 @@ def head_of(location: Location, size: int) -> bytes:
 
 
 def opened(location: Location) -> IO[bytes]:
-    """Raises OSError, also for a pipe or a device."""
+    """The file, opened for reading. Raises OSError, also for a pipe or a device."""
     if location.local is None:
         return location.open()
     return open(location.local, "rb", opener=open_regular)
 
 
 def unpack(location: Location, packed: str) -> IO[bytes]:
-    """An unnamed file with the unpacked bytes. Raises OSError, UserError."""
+    """Unpacks to an unnamed temporary file and returns it. Raises OSError, UserError."""
     folder = tempfile.gettempdir()
     room = shutil.disk_usage(folder).free * SHARE // 100
     size = location.size()
@@ -134,7 +142,8 @@ def unpack(location: Location, packed: str) -> IO[bytes]:
 def copy(
     pieces: Iterator[bytes], out: IO[bytes], location: Location, size: int, room: int
 ) -> None:
-    """Writes the unpacked bytes of a file of `size` bytes, within the limits."""
+    """Writes the unpacked bytes of a file of `size` bytes. Raises UserError beyond the limits: a
+    few compressed bytes must not fill the disk."""
     most = inflate.most_unpacked(size, inflate.SMALL)
     done = 0
     for piece in pieces:
@@ -148,7 +157,7 @@ def copy(
             raise no_room(location, f"it takes more than {SHARE} % of that")
         try:
             if piece == ZEROS[: len(piece)]:
-                out.seek(done)  # a hole, which takes no room
+                out.seek(done)  # zeros become a hole in the file, which takes no space
             else:
                 out.write(piece)
         except OSError as error:

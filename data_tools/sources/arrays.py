@@ -1,4 +1,4 @@
-"""Images that lie as rows of one uint8 array: what CIFAR and IDX files come down to."""
+"""The source behind CIFAR and IDX files: images that are rows of one uint8 array."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class ArraySource:
     ) -> None:
         self.name, self.kind, self.keys, self.notes = name, kind, keys, notes
         self.labels, self.classes = labels, classes
-        # A file of labels has one for each image; without such a file there are no classes.
+        # A file of labels has one per image, so -1 there is a value; without the file there are
+        # no classes, and -1 means no label.
         self.minus_ones = (labels < 0) & bool(classes)
         self._images = images
         height, width = images.shape[1:3]

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, as Python pickles or binary records, in their archive or unpacked.
 
-Layouts: www.cs.toronto.edu/~kriz/cifar.html. A pickle can run any code, so nothing of it is
-called: its arrays are read by stand-ins that only keep bytes, and all else is refused.
+Layouts: www.cs.toronto.edu/~kriz/cifar.html. A pickle can run any code, so nothing in it is called.
+Its arrays are read by stand-ins that only keep bytes, and everything else is refused.
 """
 
 from __future__ import annotations
@@ -24,23 +24,28 @@ if TYPE_CHECKING:
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
-# The archives unpack to 190 MB; what goes on and on is no CIFAR.
+# The archives unpack to 190 MB; a file that unpacks to more than these is not CIFAR.
 UNPACKED_BYTES, MEMBER_BYTES = 512 << 20, 256 << 20
-# Bytes that hold the first headers.
+# The first bytes of an archive, enough for its first headers.
 PEEKED = 1 << 16
-# Photographs shrink by a tenth. What shrinks to a hundredth may fill the memory from a small file.
+# Photographs shrink by a tenth when packed. A small file that shrank to a hundredth could fill the
+# memory. A file may unpack to SMALL_BYTES plus SHRINKS times its size.
 SMALL_BYTES, SHRINKS = 64 << 20, 20
 
 
 class Layout(NamedTuple):
+    """One of the four forms in which CIFAR is published."""
+
     name: str
     train: str
     """Pattern of the training files' names."""
     test: str
+    """Pattern of the test files' names."""
     names: str
-    """The file of class names."""
+    """Name of the file with the class names."""
     label_bytes: int
-    """Before each binary record's pixels; the last is the (fine) label. 0: a pickle."""
+    """Number of label bytes before each binary record's pixels, of which the last is the (fine)
+    label. 0: the files are pickles."""
     classes: int
 
 
@@ -56,7 +61,7 @@ LAYOUTS = {
 
 
 def recognises(location: Location) -> bool:
-    """True for one of the four archives (.tar.gz or .tar) and for a folder one unpacks to."""
+    """True for one of the four archives (.tar.gz or .tar), and for a folder unpacked from one."""
     try:
         return layout_of(location) is not None
     except (OSError, UserError, ValueError):
@@ -81,7 +86,7 @@ def open(location: Location, split: str = "train") -> ArraySource:
         classes = read_names(files.get(layout.names), layout)
     except UserError:
         raise
-    except Exception as error:  # damage shows in as many ways as there are layers
+    except Exception as error:  # damage may show in gzip, tar, pickle or numpy, each in its way
         raise UserError(f"{location}: damaged: {str(error) or type(error).__name__}; "
                         "copy or download it again") from None
     images = np.concatenate([pixels for pixels, _ in parts])
@@ -96,11 +101,12 @@ def open(location: Location, split: str = "train") -> ArraySource:
 
 
 def layout_of(location: Location) -> Layout | None:
+    """The layout of a folder, or of an archive by its first member; None for anything else."""
     if location.is_dir():
         names = set(location.names())
         for layout in LAYOUTS.values():
             found = [n for n in names if re.fullmatch(f"{layout.train}|{layout.test}", n)]
-            # CIFAR-100's files are called "train" and "test", as many a folder of images is.
+            # CIFAR-100's files are called "train" and "test", and so are many folders of images.
             known = layout.names in names or posixpath.basename(location.name) in LAYOUTS
             if found and known and all(location.child(name).is_file() for name in found):
                 return layout
@@ -115,7 +121,7 @@ def layout_of(location: Location) -> Layout | None:
 
 
 def read_tar(location: Location, layout: Layout, pattern: str) -> dict[str, bytes]:
-    """The members wanted, by their base names."""
+    """The members that the layout names, by their base names."""
     files: dict[str, bytes] = {}
     archive = Archive(location)
     try:
@@ -138,6 +144,7 @@ def read_tar(location: Location, layout: Layout, pattern: str) -> dict[str, byte
 
 
 def read_folder(location: Location, layout: Layout, pattern: str) -> dict[str, bytes]:
+    """The files that the layout names, by name."""
     files = {}
     for name in location.names():
         if name == layout.names or re.fullmatch(pattern, name):
@@ -149,12 +156,12 @@ def read_folder(location: Location, layout: Layout, pattern: str) -> dict[str, b
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts data_batch_10 behind data_batch_9."""
+    """A key that sorts data_batch_10 after data_batch_9."""
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def read_batch(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """One file's images, uint8 [N, 32, 32, 3], and labels, int64 [N]."""
+    """One file's images, uint8 [N, 32, 32, 3], and labels, int64 [N]. Raises ValueError."""
     if layout.label_bytes:
         row = layout.label_bytes + PIXELS
         if not data or len(data) % row:
@@ -175,6 +182,7 @@ def read_batch(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_names(data: bytes | None, layout: Layout) -> list[str]:
+    """The class names in a file's bytes; empty if there is no file. Raises ValueError."""
     if data is None:
         return []
     if layout.label_bytes:
@@ -192,7 +200,7 @@ def read_names(data: bytes | None, layout: Layout) -> list[str]:
 
 
 class Array:
-    """Stands for a numpy array in a pickle: its bytes, until somebody wants their meaning."""
+    """Placeholder for a numpy array in a pickle. It keeps the bytes until values() reads them."""
 
     def __init__(self, data: object = b"", dtype: object = None, shape: object = ()) -> None:
         self.data, self.dtype, self.shape = data, dtype, shape
@@ -203,7 +211,7 @@ class Array:
             raise ValueError("an array in an order that CIFAR doesn't use")
 
     def values(self) -> np.ndarray:
-        """The array, uint8 or int64, in the shape it tells."""
+        """The array, uint8 or integers, in the shape that the pickle gives. Raises ValueError."""
         name = self.dtype.name if isinstance(self.dtype, Dtype) else ""
         if name not in ("u1", "i8", "i4") or not isinstance(self.data, (bytes, bytearray)):
             raise ValueError("an array that is not of plain numbers")
@@ -214,7 +222,7 @@ class Array:
 
 
 class Dtype:
-    """Stands for a numpy dtype: its name, without byte order (the archives are little-endian)."""
+    """Placeholder for a numpy dtype: its name, without byte order. The archives are little-endian."""
 
     def __init__(self, name: object = "", *_: object) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name
@@ -233,11 +241,11 @@ def from_buffer(data: object, dtype: object, shape: object, *_: object) -> Array
 
 
 def to_bytes(text: str, *_: object) -> bytes:
-    """What protocol 2 writes for bytes: text, to be encoded as Latin-1."""
+    """Stand-in for _codecs.encode: protocol 2 writes bytes as text to be encoded as Latin-1."""
     return text.encode("latin1")
 
 
-# Both names of numpy's own module, before and since 2.0.
+# numpy's own module has one name before release 2.0 and another since.
 STAND_INS: dict[tuple[str, str], Any] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype,
                                          ("_codecs", "encode"): to_bytes}
 for _core in ("numpy.core", "numpy._core"):
@@ -246,7 +254,7 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class Reader(BoundedPickle):
-    """Containers, numbers, text, and arrays as stand-ins; any other name is refused."""
+    """Reads containers, numbers, text, and arrays as stand-ins. It refuses any other name."""
 
     def find(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
@@ -256,7 +264,7 @@ class Reader(BoundedPickle):
     def call(self, function: Any, args: tuple[Any, ...]) -> Any:
         if not any(function is known for known in STAND_INS.values()):
             return super().call(function, args)
-        if function is to_bytes:  # which copies
+        if function is to_bytes:  # it copies its argument, so the copy counts too
             self.spend(characters=len(args[0]))
         return function(*args)
 
@@ -267,6 +275,7 @@ class Reader(BoundedPickle):
 
 
 def read_pickle(data: bytes) -> dict[str, Any]:
+    """The dictionary in a pickle, with text as keys. Raises ValueError."""
     found = Reader(data).load()
     if not isinstance(found, dict):
         raise ValueError("a pickle that holds no dictionary")
@@ -274,6 +283,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
 
 
 def pixels_of(value: object) -> np.ndarray:
+    """A batch's pixels, uint8 [N, 3072], one colour plane after another. Raises ValueError."""
     pixels = value.values() if isinstance(value, Array) else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
         raise ValueError(f"no array of images of {PIXELS} bytes")
@@ -281,6 +291,7 @@ def pixels_of(value: object) -> np.ndarray:
 
 
 def labels_of(value: object) -> np.ndarray:
+    """A batch's labels, int64 [N]. Raises ValueError."""
     if isinstance(value, Array):
         value = value.values().tolist()
     if not isinstance(value, list) or not all(type(label) is int for label in value):

@@ -24,7 +24,7 @@ from data_tools.sources.tar import digest_of
 if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
-# A link with one of these errors is at fault itself, not the disk that it lies on.
+# If a link raises one of these errors, the link is at fault, not the disk.
 BROKEN_LINK = {
     errno.ENOENT: "a link that leads nowhere", errno.ENOTDIR: "a link that leads nowhere",
     errno.ENAMETOOLONG: "a link that leads nowhere",
@@ -40,25 +40,26 @@ def recognises(location: Location) -> bool:
 
 
 def open(location: Location, labels: Location | None = None) -> FolderSource:
-    """Raises UserError where it can't be listed, is empty, or holds train and val side by side."""
+    """Opens a folder. Raises UserError if it can't be listed, is empty, or holds train and val side
+    by side."""
     return FolderSource(location, labels)
 
 
 def not_listed(path: str, error: OSError) -> UserError:
-    """The error for an entry of a folder that can't be looked at while the folder is listed."""
-    if error.errno in (errno.ENOENT, errno.ESRCH):  # /proc gives the latter
+    """The error for an entry that can't be examined while its folder is listed."""
+    if error.errno in (errno.ENOENT, errno.ESRCH):  # below /proc it is ESRCH
         return UserError(f"{path}: it was removed while its folder was listed; run prep again once "
                          "nothing changes there")
     return UserError(f"{path}: can't be listed: {error.strerror or error}")
 
 
 class FolderSource:
-    """The files under a folder. Links are followed, but not into a folder they lie in."""
+    """The files under a folder. Links are followed, except into a folder that contains them."""
 
     kind = "image folder"
 
     def __init__(self, location: Location, labels: Location | None = None) -> None:
-        # A copy: the one given may hold on to a list of names.
+        # A copy, since the given one may keep a long list of names in memory.
         location = self._place = copy.copy(location)
         self.name, self.ignored = location.name, 0
         self._root = None if location.local is None else str(location.local)
@@ -95,7 +96,7 @@ class FolderSource:
         try:
             here = os.stat(folder)
             if (here.st_dev, here.st_ino) in above:
-                return  # a link back to a folder this one lies in
+                return  # a link back to a folder above this one
             with os.scandir(folder) as listing:
                 entries = list(listing)
         except OSError as error:
@@ -110,7 +111,7 @@ class FolderSource:
             except OSError as error:
                 if not entry.is_symlink() or error.errno not in BROKEN_LINK:
                     raise not_listed(entry.path, error) from None
-                names.append(prefix + entry.name)  # quarantined when it is read
+                names.append(prefix + entry.name)  # reading it will fail, which quarantines it
                 sizes.append(0)
                 times.append(0)
                 continue
@@ -125,6 +126,7 @@ class FolderSource:
                 self._special.add(prefix + entry.name, SPECIAL.get(kind, "special file"))
 
     def _list_remote(self, names: list[str], sizes: array[int], times: array[int]) -> None:
+        """Appends key, bytes and mtime of every file under a remote folder."""
         hidden: set[str] = set()
         try:
             for key, size, mtime in self._place.walk():
@@ -154,7 +156,7 @@ class FolderSource:
                 return read_regular(path, size) if most < 0 else read_head(path, most)
             except OSError as error:
                 broken = BROKEN_LINK.get(error.errno or 0)
-                if broken and not size and os.path.islink(path):  # it was listed so
+                if broken and not size and os.path.islink(path):  # it was broken when listed too
                     raise OSError(broken) from None
                 raise
         return self._place.child(self.keys[i]).pread(size if most < 0 else min(most, size), 0)

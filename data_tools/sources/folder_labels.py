@@ -1,8 +1,7 @@
-"""The labels of files in folders, known before any image is read.
+"""The labels of files in folders, found before any image is read.
 
-Behind the directories that all images share, the first folder is the class. What is no image
-spells none: files with an image's suffix count as images, of others a look at the first bytes
-decides.
+The first folder below the directories that all images share is the class. Only images count: files
+with an image's suffix are images, and other files are identified by their first bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +21,16 @@ from data_tools.sources.source import common_prefix, refuse_splits
 if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
-# Files of one folder and one unknown suffix that are looked at; they decide for the others.
+# Number of files per folder and unknown suffix whose bytes are read. They decide for the others.
 LOOKS = 8
 Head = Callable[[int], bytes]
 
 
 class Labelled(NamedTuple):
+    """Labels of all files of a source."""
+
     labels: np.ndarray
-    """int64 [N]; -1 where unlabelled, and for what is no image."""
+    """int64 [N]; -1 for images without a label, and for files that are no images."""
     classes: list[str]
     notes: list[str]
 
@@ -37,15 +38,15 @@ class Labelled(NamedTuple):
 def label_files(
     keys: Sequence[str], head: Head, place: Location, given: Location | None = None
 ) -> Labelled:
-    """Labels of all `keys` (sorted), as the folders spell them or a list of labels does.
+    """Labels all `keys` (sorted), by their folders or by a list of labels.
 
-    head(i): the first pictures.HEAD bytes of file i, or fewer; may raise OSError. place: where the
-    source lies; a list may lie beside it. given: the list the user named.
+    head(i): the first sniff.HEAD bytes of file i, or fewer; may raise OSError. place: the source; a
+    list beside it is found. given: the list that the user named.
     Raises UserError for train and val side by side, and for a list that doesn't fit.
     """
     from data_tools.sources.label_lists import apply_list, find_list
 
-    # Positions of the images; int64, since there may be a million.
+    # Positions of the images, in 8 bytes each: there may be millions.
     images = array("q", image_positions(keys, head))
     names = Picked(keys, images)
     if not images:
@@ -54,7 +55,7 @@ def label_files(
     labels, classes, stray = labels_of(names, lambda i: is_image(head, images[i]))
     notes = []
     if stray:
-        notes.append(f"no labels, because {stray} lies beside the folders of the others")
+        notes.append(f"no labels, because {stray} is beside the folders of the others")
     if given is not None:
         labels, classes, notes = apply_list(given, names, place)
     elif not classes and not stray and (found := find_list(place, names)):
@@ -70,7 +71,8 @@ def label_files(
 
 
 def image_positions(keys: Sequence[str], head: Head) -> list[int]:
-    """Those of the files that are images, by their suffix or by a look at some of their kind."""
+    """Positions of the files that are images, by their suffix or by the bytes of some files like
+    them."""
     found: list[int] = []
     others: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(keys):
@@ -95,12 +97,13 @@ def is_image(head: Head, i: int) -> bool:
 def labels_of(
     keys: Sequence[str], looks_real: Callable[[int], bool] = lambda i: True
 ) -> tuple[np.ndarray, list[str], str]:
-    """The labels (int64 [N]) and classes that sorted image keys spell.
+    """Return labels (int64 [N]), classes, and the image that makes the set flat, from sorted keys.
 
-    Behind the directories that all share, the first folder is the class, numbered by name. If an
-    image lies at the top there, the set is flat: labels -1, no classes. If others lie in folders
-    all the same, the last value names the first at the top; else it is empty. There only counts
-    what `looks_real`: one file that is merely named like an image doesn't cost all labels.
+    The first folder below the directories that all keys share is the class; classes are numbered by
+    name. If an image is at the top, beside the class folders, the set is flat: labels are -1 and
+    there are no classes. If other images are in folders nevertheless, the third value names the
+    first image at the top; else it is empty. At the top only images that `looks_real` count, so
+    that one file with an image's suffix does not cost all labels.
     """
     start = len(common_prefix(keys))
     number: dict[str, int] = {}
@@ -117,6 +120,6 @@ def labels_of(
     if top and flat >= 0:
         return np.full(len(keys), -1, np.int64), [], keys[flat] if number else ""
     classes = sorted(number)
-    order = np.full(len(classes) + 1, -1, np.int64)  # its end is where label -1 points to
+    order = np.full(len(classes) + 1, -1, np.int64)  # label -1 indexes the end, which stays -1
     order[[number[name] for name in classes]] = np.arange(len(classes))
     return order[np.frombuffer(labels, np.int64)], classes, ""

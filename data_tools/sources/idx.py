@@ -23,7 +23,8 @@ from data_tools.sources.keys import RowKeys
 if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
-# What is unpacked to memory: EMNIST's largest file is 550 MB. A plain local file is mapped instead.
+# Most bytes that are unpacked to memory: EMNIST's largest file is 550 MB. A local file that is not
+# compressed is mapped instead.
 UNPACKED_BYTES = 1 << 30
 READ_BYTES = 1 << 22
 # A gzip of a few kilobytes may unpack to this; MNIST's images take 47 MB.
@@ -33,17 +34,20 @@ IMAGE_WORDS = ("images-idx3", "images.idx3", "images-idx4", "images.idx4")
 
 
 class Header(NamedTuple):
+    """The header of an IDX file."""
+
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        """The header's own length."""
+        """Length of the header."""
         return 4 + 4 * len(self.shape)
 
     @property
     def numbers(self) -> int:
-        """How many numbers follow. Python's integers: the claim may pass 64 bits."""
+        """Number of values that follow. It is a Python integer, since a damaged header may claim
+        more than 64 bits hold."""
         total = 1
         for side in self.shape:
             total *= side
@@ -51,7 +55,7 @@ class Header(NamedTuple):
 
     @property
     def holds_images(self) -> bool:
-        """[N, H, W] or [N, H, W, 3] uint8, none of them empty."""
+        """True for uint8 [N, H, W] or [N, H, W, 3] that is not empty."""
         plain = len(self.shape) == 3 or (len(self.shape) == 4 and self.shape[3] == 3)
         return plain and self.dtype.itemsize == 1 and 0 not in self.shape
 
@@ -61,16 +65,17 @@ def recognises(location: Location) -> bool:
     try:
         if location.is_dir():
             return any(map(named_images, location.names()))
-        # By its name too, so that a damaged one is called so.
+        # By its name too, so that a damaged file is reported as damaged.
         return named_images(location.name) or bool(header_of(location))
     except (OSError, UserError):
         return False
 
 
 def open(location: Location, split: str = "") -> ArraySource:
-    """An image file and its labels beside it. Of a folder, the split: "train" (also "") or "test".
+    """Opens a file of images and the file of labels beside it.
 
-    Raises UserError for what is damaged, and for a folder where more than one file fits.
+    split: for a folder, "train" (also "") or "test". Raises UserError for a damaged file, and for a
+    folder in which several files fit.
     """
     notes: list[str] = []
     file = location
@@ -95,7 +100,7 @@ def named_images(name: str) -> bool:
 
 
 def image_files(folder: Location) -> list[Location]:
-    """The files of images in a folder; of one that lies there twice, the unpacked."""
+    """The files of images in a folder. If one is there packed and unpacked, the unpacked counts."""
     names = [name for name in folder.names() if named_images(name)]
     names = [n for n in names if not (n.endswith(".gz") and n.removesuffix(".gz") in names)]
     files = [folder.child(name) for name in names]
@@ -123,7 +128,7 @@ def choose(folder: Location, split: str, notes: list[str]) -> Location:
 def labels_beside(
     file: Location, samples: int, notes: list[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """Labels int64 [N] and classes, from the file that belongs to one of images."""
+    """Labels int64 [N] and classes, from the file of labels that belongs to a file of images."""
     place = next((p for name in label_names(file.name) if (p := file.parent.child(name)).exists()),
                  None)
     if place is None:
@@ -132,7 +137,7 @@ def labels_beside(
         return np.full(samples, -1, np.int64), []
     values = read_idx(place)
     if values.ndim == 2:
-        values = values[:, 0]  # QMNIST: the class, then where the digit comes from
+        values = values[:, 0]  # QMNIST: the class, then columns on the origin of the digit
     if values.ndim != 1 or len(values) != samples:
         raise UserError(f"{place}: holds {len(values)} labels for {samples} images; "
                         "give files that belong together")
@@ -142,7 +147,7 @@ def labels_beside(
 
 
 def label_names(name: str) -> list[str]:
-    """What the file of labels may be called; empty where images has no such name."""
+    """Possible names of the file of labels; empty if the images' file has an unusual name."""
     if "images" not in name:
         return []
     stem = name.removesuffix(".gz").replace("images", "labels")
@@ -153,7 +158,7 @@ def label_names(name: str) -> list[str]:
 
 
 def header_of(location: Location) -> Header | None:
-    """The header of an IDX file; None for any other, also for a damaged gzip of one."""
+    """The header of an IDX file; None for any other file, also for a damaged gzip."""
     with damaged(location):
         head = head_of(location, 4 + 4 * 4)
     if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in TYPES or not 1 <= head[3] <= 4:
@@ -203,7 +208,7 @@ def read_bytes(location: Location, packed: str, most: int) -> bytearray:
 
 @contextmanager
 def damaged(location: Location) -> Iterator[None]:
-    """What reading a damaged file raises, as a UserError that names it."""
+    """Turns the errors of reading a damaged file into a UserError that names it."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A tar of tars, a class each, as ILSVRC2012_img_train.tar: read in place, nothing is unpacked."""
+"""A tar of one tar per class, such as ILSVRC2012_img_train.tar, read without unpacking it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOKED_AT = 3
 
 
 def recognises(location: Location) -> bool:
-    """True where the first members are all tars."""
+    """True if the first members are all tars."""
     try:
         if not location.is_file() or not is_header(head_of(location, BLOCK)):
             return False
@@ -36,9 +36,10 @@ def recognises(location: Location) -> bool:
 
 
 def open(location: Location, labels: Location | None = None) -> TarSource:
-    """Keys are "n01440764/n01440764_10026.JPEG": as if each tar were unpacked to a folder.
+    """Opens a tar of tars. Keys look as if each tar were unpacked to a folder:
+    "n01440764/n01440764_10026.JPEG".
 
-    Raises UserError for a damaged tar, and where a member is no tar.
+    Raises UserError for a damaged tar, and if a member is no tar.
     """
     archive = Archive(location)
     try:

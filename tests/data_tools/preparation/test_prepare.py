@@ -114,7 +114,7 @@ def test_a_flat_folder_is_unlabelled(write_tree: Write, tmp_path: Path) -> None:
     assert store.classes == [] and store.labels.tolist() == [-1, -1]
     assert "no labels" in summary(manifest)[0] and "beside" not in str(summary(manifest))
     files = {"a/1.jpg": jpeg(), "b/1.jpg": jpeg(), "cover.jpg": jpeg()}
-    assert "cover.jpg lies beside" in str(
+    assert "cover.jpg is beside" in str(
         summary(prepare(write_tree(files, "mix"), tmp_path / "2")))
 
 

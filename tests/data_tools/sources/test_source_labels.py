@@ -41,7 +41,7 @@ def test_what_is_no_image_spells_no_class(write_tree: Write, pack: Write) -> Non
 def test_an_image_beside_the_folders_makes_the_set_flat(write_tree: Write, name: str) -> None:
     source = open_source(write_tree({"a/1.jpg": IMAGE, "b/1.jpg": IMAGE, name: IMAGE}))
     assert source.labels.tolist() == [-1, -1, -1] and source.classes == []
-    assert source.notes == [f"no labels, because {name} lies beside the folders of the others"]
+    assert source.notes == [f"no labels, because {name} is beside the folders of the others"]
 
 
 def val(write_tree: Write, beside: dict[str, str], where: str = "") -> Path:

@@ -222,7 +222,7 @@ class Array:
 
 
 class Dtype:
-    """Placeholder for a numpy dtype: its name, without byte order. The archives are little-endian."""
+    """Placeholder for a numpy dtype: its name. The archives are little-endian."""
 
     def __init__(self, name: object = "", *_: object) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name

@@ -196,7 +196,7 @@ def inspect(path: PathLike, sheet: PathLike | None = None, sample: int = 500) ->
 
     Arguments:
         path: prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file.
-        sheet: image file (.png or .jpg) for a contact sheet by class.
+        sheet: image file (.png, .jpg or .webp) for a contact sheet by class.
         sample: number of images to decode for colours, evenly spread.
 
     Returns the figures; dataclasses.asdict turns them into plain values.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.inspection.sheets import check_picture
 from fastmoco.evaluation import finetune as finetuning
 from fastmoco.evaluation import knn as neighbours_
 from fastmoco.evaluation import linear as classifiers
@@ -15,7 +16,7 @@ from fastmoco.evaluation import linear_on_features as quick_classifiers
 from fastmoco.evaluation.feature_cache import features_of
 from fastmoco.evaluation.feature_encoder import FeatureEncoder
 from fastmoco.evaluation.feature_files import check_name, write_features
-from fastmoco.reporting.neighbour_sheet import check_sheet, draw_neighbours
+from fastmoco.reporting.neighbour_sheet import draw_neighbours
 from fastmoco.settings.classifiers import FinetuneSettings, LinearSettings
 from fastmoco.settings.rules import check_seed
 from fastmoco.verbs.inputs import Data, How, PathLike, View, Weights, open_inputs, weights
@@ -180,7 +181,7 @@ def embed(
     if out is not None:
         check_name(out)
     if neighbours is not None:
-        check_sheet(neighbours)
+        check_picture(neighbours, "neighbours")
     found = open_inputs(checkpoint, (data, None), How(**fields_in(How, flags)))
     saved, how, images = found.checkpoint, found.how, found.stores[0]
     features = features_of(load_encoder(saved, how.device), images, saved.recipe, how)

@@ -14,6 +14,7 @@ from data_tools.errors import UserError
 from data_tools.inspection import survey as surveys
 from data_tools.inspection import verify as verification
 from data_tools.inspection.contact_sheet import contact_sheet
+from data_tools.inspection.sheets import check_picture
 from data_tools.manifest import Manifest
 from data_tools.planning.plan import Plan, Target
 from data_tools.policy import Policy
@@ -208,6 +209,8 @@ def inspect(path: PathLike, sheet: PathLike | None = None, sample: int = 500) ->
     """
     if sample < 1:
         raise UserError(f"--sample {sample}: give 1 or more")
+    if sheet is not None:
+        check_picture(Path(sheet), "sheet")
     found = surveys.survey(path, sample)
     if sheet is not None:
         contact_sheet(stores.open_store(path), Path(sheet))

@@ -19,7 +19,8 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-# What compiled functions know their arguments by. Held: once it is marked, numba makes another.
+# The type by which compiled functions know their arguments. A reference keeps it alive, because
+# numba would make a new one after it was marked.
 BYTES = numba.uint8[::1]
 
 

@@ -57,7 +57,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """What main_moco.py leaves after 200 epochs of v2, of a ResNet-18."""
+    """A checkpoint as main_moco.py saves it after 200 epochs of v2, with a ResNet-18."""
     path = tmp_path_factory.mktemp("released") / "checkpoint_0199.pth.tar"
     torch.save(official(resnet(resnet18, mlp(512)), arch="resnet18"), path)
     return path
@@ -184,7 +184,7 @@ def test_the_command_compares(released, imagenet, capsys, monkeypatch):
     found = json.loads(out)
     assert code == 1 and not found["passed"] and found["is"] == "tiny_v2"
     assert err.count("failed: kNN top-1, k ") == 2
-    code, out, _ = run(capsys, *argv, "--imagenet", imagenet / "val")  # train lies beside it
+    code, out, _ = run(capsys, *argv, "--imagenet", imagenet / "val")  # train is beside it
     assert code == 0 and "2 of 2 checks passed" in out
     alone = imagenet.parent / "alone"
     alone.mkdir()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_tools.errors import UserError
@@ -27,12 +28,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_cut_short_after_it_was_opened_is_one_line(
     images: Path, tmp_path: Path, form: str
 ) -> None:
-    """Where the bytes of a map are gone, reading them would end the process (SIGBUS)."""
+    """Reading bytes of a map that are gone from the file would end the process (SIGBUS)."""
     prepare(images, tmp_path / "data", formats=[form])
     store = open_store(tmp_path / "data")
     first = store.encoded(0).tobytes()
     (path,) = store.data
-    os.truncate(path, int(store._starts[79]) + 10)
+    os.truncate(path, int(store.places(np.array([79]))[1][0]) + 10)
     with pytest.raises(UserError, match="sample 79 is gone"):  # though it begins in the file
         store.encoded(79)
     os.truncate(path, 8192)

@@ -148,7 +148,7 @@ def test_a_held_out_part_of_train_chooses_and_val_does_not(sets):
 
 
 def test_pixels_as_an_encoder_are_the_raw_pixels(sets):
-    """Of the centred view; crops of the same side go the same way."""
+    """The pixels of the centred view. Crops of the same side are treated alike."""
     train, val = sets
     recipe = dataclasses.replace(RECIPE, eval_size=32)
     _, centre = raw_pixels(train, recipe)

@@ -48,8 +48,8 @@ def test_it_is_logistic_regression_to_a_point(task):
     best = max(grid, key=lambda C: trained(C, fit).score(x[held], train.labels[held]))
     theirs = trained(best, np.arange(len(x))).score(x_val, val.labels)
     chance = np.bincount(val.labels).max() / len(val)
-    assert theirs > chance + 0.1  # features of real pictures tell something, untrained too
-    # drawn images, whose classes untrained features hardly tell apart, leave more to chance
+    assert theirs > chance + 0.1  # features of real pictures are useful even untrained
+    # Untrained features hardly separate the classes of drawn images, so chance plays a part.
     allowed = 0.01 if "cifar" in str(train.path) else 0.02
     assert abs(ours.score.top1 - theirs) <= allowed + 1 / len(val)
 

@@ -287,8 +287,8 @@ def test_a_trial_of_dali_that_fails_is_told_and_ends_nothing(prepared, monkeypat
     assert name == "threads" and "does not work here: nvJPEG has no such argument)" in line
 
 
-def test_auto_tries_dali_for_a_cuda_device_and_tells_what_it_found(prepared):
-    """Where there is no such device, DALI says so; where there is one, the faster is taken."""
+def test_auto_tries_dali_for_a_cuda_device_and_reports_its_choice(prepared):
+    """Without such a device DALI says so; with one, the faster engine is chosen."""
     pytest.importorskip("nvidia.dali")
     store = open_store(prepared["beton"])
     engine, name, line = open_engine("auto", store, 2, torch.device("cuda"))

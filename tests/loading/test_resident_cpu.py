@@ -47,7 +47,7 @@ def test_the_cuts_are_those_of_the_threads_engine(store, case, threads):
 
 
 def test_many_are_cut_in_one_call(store, monkeypatch):
-    """What fits goes to the compiled loop over images, and nothing else does."""
+    """Exactly the images that fit go to the compiled loop over images."""
     windows = draws.crop_windows(0, 2, IDS, store.sizes[IDS], 2, (0.2, 1.0), (3 / 4, 4 / 3))
     calls = []
     real = resident_cpu.crop_images

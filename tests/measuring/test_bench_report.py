@@ -1,4 +1,4 @@
-"""What bench makes of its figures: bounds, the change it names, the guard on a saved report."""
+"""Conclusions of bench from its figures: bounds, advice, the guard on a saved report."""
 
 import dataclasses
 import json

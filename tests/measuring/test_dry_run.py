@@ -1,4 +1,4 @@
-"""What --dry-run tells, and what is told where memory runs out."""
+"""The lines of --dry-run, and the advice if memory runs out."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def test_what_fits_instead():
 
 
 def test_what_fits_on_each_of_several_ranks():
-    """What is offered are flags of the whole run, which the ranks can share out."""
+    """The advice has flags for the whole run, which divide by the ranks."""
     large = dataclasses.replace(RECIPE, size=256, batch=128, K=128, bn_splits=4)
     own = dataclasses.replace(large, batch=64, bn_splits=2)
     room = int(0.89 * estimate(own, 500, RunOptions(), CUDA).bytes)

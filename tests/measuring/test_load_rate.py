@@ -1,4 +1,4 @@
-"""The rate that `prep --plan` tells: the real loader's, which leaves nothing running."""
+"""The rate that `prep --plan` reports is the real loader's, which leaves nothing running."""
 
 import threading
 

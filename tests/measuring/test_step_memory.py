@@ -121,8 +121,8 @@ def test_the_plain_augmentation_is_counted():
     assert 2 * images < augmentation_peak(RECIPE) < 20 * images
 
 
-def test_a_process_is_not_told_its_parents_memory():
-    """What the system calls the largest resident set begins with that of who started it."""
+def test_a_process_does_not_report_its_parents_memory():
+    """The system's largest resident set of a process starts with its parent's."""
     held = np.ones(180_000_000)  # 1.4 GB
     code = (
         "import torch; from fastmoco.system.hardware import used_memory; "

@@ -1,4 +1,4 @@
-"""What torchrun starts, as a user meets it: ranks die, are asked to stop, lie on two machines."""
+"""Ranks under torchrun as a user meets them: they die, are asked to stop, are on two machines."""
 
 import json
 import os
@@ -22,7 +22,7 @@ FLAGS = [
     "--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32",
     "--device", "cpu", "--threads", "1", "--log-every", "3",
 ]
-# The rank's own exit code, which torchrun does not tell where it is 0.
+# The rank's own exit code, which torchrun does not report if it is 0.
 RANK = """
 import os, sys
 from fastmoco.cli import main

@@ -114,7 +114,7 @@ def run_on(machine, recipe=LONG, knn=0.0, cost=None):
 
 
 def once(cost):
-    """Of the steps that take longer than a second, only the first does; the others take 0.1."""
+    """Make a cost with one slow step (above a second); later slow ones take 0.1 seconds."""
     stopped = []
 
     def step(done):
@@ -259,7 +259,7 @@ def test_too_short_for_one_epoch_is_one_line(dataset, tmp_path):
 
 
 def test_what_came_before_training_counts(dataset, tmp_path):
-    """The command's imports and preparing: begun is before the call."""
+    """The command's imports and preparations count, which are before the call of train."""
     begun = time.monotonic() - 40
     recipe = dataclasses.replace(RECIPE, epochs=1000)
     options = RunOptions(out=str(tmp_path / "run"), budget="48s")

@@ -1,4 +1,4 @@
-"""What a run keeps beside its last checkpoint: the best weights by kNN, the last epochs."""
+"""A run keeps more than its last checkpoint: the best weights by kNN, the last epochs."""
 
 import dataclasses
 import os

@@ -1,5 +1,5 @@
-"""What a step is made of: one fused optimizer, one momentum update for all parameters, encoders of
-one graph each, CUDA graphs only where they are asked for."""
+"""Parts of a step: one fused optimizer, one momentum update for all parameters, encoders of
+one graph each, CUDA graphs only on request."""
 
 import dataclasses
 from collections import Counter
@@ -41,7 +41,7 @@ def test_one_launch_moves_all_parameters_and_one_all_keys_parameters():
 
 
 def test_an_encoder_compiles_to_one_graph_recomputed_too(monkeypatch):
-    """fullgraph raises where there would be two; the compiled steps are the plain ones."""
+    """fullgraph raises if there were two graphs; the compiled steps equal the plain ones."""
     one_encoder = TINY | {"mechanism": "memory-bank", "bn_splits": 2}
     compiled = []
 

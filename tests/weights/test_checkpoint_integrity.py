@@ -550,7 +550,7 @@ def test_a_checkpoint_that_is_cut_at_any_byte_says_why_and_leaves_the_old_one(
 
 
 class FullDisk:
-    """A disk with room for so many bytes."""
+    """A disk with room for `room` bytes."""
 
     def __init__(self, room):
         self.room = room

@@ -45,7 +45,7 @@ def test_without_labels_it_is_a_grid_and_a_broken_image_is_crossed(
     path = tmp_path / "out" / "train.beton"
     store = open_store(tmp_path / "out")
     content = bytearray(path.read_bytes())
-    start = int(store._starts[0])
+    start = int(store.places(np.array([0]))[1][0])
     content[start + 2 : start + 60] = bytes(58)
     path.write_bytes(content)
     shown = contact_sheet(open_store(tmp_path / "out"), tmp_path / "x.jpg", per_class=5, tile=32)

@@ -62,11 +62,12 @@ def test_what_is_whole_is_whole(out: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_flipped_byte_is_found_and_its_image_named(out: Path, name: str) -> None:
     store = open_store(out / name)
-    number = next(i for i in range(3, 20) if store.data[store._files[i]].name == DATA[name]
+    files, starts, _ = store.places(np.arange(len(store)))
+    number = next(i for i in range(3, 20) if store.data[files[i]].name == DATA[name]
                   and store.kinds[i] == 0)  # fmt: skip
     path = out / name / DATA[name]
     content = bytearray(path.read_bytes())
-    content[int(store._starts[number]) + 400] ^= 4
+    content[int(starts[number]) + 400] ^= 4
     path.write_bytes(content)
     report = one(out / name)
     assert report.found and "checksum" in " ".join(report.problems)
@@ -113,7 +114,8 @@ def test_a_label_that_was_changed_in_the_file_with_its_checksum(out: Path) -> No
     store = open_store(folder)
     path = store.data[0]
     writer = tfrecord.Writer(folder / "new")
-    for i in range(int((store._files == 0).sum())):
+    files, _, _ = store.places(np.arange(len(store)))
+    for i in range(int((files == 0).sum())):
         height, width = store.sizes[i].tolist()
         image = Prepared(store.encoded(i).tobytes(), height, width, bool(store.kinds[i]), "")
         writer.append(i, image, 1 - int(store.labels[i]))

@@ -1,54 +1,35 @@
 """Reads pickles without running anything in them, in time and memory bounded by their length.
 
-A pickle is a program for a stack machine (its opcodes: Python's pickletools). Python's own readers
-trust it: they call what it names, allocate the lengths that it claims, and hash keys whose hash may
-take forever. This reader refuses all of that; a subclass says which names it reads.
+Python's own readers trust a pickle: they call the functions that it names, allocate the lengths
+that it claims, and hash keys whose hash may take forever. This reader refuses all of that. A
+subclass says which names it reads.
 """
 
 from __future__ import annotations
 
-import codecs
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from data_tools.safe_reading.extent import VALUES, Extent, TooLarge, measure
-
-# What one pickle may hold, besides VALUES. A checkpoint of a ResNet-50 with its optimizer has 3,000
-# containers and 200 numbers as keys.
-CONTAINERS = 200_000
-KEY_LENGTH = 1_000
-# Hashes of text differ from process to process. Those of numbers do not, so that a file can choose
-# keys that collide: the time to insert N of them grows with N squared.
-NUMBERS_AS_KEYS = 10_000
-OTHER_KEYS = 1_000
-LONGEST_INTEGER = 255  # bytes
+from data_tools.safe_reading.extent import TooLarge, measure
+from data_tools.safe_reading.pickle_stack import (
+    KEY_LENGTH,
+    NUMBERS_AS_KEYS,
+    OTHER_KEYS,
+    PickleRefused,
+    PickleStack,
+)
 
 
-class PickleRefused(ValueError):
-    """A pickle is damaged, or asks for what is not given. `str(error)` says which, in a line."""
-
-
-class BoundedPickle:
-    """Reads the pickles that stand one after another in `data`, from `at` on.
+class BoundedPickle(PickleStack):
+    """Reads the pickles that follow each other in `data`, from offset `at` on.
 
     Gives numbers, text, bytes, lists, tuples, dicts and sets. A subclass overrides `find` and
-    `call` (and `build`, `persistent`) for the names that it reads: without them every name is
-    refused.
+    `call` (and `build`, `persistent`) for the names that it reads. All other names are refused.
     """
 
     opcodes: frozenset[int] | None = None
-    """Those that are read, None for all known ones."""
-    encoding: str | None = None
-    """The encoding of Python 2's strings; None leaves them bytes."""
-
-    def __init__(self, data: bytes, at: int = 0) -> None:
-        self.at = at
-        """The offset behind the last pickle that was read."""
-        self.extent = Extent()
-        """The extent of the last value."""
-        self._data = data
-        self._values = self._characters = self._containers = self._numbers = self._others = 0
+    """The opcodes that are read; None: all known ones."""
 
     def find(self, module: str, name: str) -> Any:
         """The stand-in for a class or function."""
@@ -63,26 +44,24 @@ class BoundedPickle:
         raise PickleRefused("its pickle creates an object, which is not done")
 
     def build(self, value: Any, state: Any) -> None:
-        """Give a stand-in its state."""
+        """Gives a stand-in its state."""
         raise PickleRefused("its pickle sets the state of an object, which is not done")
 
     def persistent(self, key: Any) -> Any:
-        """The value that lies outside the pickle."""
+        """The value, stored outside the pickle, that has this key."""
         raise PickleRefused("its pickle refers to something outside it, which is not read")
 
     def is_identity(self, value: Any) -> bool:
-        """Whether a value that `find` gave is hashed by its identity, and so may be a key."""
+        """True if a value that `find` gave is hashed by its identity, which is safe for a key."""
         return False
 
     def array_bytes(self, value: Any) -> int:
-        """Memory that a stand-in of an array takes."""
+        """Bytes of memory that a stand-in of an array takes."""
         return 0
 
     def load(self) -> Any:
-        """The next pickle's value. Raises PickleRefused."""
-        self._stack: list[Any] = []
-        self._marked: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        """Returns the next pickle's value. Raises PickleRefused."""
+        self._clear()
         try:
             while (code := self._take(1)[0]) != STOP:
                 step = STEPS.get(code)
@@ -102,95 +81,6 @@ class BoundedPickle:
         self._memo = {}
         return value
 
-    def _take(self, count: int) -> bytes:
-        if not 0 <= count <= len(self._data) - self.at:
-            raise PickleRefused("its pickle is cut short, or claims more bytes than there are")
-        self.at += count
-        return self._data[self.at - count : self.at]
-
-    def _number(self, layout: str) -> Any:
-        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
-
-    def _line(self, most: int | None = None) -> bytes:
-        end = self._data.find(b"\n", self.at, None if most is None else self.at + most)
-        line = self._take(end - self.at if end >= 0 else -1)
-        self.at += 1
-        return line
-
-    def _push(self, value: Any) -> None:
-        self._values += 1
-        if self._values > VALUES:
-            raise PickleRefused(f"its pickle holds more than {VALUES:,} values")
-        self._stack.append(value)
-
-    def _contain(self, value: Any) -> None:
-        """Push a new container or object."""
-        self._count_container()
-        self._push(value)
-
-    def _count_container(self) -> None:
-        self._containers += 1
-        if self._containers > CONTAINERS:
-            raise PickleRefused(f"its pickle holds more than {CONTAINERS:,} containers")
-
-    def _mark(self) -> None:
-        self._count_container()
-        self._marked.append(self._stack)
-        self._stack = []
-
-    def _since_mark(self) -> list[Any]:
-        items, self._stack = self._stack, self._marked.pop()
-        return items
-
-    def _tuple(self, count: int) -> None:
-        if count > len(self._stack):
-            raise PickleRefused("its pickle is damaged")
-        items = tuple(self._stack[len(self._stack) - count :])
-        del self._stack[len(self._stack) - count :]
-        self._contain(items)
-
-    def _text(self, raw: bytes) -> str | bytes:
-        """A string of Python 2."""
-        return raw if self.encoding is None else raw.decode(self.encoding)
-
-    def _string(self) -> None:
-        quoted = self._line()
-        if len(quoted) < 2 or quoted[:1] != quoted[-1:] or quoted[:1] not in b"'\"":
-            raise PickleRefused("its pickle is damaged")
-        self._push(self._text(codecs.escape_decode(quoted[1:-1])[0]))  # type: ignore[attr-defined]
-
-    def _integer(self) -> None:
-        line = self._line(3 * LONGEST_INTEGER)
-        booleans = {b"00": False, b"01": True}
-        self._push(booleans[line] if line in booleans else int(line.rstrip(b"L"), 0))
-
-    def _long(self, layout: str) -> None:
-        count = self._number(layout)
-        if not 0 <= count <= LONGEST_INTEGER:
-            raise PickleRefused(f"its pickle holds an integer of {count} bytes")
-        self._push(int.from_bytes(self._take(count), "little", signed=True))
-
-    def _frame(self) -> None:
-        if not 0 <= self._number("<Q") <= len(self._data) - self.at:
-            raise PickleRefused("its pickle is cut short, or claims more bytes than there are")
-
-    def _protocol(self) -> None:
-        if self._number("B") > 5:
-            raise PickleRefused("its pickle is of a protocol that is not known here")
-
-    def _remember(self, index: int) -> None:
-        self._values += 1
-        if self._values > VALUES or index < 0:
-            raise PickleRefused(f"its pickle holds more than {VALUES:,} values")
-        self._memo[index] = self._stack[-1]
-
-    def spend(self, values: int = 0, characters: int = 0) -> None:
-        """Count what a call copies: one that is repeated may copy the same part over and over."""
-        self._values += values
-        self._characters += characters
-        if self._values > VALUES or self._characters > len(self._data):
-            raise PickleRefused("its pickle unfolds to more than a checkpoint holds")
-
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
@@ -209,21 +99,6 @@ class BoundedPickle:
         if type(target) is not set:
             raise PickleRefused("its pickle is damaged")
         target.update(map(self.key, items))
-
-    def key(self, key: Any) -> Any:
-        """A dict's key or a set's member, if it can be hashed and compared in no time."""
-        if isinstance(key, (str, bytes)):
-            if len(key) <= KEY_LENGTH:
-                return key
-        elif type(key) is int and abs(key) < 1 << 60:
-            self._numbers += 1
-            if self._numbers <= NUMBERS_AS_KEYS:
-                return key
-        elif _is_flat(key) or self.is_identity(key):
-            self._others += 1
-            if self._others <= OTHER_KEYS:
-                return key
-        raise PickleRefused("its pickle has keys that are not short text or a few numbers")
 
     def _global(self) -> None:
         module, name = self._line(KEY_LENGTH).decode(), self._line(KEY_LENGTH).decode()
@@ -250,18 +125,25 @@ class BoundedPickle:
         self._contain({})
         self._set_items(items)
 
-    def _drop(self) -> None:
-        if self._stack:
-            self._stack.pop()
-        else:
-            self._since_mark()
-
-    def _drop_to_mark(self) -> None:
-        self._since_mark()
+    def key(self, key: Any) -> Any:
+        """Returns a dict's key or a set's member. Raises PickleRefused if hashing or comparing it
+        could take long."""
+        if isinstance(key, (str, bytes)):
+            if len(key) <= KEY_LENGTH:
+                return key
+        elif type(key) is int and abs(key) < 1 << 60:
+            self._numbers += 1
+            if self._numbers <= NUMBERS_AS_KEYS:
+                return key
+        elif _is_flat(key) or self.is_identity(key):
+            self._others += 1
+            if self._others <= OTHER_KEYS:
+                return key
+        raise PickleRefused("its pickle has keys that are not short text or a few numbers")
 
 
 def _is_flat(key: Any) -> bool:
-    """None, a number that is not whole, or a short tuple of such, of integers and of short text."""
+    """True for None, a bool, a float, or a short tuple of these, of integers and of short text."""
     if type(key) is tuple:
         return len(key) <= 8 and all(
             type(k) in (int, bool, float, type(None))
@@ -317,7 +199,7 @@ STEPS: Steps = _table({
     b"g": lambda p: p._push(p._memo[int(p._line(20))]),
     b"h": lambda p: p._push(p._memo[p._number("B")]),
     b"j": lambda p: p._push(p._memo[p._number("<I")]),
-    # names, and what is done with them
+    # names, and calls of them
     b"c": BoundedPickle._global, b"\x93": BoundedPickle._stack_global,
     b"R": lambda p: p._apply(p.call), b"\x81": lambda p: p._apply(p.create),
     b"b": BoundedPickle._build, b"Q": lambda p: p._contain(p.persistent(p._stack.pop())),

@@ -19,40 +19,49 @@ PARTIAL = ".partial"
 
 
 def partial_name(path: Path) -> Path:
-    """A name of its own: two processes, on any machines, that do the same part don't meet."""
+    """A temporary name beside `path`, unique among all processes on all machines."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file durably: a reader sees the old file or all of the new one, never a part."""
-    partial = partial_name(path)
+@contextmanager
+def atomic(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Gives a temporary file beside `path` to write, which replaces `path` if the block succeeds.
+
+    So `path` is the old file or the whole new one at every instant. If the block fails, the
+    temporary file is removed, and `path` is unchanged.
+
+    partial: the temporary file's path, by default a unique one. A fixed name is for a `path` that
+    one process at a time writes: the file that a killed process leaves is then written over.
+    """
+    partial = partial or partial_name(path)
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         os.replace(partial, path)
-    except OSError:
-        with suppress(OSError):  # report the first error
+    except BaseException:
+        with suppress(OSError):  # it would hide the error
             partial.unlink(missing_ok=True)
         raise
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is either all there or not at all, also after a power cut."""
+    with atomic(path) as partial, open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what is written takes the place of `path` if all goes well.
-
-    Raises UserError, which names `path` and the reason, if it can't be written.
-    """
+    """Like `atomic`, for a file that the user named: keeps its suffix, since writers choose the
+    format by it, and raises UserError, with the path and the reason, if it can't be written."""
     partial = path.with_name(f"{path.stem}.{secrets.token_hex(8)}{PARTIAL}{path.suffix}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with atomic(path, partial):
+            yield partial
     except OSError as error:
         raise UserError(f"{path}: can't be written: {why(error)}; make room there, or name another "
                         "file") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,14 @@ class FileRecord:
 
     bytes: int
     sha256: str = ""
-    """Empty for data files: the index holds a checksum of each image."""
+    """In hexadecimal. Empty for data files: the index holds a checksum of each image."""
 
 
 class Sealed:
-    """A file that is written once, durably, and gets a record."""
+    """A file that is written once, and is on the disk when the `with` block ends.
+
+    `record` has its size and checksum, computed from the bytes that were to be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +91,7 @@ class Sealed:
         self._file.write(data)
 
     def write_json(self, value: dict[str, Any]) -> None:
-        """One line of JSON."""
+        """Writes one line of JSON."""
         self.write(json.dumps(value).encode() + b"\n")
 
     @property
@@ -97,6 +109,8 @@ class Sealed:
 
 
 def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk: new files may vanish in a power cut
+    before that, even if their content was synced."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

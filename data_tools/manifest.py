@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
-from data_tools.files import FileRecord, Sealed, sync_folder
+from data_tools.files import FileRecord, Sealed, atomic, sync_folder
 from data_tools.quantities import human
 from data_tools.safe_reading.json_file import Damaged, printable, read_json, typed
 
@@ -165,12 +165,11 @@ def check_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Makes the dataset count: the manifest appears whole, after all that it speaks of."""
-    partial = folder / (MANIFEST + ".new")
-    with Sealed(partial) as file:
-        file.write(manifest.to_json().encode())
-    sync_folder(folder)
-    os.replace(partial, folder / MANIFEST)
+    """Writes the manifest, which makes the folder a dataset, after all files that it lists."""
+    with atomic(folder / MANIFEST, folder / (MANIFEST + ".new")) as partial:
+        with Sealed(partial) as file:
+            file.write(manifest.to_json().encode())
+        sync_folder(folder)
     sync_folder(folder)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data_tools.errors import UserError
+from data_tools.files import replacing
 from data_tools.safe_reading.json_file import printable
-from data_tools.safe_reading.limits import why
 from data_tools.store import Store, npy_header
 
 ROWS = 16_384  # of a Parquet row group
@@ -23,8 +22,7 @@ def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
     is missing.
     """
     check_name(out)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    try:
+    with replacing(out) as partial:
         if out.suffix == ".npy":
             with open(partial, "wb") as file:
                 vectors = np.ascontiguousarray(features.numpy(), np.float32)
@@ -32,11 +30,6 @@ def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
                 file.write(vectors.data)  # np.save's error for a full disk has no reason
         else:
             write_parquet(features, store, partial)
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {why(error)}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_name(out: Path) -> None:

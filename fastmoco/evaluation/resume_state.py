@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import time
 from typing import Any
 
 import torch
 
 from data_tools.errors import UserError
-from data_tools.files import cache_dir
+from data_tools.files import cache_dir, write_whole
 from data_tools.safe_reading.checksum import Say, sealed, unsaid, unsealed
 from data_tools.safe_reading.regular import read_all, refuse_other
 from fastmoco.weights.read import read_weights
@@ -60,14 +59,9 @@ class EpochState:
         if time.monotonic() - self._saved < self._seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        try:
-            partial.write_bytes(sealed(buffer.getvalue(), self.path.stem))
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(self.path, sealed(buffer.getvalue(), self.path.stem))
         self._saved = time.monotonic()
 
     def drop(self) -> None:

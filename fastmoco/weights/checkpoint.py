@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from data_tools.errors import UserError
+from data_tools.files import atomic
 from data_tools.quantities import human
 from fastmoco.recipe import Recipe, from_dict, to_dict
 from fastmoco.weights.read import WeightsFile, read_weights, tensors_digest
@@ -122,16 +123,14 @@ def keep(path: Path, step: int, count: int) -> Path:
     first and leaves the other. Later steps, which a run that was taken back will reach again, stay.
     """
     kept = path.with_name(f"{path.stem}-{step:08}.pt")
-    partial = kept.with_name(kept.name + ".partial")
     try:
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(path, partial)
-        except OSError:  # no hard links here
-            shutil.copyfile(path, partial)
-        os.replace(partial, kept)
+        with atomic(kept, kept.with_name(kept.name + ".partial")) as partial:
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(path, partial)
+            except OSError:  # no hard links here
+                shutil.copyfile(path, partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{kept}: cannot be written ({reason(error)}); make room and go on with "
                         "--resume") from None
     so_far = sorted(p for p in path.parent.glob(f"{path.stem}-{'[0-9]' * 8}.pt") if p <= kept)

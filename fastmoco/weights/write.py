@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import torch
 
+from data_tools.files import atomic
 from fastmoco.weights.record_digests import add_digests
 
 
@@ -37,20 +38,17 @@ class _Noticing:
 def write_weights(content: Any, path: Path) -> None:
     """torch.save, with digests. Written beside, synced and renamed: at every instant the old file
     or the new one is whole. Raises OSError with the system's reason, and leaves nothing behind."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w+b") as file:
-            noticing = _Noticing(file)
-            try:
-                torch.save(content, noticing)  # type: ignore[arg-type]
-            except RuntimeError:
-                if noticing.error is None:
-                    raise
-                raise noticing.error from None
-            add_digests(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    # One name for all times: a killed run leaves gigabytes there, which the next save replaces.
+    with atomic(path, path.with_name(path.name + ".partial")) as partial, open(
+        partial, "w+b"
+    ) as file:
+        noticing = _Noticing(file)
+        try:
+            torch.save(content, noticing)  # type: ignore[arg-type]
+        except RuntimeError:
+            if noticing.error is None:
+                raise
+            raise noticing.error from None
+        add_digests(file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from data_tools.errors import UserError
 from data_tools.files import FileRecord, Sealed, atomic, sync_folder
 from data_tools.quantities import human
 from data_tools.safe_reading.json_file import Damaged, printable, read_json, typed
+from data_tools.safe_reading.regular import special_kind
 
 MANIFEST = "manifest.json"
 # The mark of a run that is under way or was killed.
@@ -159,6 +160,8 @@ def check_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
             size = path.stat().st_size
         except OSError:
             raise UserError(f"{path}: missing; remove {folder} and run prep again") from None
+        if kind := special_kind(path):
+            raise UserError(f"{path}: {kind}; remove {folder} and run prep again")
         if size != file.bytes:
             raise UserError(f"{path}: {'truncated' if size < file.bytes else 'changed'}: "
                             f"{size} bytes, not {file.bytes}; remove {folder} and run prep again")

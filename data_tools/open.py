@@ -22,7 +22,7 @@ from data_tools.formats.registry import FORMATS, TABLE, format_of
 from data_tools.manifest import MANIFEST, UNFINISHED, check_files, read_manifest
 from data_tools.progress import Tick
 from data_tools.safe_reading.checksum import Say, sealed, unsaid, unsealed
-from data_tools.safe_reading.regular import read_all
+from data_tools.safe_reading.regular import read_all, special_kind
 from data_tools.store import INDEX, KEYS, MappedStore, read_index
 
 
@@ -63,6 +63,8 @@ def open_store(
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such dataset; run prep first")
+    if kind := special_kind(path):
+        raise UserError(f"{path}: {kind}; give a prepared dataset, or a file in one of its formats")
     if path.is_file():
         return open_foreign(path, progress, say)
     datasets = datasets_in(path)

@@ -26,6 +26,7 @@ from data_tools.machine import cores
 from data_tools.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
 from data_tools.open import datasets_in, open_foreign, open_store
 from data_tools.progress import Tick
+from data_tools.safe_reading.regular import special_kind
 from data_tools.store import INDEX, JPEG, RAW, MappedStore
 
 # Number of problems that are reported in words. The others are only counted.
@@ -84,6 +85,8 @@ def verify(
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if kind := special_kind(path):
+        raise UserError(f"{path}: {kind}; give a prepared dataset, or a file in one of its formats")
     if path.is_file():
         return [verify_file(path, quick, workers, progress)]
     folders = datasets_in(path)

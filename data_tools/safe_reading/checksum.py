@@ -1,7 +1,8 @@
 """Checksums of our own files: a file is read back as it was written, or not at all.
 
-Small files carry a SHA-256 in front (1.6 GB/s on one core). Large arrays carry a CRC-32 per block
-behind them, which threads check (4 GB/s per core): flipped bits are found, forgeries are not.
+A small file starts with a SHA-256 of its content (1.6 GB/s on one core). A large array is followed
+by a CRC-32 per block, which several threads check (4 GB/s per core). A CRC finds flipped bits, but
+no forgery.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ Say = Callable[[str], None]
 
 
 def unsaid(line: str) -> None:
-    """A Say for callers that show nothing."""
+    """A Say that prints nothing."""
 
 
 def sealed(content: bytes, identity: str) -> bytes:
-    """The content behind a SHA-256 of it and of what it is (so files can't be exchanged)."""
+    """A SHA-256 of the identity and the content, followed by the content.
+
+    identity: a name of the content, so that one sealed file cannot pass for another.
+    """
     return _digest(content, identity) + content
 
 
 def unsealed(data: bytes, identity: str) -> bytes | None:
-    """The content that sealed() was given; None if a bit is another one."""
+    """The content that was given to sealed(); None if any bit or the identity differs."""
     content = data[DIGEST:]
     return content if data[:DIGEST] == _digest(content, identity) else None
 
@@ -45,7 +49,7 @@ def _digest(content: bytes, identity: str) -> bytes:
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
-    """A file whose SHA-256 (hexadecimal) the manifest records. Raises UserError if it differs."""
+    """All bytes of a file with this SHA-256 (hexadecimal). Raises UserError if it differs."""
     try:
         data = read_all(path)
     except OSError as error:
@@ -59,7 +63,7 @@ def read_checked(path: Path, sha256: str) -> bytes:
 def block_crcs(path: Path, size: int, threads: int) -> np.ndarray:
     """CRC-32 of each BLOCK of a file's first `size` bytes, uint32 [ceil(size / BLOCK)].
 
-    Reads by pread: a bad disk is an OSError, where a mapped file would end the process.
+    Raises OSError. Reads with pread, since a failing disk ends a process that reads a mapped file.
     """
     handle = open_regular(path)
     try:

@@ -1,6 +1,7 @@
-"""How large a value becomes for those who walk over it, following each reference to a shared part.
+"""The size of a nested value for code that walks over it and visits shared parts once per use.
 
-Sixty lists, each of which holds the one before it twice, take a few kilobytes, and have no end.
+Sixty lists, each of which holds the one before it twice, take a few kilobytes of a pickle. A walk
+over them would visit 2^60 values.
 """
 
 from __future__ import annotations
@@ -11,25 +12,32 @@ from typing import Any, NamedTuple
 # A checkpoint of a ResNet-50 with its optimizer has 20,000 values in 5 levels, CIFAR-100 150,000.
 VALUES = 1_000_000
 LEVELS = 64
-PATHS = 256 << 20  # characters of all values' dotted names together
+# Characters of the dotted names of all values together ("state_dict.fc.weight").
+PATHS = 256 << 20
 
 
 class TooLarge(ValueError):
-    """A value is more than what may be walked over. `str(error)` goes on behind its name."""
+    """A value is too large to walk over. `str(error)` is a sentence without its subject."""
 
 
 class Extent(NamedTuple):
+    """The size of a value, with a shared part counted once per reference to it."""
+
     levels: int = 0
+    """Depth of nesting; 0 for a value that is no container."""
     values: int = 1
     path: int = 0
     """Characters of the dotted names of all values in it."""
     bytes: int = 0
-    """Memory of the arrays in it."""
+    """Bytes of memory of the arrays in it."""
 
 
 def measure(value: Any, array_bytes: Callable[[Any], int]) -> Extent:
-    """The extent of a value of lists, tuples, dicts and sets; `array_bytes` gives the memory of
-    any other value. Raises TooLarge, also for a container that holds itself."""
+    """The extent of a value made of lists, tuples, dicts and sets.
+
+    array_bytes: gives the bytes of memory of any other value. Raises TooLarge, also for a container
+    that holds itself.
+    """
     return _measure(value, array_bytes, LEVELS, {})
 
 
@@ -47,7 +55,7 @@ def _measure(
         raise TooLarge(f"is nested deeper than {LEVELS} levels")
     if id(value) in known:
         return seen
-    known[id(value)] = None  # until all that is in it is known
+    known[id(value)] = None  # being measured: meeting it again means that it holds itself
     deepest, values, path, size = 0, 1, 0, 0
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
         name = len(key) + 1 if isinstance(key, (str, bytes)) else 8

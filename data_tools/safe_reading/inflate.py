@@ -1,8 +1,8 @@
-"""Compressed files, unpacked within limits: gzip, xz, bzip2 and zstd, also several joined.
+"""Unpacks gzip, xz, bzip2 and zstd within limits, also several streams joined in one file.
 
-A few kilobytes may unpack to gigabytes. So every reader that inflates goes through here: it gets
-its bytes in pieces, from a bounded part of the file where it only looks, and asks `most_unpacked`
-how much a file of this size may become.
+A few kilobytes may unpack to gigabytes. So every reader of compressed files uses this one. It gets
+the bytes in pieces, can stop after a number of compressed bytes, and asks `most_unpacked` for the
+limit of a file of this size.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import IO, Any
 
 MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 READ, PIECE = 1 << 15, 1 << 20
-# A file may unpack to GROWTH times its size, and a small one to SMALL all the same: a tar of black
-# bitmaps shrinks a thousandfold, real sets of uncompressed images ten- to a hundredfold.
+# A file may unpack to GROWTH times its size, and any file to SMALL. Sets of uncompressed images
+# shrink ten- to a hundredfold; a tar of black bitmaps a thousandfold, but such tars are small.
 GROWTH, SMALL = 200, 1 << 30
-# What xz may ask for as its dictionary; its strongest preset takes 65 MB.
+# The most memory for an xz dictionary, in bytes. The strongest preset of xz takes 65 MB.
 XZ_MEMORY = 256 << 20
-# Compressed bytes that a look at the first unpacked ones may cost: four blocks of bzip2.
+# Compressed bytes that are read, at most, to see the first unpacked ones: four blocks of bzip2.
 LOOKED_AT = 4 << 20
 
 
@@ -31,11 +31,11 @@ class Broken(Exception):
 
 
 class NoReader(Exception):
-    """This Python lacks a library for the compression; says which."""
+    """This Python lacks the library for a compression. `str(error)` says which to install."""
 
 
 def compression_of(head: bytes) -> str:
-    """gzip, xz, bzip2 or zstd, by a file's first six bytes; "" for others."""
+    """gzip, xz, bzip2 or zstd, by a file's first six bytes; "" for any other file."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
 
 
@@ -45,10 +45,11 @@ def most_unpacked(size: int, small: int) -> int:
 
 
 def pieces(file: IO[bytes], packed: str, most_read: int = 1 << 62) -> Iterator[bytes]:
-    """The unpacked bytes, at most PIECE at once.
+    """Yields the unpacked bytes, at most PIECE at once.
 
-    most_read: stop behind this many compressed bytes, as if the file ended there.
-    Raises Broken for damage and a missing end, OSError for what can't be read, and NoReader.
+    packed: a name that compression_of returns. most_read: the number of compressed bytes to read;
+    the file seems to end there. Raises Broken if the bytes are damaged or their end is missing,
+    OSError if the file can't be read, and NoReader.
     """
     if packed == "zstd":
         yield from zstd_pieces(Part(file, most_read))
@@ -66,20 +67,20 @@ def pieces(file: IO[bytes], packed: str, most_read: int = 1 << 62) -> Iterator[b
                 ended = not rest
             try:
                 piece = stream.decompress(rest, PIECE)
-            except Exception as error:  # each library has its own
+            except Exception as error:  # each library raises its own kinds
                 raise Broken(str(error)) from None
             rest = b""
             if piece:
-                ended = False  # there may be more of what it holds back
+                ended = False  # the stream may hold back more unpacked bytes
                 yield piece
-        # Another stream may follow, behind zeros that fill a block.
+        # Another stream may follow, after zeros that pad the first one to a block.
         rest = stream.unused_data.lstrip(b"\0")
         while not rest and (more := part.read()):
             rest = more.lstrip(b"\0")
 
 
 class Part:
-    """A file that seems to end behind `most` bytes."""
+    """A file that seems to end after `most` bytes."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self._file, self._left = file, most
@@ -91,7 +92,7 @@ class Part:
 
 
 class Gzip:
-    """zlib's object in the manner of bz2's and lzma's."""
+    """zlib's decompressor with the interface of bz2's and lzma's."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=31)
@@ -140,7 +141,7 @@ def zstd_pieces(file: Part) -> Iterator[bytes]:
 
 
 def zstd_reader() -> Callable[[Any], Any]:
-    """Opens a file's unpacked bytes, through all frames of it. Raises NoReader."""
+    """A function that opens a file of zstd frames as one stream of bytes. Raises NoReader."""
     with suppress(ImportError):
         return importlib.import_module("compression.zstd").open  # type: ignore[no-any-return]
     with suppress(ImportError):

@@ -1,7 +1,7 @@
-"""JSON files of ours, read back: nothing in them is believed before its type has been checked.
+"""Reads JSON files that this program wrote, and checks every type, since files get damaged.
 
-A dataclass describes each kind of file. `typed` compares parsed JSON with its type hints, so a
-reader gets either an object that is what it says, or one exception.
+A dataclass describes each kind of file. `typed` compares parsed JSON with the dataclass's type
+hints. So a reader gets either an object whose fields have their types, or one exception.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ INT64 = range(-(2**63), 2**63)
 
 
 class Damaged(ValueError):
-    """A file does not hold what it should; `str(error)` says what is wrong, without the path."""
+    """The content of a file is wrong. `str(error)` is the reason, without the path."""
 
 
 def parse(data: bytes) -> Any:
     """The value of a JSON text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
-    Raises Damaged for anything else, for a key that occurs twice in one object, for text that is
-    nested too deep, and for numbers that Python refuses to convert.
+    Raises Damaged if it is not JSON, if a key occurs twice in one object, if it is nested too deep,
+    or if it holds a number that Python refuses to convert.
     """
     try:
         text = data.decode(json.detect_encoding(data))
@@ -41,7 +41,7 @@ def parse(data: bytes) -> Any:
         raise Damaged("nested too deep") from None
     except json.JSONDecodeError as error:
         raise Damaged(f"not JSON: {error}") from None
-    except ValueError:  # Python refuses it, and names a setting that is no remedy here
+    except ValueError:  # Python's message recommends a setting that does not help here
         raise Damaged("a number has too many digits") from None
 
 
@@ -53,9 +53,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes. Raises OSError, or Damaged for a pipe or a device, which could wait for ever
-    or never end."""
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait.
+    """All bytes of a file. Raises OSError, or Damaged for a pipe or a device: reading those could
+    wait or go on for ever."""
+    # Without O_NONBLOCK, opening a pipe waits until another process writes to it.
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Damaged("not a regular file")
@@ -68,9 +68,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The value of each line that is not empty; a Damaged in place of a line that has none.
+    """Yields the value of each line that is not empty; for a damaged line, yields a Damaged.
 
-    Raises OSError, or Damaged for what is not a file.
+    Raises OSError, or Damaged if the path is not a plain file.
     """
     for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if not line.strip():
@@ -82,7 +82,10 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 
 def left_out(path: Path, bad: list[str]) -> str:
-    """A line on the rows of a log that are damaged and are left out; empty if none is."""
+    """A line for the user about damaged rows of a log, which are left out; "" if there are none.
+
+    bad: the reason for each row.
+    """
     if not bad:
         return ""
     lines = "1 damaged line" if len(bad) == 1 else f"{len(bad):,} damaged lines, the first"
@@ -95,11 +98,14 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 
 def typed(hint: Any, value: Any, name: str = "") -> Any:
-    """Parsed JSON as a value of the type `hint`; `name` is what to call it in a message.
+    """Converts parsed JSON to the type `hint`.
 
-    Types: dataclasses (an object with just their fields; those with defaults may be missing), int
-    (64 bits), float (finite; an int is one), str, bool, None, list, tuple, dict with str keys,
-    Literal, unions, Any. Raises Damaged; `value` may be one, as read_lines gives it.
+    Types: dataclasses (an object with exactly their fields; those with defaults may be missing),
+    int (64 bits), float (finite; an int is accepted), str, bool, None, list, tuple, dict with str
+    keys, Literal, unions, Any.
+
+    name: the name of the value in messages. Raises Damaged if the type differs; if `value` is
+    itself a Damaged, as read_lines yields it, raises that.
     """
     if isinstance(value, Damaged):
         raise value
@@ -192,8 +198,8 @@ def _wanted(hint: Any) -> str:
 
 
 def shown(value: Any) -> Any:
-    """A value for --json: numbers that JSON does not have become null, and undecodable bytes of
-    file names are escaped as they are in our plain lines, because many parsers refuse both."""
+    """A value that every JSON parser accepts: infinity and NaN become null, and undecodable bytes
+    of file names are escaped. Many parsers refuse both."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str):
@@ -211,6 +217,5 @@ def shown_json(value: Any, indent: int | None = 1) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that every UTF-8 file and terminal takes: undecodable bytes of file names are escaped.
-    """
+    """Text that can be encoded in UTF-8: undecodable bytes of file names are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""The limits of this process, and the errors that mean that it wanted more.
+"""The limits of this process (ulimit), and the errors that mean that it has reached one.
 
-Such an error says nothing about the file that was being read: a reader that would call it damaged
-asks here first.
+Such an error says nothing about the file that is being read. So a reader asks here first, before it
+calls a file damaged.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ except ImportError:  # Windows
 
 LEAST_MEMORY = 200_000_000  # bytes
 FILES, MEMORY, SPACE = "NOFILE", "AS", "FSIZE"
-# What the dynamic loader and libraries say when they get no memory, no file or no thread.
+# Messages of the dynamic loader and of libraries that get no memory.
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory",
              "cannot create shared object descriptor", "cannot map zero-fill pages",
              "could not find/load shared object file", "could not create a primitive", "bad_alloc",
              "buffer allocation failed")
+# Messages of libraries that get no thread.
 NO_THREAD = ("can't start new thread", "thread creation failed", "resource temporarily unavailable")
 
 
@@ -35,8 +36,11 @@ def limit(name: str) -> int | None:
 
 
 def reason(error: BaseException) -> str:
-    """Names what this process ran out of, its limit and how to raise that. Empty if the error has
-    another cause, or is a lack of memory without a limit or a word of the system's."""
+    """The resource that this process ran out of, its limit, and how to raise that.
+
+    "" if the error has another cause, or if it is a MemoryError while no limit is set and the
+    system gives no reason.
+    """
     system = isinstance(error, OSError | RuntimeError | ImportError)
     text = str(error).lower() if system else ""
     number = error.errno if isinstance(error, OSError) else None
@@ -48,8 +52,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and number == errno.EFBIG and most is not None:
         return f"larger than this process may write, {human(most)} (ulimit -f): raise it"
     most = limit(MEMORY)
-    told = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
-    if most is not None and (told or isinstance(error, MemoryError)):
+    no_memory = number == errno.ENOMEM or any(words in text for words in NO_MEMORY)
+    if most is not None and (no_memory or isinstance(error, MemoryError)):
         return f"out of memory: this process may map {human(most)} (ulimit -v): raise it"
     if number == errno.ENOMEM or NO_MEMORY[0] in text:
         return "out of memory"
@@ -60,20 +64,22 @@ def reason(error: BaseException) -> str:
 
 
 def why(error: OSError) -> str:
-    """Why a file could not be read or written, for a line that names it."""
+    """The reason that a file could not be read or written, for a line that names the file."""
     return reason(error) or error.strerror or str(error)
 
 
 def refuse(error: BaseException) -> None:
-    """Raises Interrupted if the machine is at fault for an error, not what was being read."""
+    """Raises Interrupted if a limit of the machine caused the error, and not the file read."""
     why = reason(error)
     if why:
         raise Interrupted(f"{why}; then run the same again") from None
 
 
 def check_memory() -> None:
-    """Raises UserError if this process may map less memory than numpy takes to be loaded, whose
-    OpenBLAS would end it."""
+    """Raises UserError if this process may map less memory than numpy needs to load.
+
+    Otherwise numpy's OpenBLAS would end the process.
+    """
     most = limit(MEMORY)
     if most is not None and most < LEAST_MEMORY:
         raise UserError(f"out of memory: this process may map {human(most)} (ulimit -v): allow "
@@ -81,7 +87,7 @@ def check_memory() -> None:
 
 
 def raise_open_files() -> bool:
-    """Allow as many open files as this process may ask for; False if that is no more than now."""
+    """Raises the limit on open files to its hard limit. Returns False if it was there already."""
     if resource is None:
         return False
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""Opening what must be a plain file: a pipe, socket, device or folder in its place is an error.
+"""Opens plain files only: a pipe, socket, device or folder in place of a file is an error.
 
-A listing is old when its files are read: what was a file may be a pipe by then, which a plain
-open would wait on for ever, or may have another size.
+Time passes between the listing of a folder and the reading of its files. By then a name may belong
+to a pipe, on which a plain open() would wait for ever, or to a file of another size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from data_tools.errors import UserError
 
-# A pipe that nobody writes to opens at once with this. Plain files ignore it.
+# With O_NONBLOCK, a pipe that nobody writes to opens at once. It has no effect on plain files.
 FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 KINDS = {
     stat.S_IFIFO: "a pipe, not a file", stat.S_IFSOCK: "a socket, not a file",
@@ -23,9 +23,16 @@ READ_BYTES = 1 << 30  # Linux reads a little less than 2 GiB at a time
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
-    """A file descriptor for reading; also an opener for open(). Raises OSError, also for anything
-    but a plain file."""
-    handle = os.open(path, FLAGS | flags, 0o644)
+    """A file descriptor for reading. It can be the opener of open().
+
+    flags: further flags of os.open. Raises OSError, also for everything but a plain file.
+    """
+    try:
+        handle = os.open(path, FLAGS | flags, 0o644)
+    except OSError as error:
+        if error.errno == errno.ENXIO and (kind := special_kind(path)):  # a socket
+            raise OSError(errno.EINVAL, kind, os.fspath(path)) from None
+        raise
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
@@ -36,6 +43,14 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def special_kind(path: str | os.PathLike[str]) -> str:
+    """A description such as "a pipe, not a file"; "" for a file, a folder and a missing path."""
+    try:
+        return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+    except OSError:
+        return ""
 
 
 def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
@@ -50,8 +65,8 @@ def read_all(path: str | os.PathLike[str]) -> bytes:
 
 
 def refuse_other(path: str | os.PathLike[str]) -> None:
-    """Raises UserError if something that is no plain file has the name of a file that this program
-    makes: a pipe, a folder. A missing file is right."""
+    """Raises UserError if a pipe, a folder or the like has the name of a file that this program
+    makes. A missing file is fine."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{os.fspath(path)}: not a plain file; remove it, and run the same again")
 
@@ -59,8 +74,8 @@ def refuse_other(path: str | os.PathLike[str]) -> None:
 def read_regular(path: str | os.PathLike[str], listed: int) -> bytes:
     """All bytes of a file that had `listed` bytes when its folder was listed.
 
-    Raises OSError as open_regular does, and if the file has another size by now: it is being
-    written, or is another file, and half of an image may decode.
+    Raises OSError as open_regular does, and if the file now has another size: then it is being
+    written, or it is another file, and half an image might decode without an error.
     """
     handle = open_regular(path)
     try:
@@ -84,11 +99,11 @@ def read_head(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_up_to(handle: int, most: int) -> bytes:
-    """Bytes from here on, at most `most`: fewer only at the file's end."""
+    """The next bytes of an open file: `most` of them, or fewer at the file's end."""
     data = os.read(handle, min(most, READ_BYTES))
     if not data or len(data) == most:
         return data
-    pieces = [data]  # a network's file system may give less than it is asked for
+    pieces = [data]  # network file systems may return fewer bytes than requested
     while (rest := most - sum(map(len, pieces))) > 0:
         piece = os.read(handle, min(rest, READ_BYTES))
         if not piece:

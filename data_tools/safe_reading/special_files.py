@@ -1,16 +1,16 @@
-"""Pipes, sockets and devices among the files of a source: they are left out, and one note says so.
-"""
+"""Counts the pipes, sockets and devices in a source. They are left out, and one note says so."""
 
 from __future__ import annotations
 
 
 class Special:
-    """How many there are of each kind, and the first of each."""
+    """The number of special files of each kind, and the first name of each kind."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, str]] = {}
 
     def add(self, key: str, kind: str) -> None:
+        """Counts a file. kind: "pipe", "socket" or "device"."""
         count, first = self._found.get(kind, (0, key))
         self._found[kind] = count + 1, min(first, key)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data_tools.errors import UserError
 from data_tools.safe_reading.inflate import NoReader, compression_of, zstd_reader
+from data_tools.safe_reading.regular import special_kind
 from data_tools.sources import cifar, folder, idx, ilsvrc, stored, tar, webdataset
 from data_tools.sources.location import Location
 from data_tools.sources.patterns import expand
@@ -65,7 +66,7 @@ def open_source(
                         "give a path to data_tools")
     list_ = None if labels is None else Location(labels)
     if list_ is not None and not list_.is_file():
-        raise UserError(f"{list_}: no such file of labels")
+        raise UserError(f"{list_}: {special_kind(labels or '') or 'no such file of labels'}")
     plain, split = (text, "") if os.path.exists(text) else split_fragment(text)
     places = expand(plain)
     name = next((name for name, row in TABLE.items() if row.recognises(places[0])), "")

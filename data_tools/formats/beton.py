@@ -1,8 +1,8 @@
-"""FFCV's .beton, version 2: written for the official reader, read by whatever wrote it.
+"""Writes and reads FFCV's .beton files, version 2, also those of FFCV's own writer.
 
     header         <HHIQQ  version, fields, page size, samples, pointer to the allocation table
     fields         1041 bytes each: type, 16-byte name, 1024 bytes of arguments
-    metadata       one packed struct a sample
+    metadata       one packed struct per sample
     pages          of page_size bytes, counted from the start of the file; no image crosses one
     allocations    <QQQ    sample, pointer, size; up to the end of the file
 
@@ -34,7 +34,7 @@ IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "
 JPEG_MODE, RAW_MODE = 0, 1
 ROW = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 FLOAT_TYPE, INT_TYPE, IMAGE_TYPE = 0, 1, 2
-# Metadata of each field type; 255, a user's own type, tells no reader its size.
+# Metadata of each field type. Type 255, a user's own, does not give its size.
 METADATA = {0: "<f8", 1: "<i8", 2: IMAGE, 3: "<u8,<u8", 4: "<u8", 5: "<u8,<u8", 6: "<u8"}
 PAGE = 8 << 20
 MIN_PAGE, MAX_PAGE = 2 << 20, 2 << 30
@@ -47,13 +47,17 @@ def front_bytes(capacity: int, page_size: int) -> int:
 
 
 class BetonWriter:
-    """Places images in pages, one after another; what is equal shares one place.
+    """Writes images into pages, one after another. Equal images are stored once.
 
-    Where an image goes follows from the sizes before it, so a writer is brought to any point by
-    placing the same images again without their bytes, and a killed run goes on from there.
-    capacity: the most samples that will come. Metadata lies before the images, so its room is
-    reserved; what stays unused is zeros that no reader looks at.
-    page_size: bytes, a power of two; also the largest image that fits.
+        header, metadata | image image ... | image ... | allocation table
+        0                page              page        page
+
+    The place of an image follows from the sizes of the images before it. So after a kill, a new
+    writer gets to the same state by calling `place` for the same sizes, without the bytes.
+
+    capacity: the largest number of samples. The metadata is before the images, so its space is
+    reserved in advance; unused space is zeros that no reader looks at. page_size: bytes, a power
+    of two; no image may be larger.
     """
 
     def __init__(self, path: Path, capacity: int, page_size: int = PAGE) -> None:
@@ -62,15 +66,19 @@ class BetonWriter:
         self.page_size = page_size
         self._capacity = capacity
         self.end = front_bytes(capacity, page_size)
-        """Where the last image ends: bytes from the start of the file."""
+        """Offset behind the last image."""
         self.pointers = array("Q")
-        """Of each sample."""
+        """Offset of each sample's image."""
         self._file = open(path, "r+b" if path.exists() else "w+b", buffering=1 << 20)
 
     def place(self, size: int, same_as: int = -1) -> int:
-        """The place of the next sample, of so many bytes; that of an earlier one if it is equal."""
+        """Returns the offset of the next sample's image, of `size` bytes.
+
+        same_as: the number of an earlier sample with the same bytes, whose place is shared.
+        """
         number = len(self.pointers)
-        # The reader finds an image's size by its pointer: two of size 0 would share one.
+        # The reader finds an image's size by its offset. After an empty image, the next one would
+        # have the same offset.
         if not 0 < size <= self.page_size or number == self._capacity:
             raise ValueError(f"an image of {size} bytes as number {number} of {self._capacity}")
         if same_as >= 0:
@@ -93,17 +101,17 @@ class BetonWriter:
             self._file.write(data)
 
     def go_on(self) -> None:
-        """Drops what the file holds behind the samples placed so far, and writes on from there."""
+        """Cuts the file behind the samples placed so far. The next image is written there."""
         self._file.truncate(self.end)
         self._file.seek(self.end)
 
     def flush(self) -> int:
-        """Hands all that was written to the system; returns the file, for os.fsync."""
+        """Passes buffered bytes to the system; returns the file's descriptor, for os.fsync."""
         self._file.flush()
         return self._file.fileno()
 
     def finish(self, rows: Callable[[], Iterator[np.ndarray]]) -> None:
-        """Completes the file, durably.
+        """Writes the table, metadata and header, waits for the disk, and closes the file.
 
         rows(): blocks of INDEX_DTYPE rows of all samples, in order; called twice. Only size,
         height, width, label and kind are read.
@@ -143,7 +151,7 @@ class BetonWriter:
 
 
 def is_beton(path: Path) -> bool:
-    """True for a file that begins as a beton does, of any version up to 9."""
+    """True for a file with the header of a beton, of any version up to 9, or with its suffix."""
     with open_binary(path) as file:
         head = file.read(HEADER.size)
     if len(head) < HEADER.size:
@@ -154,24 +162,24 @@ def is_beton(path: Path) -> bool:
 
 
 def open_beton(path: Path) -> MappedStore:
-    """Any beton as a Store, ours or FFCV's own. O(N) in samples; no pixels are read.
+    """Opens any beton, ours or FFCV's own, without reading pixels.
 
-    Raises UserError for what is broken or cut off.
+    Raises UserError if the file is damaged or truncated.
     """
     index, fingerprint = read_beton(path)
     return MappedStore(path, [path], index, [], fingerprint)
 
 
 def rows_of(path: Path) -> np.ndarray:
-    """A beton's own index: INDEX_DTYPE [N]."""
+    """A beton's index: INDEX_DTYPE [N]."""
     return read_beton(path)[0]
 
 
 def read_beton(path: Path) -> tuple[np.ndarray, str]:
-    """A beton's index, and a fingerprint of all that it was read from.
+    """A beton's index, INDEX_DTYPE [N], and a fingerprint of the bytes that it was read from.
 
-    Images: the field named "image", else the first RGB field. Labels: the Int field named "label",
-    else the first; without one all are -1.
+    Images are the field named "image", or else the first RGB field. Labels are the Int field named
+    "label", or else the first one; without any, all labels are -1.
     """
     size = path.stat().st_size
     if size < HEADER.size:
@@ -183,7 +191,7 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
             raise UserError(f"{path}: not a beton of version {VERSION} (it says {version}); "
                             "prepare the images again")
         if table == 0:
-            raise UserError(f"{path}: half-written: whatever wrote it was stopped; write it again")
+            raise UserError(f"{path}: half-written: its writer was stopped; write it again")
         descriptions = file.read(min(fields * FIELD.size, size))
     if table > size or (size - table) % ALLOCATION.itemsize or len(descriptions) % FIELD.size:
         raise UserError(f"{path}: truncated: its image table is cut off; copy or write it again")
@@ -202,10 +210,10 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
     index["height"], index["width"] = pictures["height"], pictures["width"]
     index["label"] = rows[label] if label else -1
     index["size"] = sizes_at(path, pictures["ptr"], allocations)
-    # One by one: a damaged file's numbers may be so large that their sum wraps around.
+    # Offset and size are compared before their sum: in a damaged file, the sum may wrap around.
     behind = (index["offset"] > size) | (index["size"] > size)
     if behind.any() or int((index["offset"] + index["size"]).max()) > size:
-        raise UserError(f"{path}: truncated: images lie behind its end; copy or write it again")
+        raise UserError(f"{path}: truncated: images are behind its end; copy or write it again")
     pixels = 3 * index["height"].astype(np.uint64) * index["width"].astype(np.uint64)
     if ((index["kind"] == RAW) & (index["size"] != pixels)).any():
         raise UserError(f"{path}: damaged: raw images of the wrong size; copy or write it again")
@@ -216,13 +224,13 @@ def read_beton(path: Path) -> tuple[np.ndarray, str]:
 
 
 def parse_fields(path: Path, descriptions: bytes) -> tuple[np.dtype, str, str]:
-    """The metadata's dtype and the names, in it, of the image and the label ("": none)."""
+    """(dtype of the metadata, its field of the image, its field of the label or "")."""
     types: list[tuple[str, object]] = []
     images: dict[str, str] = {}
     labels: dict[str, str] = {}
     for number, (kind, name, _) in enumerate(FIELD.iter_unpack(descriptions)):
         if kind not in METADATA:
-            raise UserError(f"{path}: field {number} is of a type of its own ({kind}), whose size "
+            raise UserError(f"{path}: field {number} has an unknown type ({kind}), whose size "
                             "is not known; write it without that field")
         types.append((f"f{number}", METADATA[kind]))
         named = name.split(b"\0", 1)[0].decode("ascii", "replace")
@@ -238,7 +246,7 @@ def parse_fields(path: Path, descriptions: bytes) -> tuple[np.dtype, str, str]:
 
 
 def sizes_at(path: Path, pointers: np.ndarray, allocations: np.ndarray) -> np.ndarray:
-    """The size, uint64 [N], of the allocation that begins at each pointer."""
+    """The size of the allocation at each pointer: uint64 [N]."""
     order = np.argsort(allocations["ptr"], kind="stable")
     starts = allocations["ptr"][order]
     at = np.searchsorted(starts, pointers)

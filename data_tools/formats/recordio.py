@@ -1,25 +1,30 @@
-"""RecordIO files of MXNet image records: written for every reader, read whoever wrote them.
+"""Writes and reads RecordIO files of MXNet image records, also those of other writers.
 
     record      <I magic, <I flag << 29 | length, payload, zeros up to a multiple of 4 bytes
     payload     <IfQQ (flag, label, id, id2), then `flag` more labels as <f, then the image
 
-Where the magic number occurs in a payload at a multiple of 4 bytes, the record is broken there into
-several, and the magic is left out: the next record's own stands for it. So, seen in the file, a
-word is slipped in behind each such magic, and leaving these words out gives the payload back.
+A payload may contain the magic number. At each multiple of 4 bytes where it does, the writer splits
+the record and leaves the magic number out, since the next part starts with one anyway:
 
-Layout: dmlc-core/include/dmlc/recordio.h and src/recordio.cc; mxnet/recordio.py and its
-src/io/image_recordio.h.
+    payload     a a a a  MAGIC          b b b b
+    file        a a a a  MAGIC  length  b b b b
+
+So in the file there is one extra word, the length, after each magic number of the payload. A reader
+that removes these words gets the payload back (see `join`).
+
+Layout: dmlc-core's include/dmlc/recordio.h and src/recordio.cc; mxnet's python/mxnet/recordio.py
+and src/io/image_recordio.h.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.formats.appended_file import AppendedFile
 from data_tools.formats.scan import LARGEST, Scan, beginning
 from data_tools.images.prepare_image import Prepared
 from data_tools.images.sniff import ppm_header
@@ -29,28 +34,21 @@ from data_tools.store import JPEG, RAW, SPLIT
 SUFFIX = ".rec"
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
-WHOLE, FIRST, MIDDLE, LAST = range(4)
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # flags: a record, or a part of a split one
 IMAGE_HEAD = struct.Struct("<IfQQ")
 LENGTH_BITS = 29
-# float32, the label's type, holds every integer up to here.
+# Labels are float32, which represents every integer up to here.
 LARGEST_LABEL = 1 << 24
 
 
-class Writer:
-    """Appends one image record an image: its number in the source as id, its label as float32.
-
-    A full disk is an OSError, here and in finish().
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "wb", buffering=1 << 20)
-        self._end = 0
+class Writer(AppendedFile):
+    """Appends one record per image: its number in the source as id, its label as float32."""
 
     def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]:
-        """Writes the next record; -> (where the image's bytes or pixels begin, kind).
+        """Writes the next record; returns (offset of the image's bytes or pixels, kind).
 
-        The kind is JPEG or RAW, with SPLIT where the image is broken at the magic number.
+        The kind is JPEG or RAW, plus SPLIT if the image is split at the magic number. Raises
+        UserError for a label or an image that the format cannot hold.
         """
         if abs(label) > LARGEST_LABEL:
             raise UserError(f"{self.path}: RecordIO's labels are float32, and {label} is beyond "
@@ -79,48 +77,47 @@ class Writer:
         self._file.write(bytes(-length % 4))
         self._end += 8 + length + -length % 4
 
-    def finish(self) -> None:
-        """Makes the file whole and durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def close(self) -> None:
-        self._file.close()
-
 
 def aligned_magics(payload: bytes) -> list[int]:
-    """Where the magic number occurs at multiples of 4 bytes."""
+    """Offsets of the magic number in a payload, among the multiples of 4 bytes."""
     words = np.frombuffer(payload, "<u4", len(payload) // 4)
     return [4 * int(at) for at in np.flatnonzero(words == MAGIC)]
 
 
 def in_file(breaks: list[int], at: int) -> int:
-    """Where byte `at` of a payload lies, counted from where the payload begins in the file."""
+    """Offset in the file of byte `at` of a payload, counted from the payload's first byte.
+
+    breaks: the magic numbers in the payload, each of which adds 4 bytes to the file.
+    """
     return at + 4 * sum(magic + 4 <= at for magic in breaks)
 
 
 def is_split(breaks: list[int], at: int) -> int:
-    """SPLIT if the payload from `at` on is broken, else 0."""
+    """SPLIT if the record is split at or after byte `at` of its payload, else 0."""
     return SPLIT if any(magic + 4 > at for magic in breaks) else 0
 
 
 def join(content: np.ndarray, start: int, size: int) -> np.ndarray:
-    """A broken image, uint8 [size], from its file's bytes; `start`: where its own begin there.
+    """Puts a split image together: uint8 [size], read-only.
 
-    Records begin at multiples of 4, so the file's words are the payload's, with one slipped in
-    behind each magic (which no length can equal: 6 is no flag).
+    content: the file's bytes, uint8. start: offset of the image's first byte in the file.
+
+    Records start at multiples of 4, so the payload's words are also words of the file, with an
+    extra one after each magic number. An extra word is a flag and a length, and never equals the
+    magic number, whose upper 3 bits (6) are no flag.
     """
     first = start // 4 * 4
-    slipped = 0
+    extra = 0
+    # The image's end in the file depends on the number of extra words before it, and each longer
+    # piece may show further ones.
     while True:
-        whole = content[first : start + size + 4 * slipped]
+        whole = content[first : start + size + 4 * extra]
         words = whole[: len(whole) // 4 * 4].view("<u4")
         magics = np.flatnonzero(words == MAGIC)
-        if len(magics) == slipped:
+        if len(magics) == extra:
             break
-        slipped = len(magics)
-    keep = np.ones(len(whole) + 4, bool)
+        extra = len(magics)
+    keep = np.ones(len(whole) + 4, bool)  # the last magic number may be the last word
     keep[(4 * magics[:, None] + np.arange(4, 8)).ravel()] = False
     joined = whole[keep[: len(whole)]][start - first :]
     joined.flags.writeable = False
@@ -128,10 +125,10 @@ def join(content: np.ndarray, start: int, size: int) -> np.ndarray:
 
 
 def dali_index(rows: np.ndarray, first: int, base: int) -> str:
-    """The part of DALI's (and MXNet's) index for one file of ours: "key<tab>offset" a record.
+    """The lines of DALI's (and MXNet's) index for one of our files: "key<tab>offset" per record.
 
-    rows: INDEX_DTYPE, of the file. first: how many records the files before it hold, base: how many
-    bytes. The parts of all files, in order, make the one index of the dataset.
+    rows: INDEX_DTYPE [N], of the file. first, base: number of records and of bytes in the files
+    before it, since the dataset has one index for all of its files, in order.
     """
     heads = np.full(len(rows), 8 + IMAGE_HEAD.size, np.int64)
     for k in np.flatnonzero(rows["kind"] & ~np.uint8(SPLIT) == RAW):
@@ -141,16 +138,16 @@ def dali_index(rows: np.ndarray, first: int, base: int) -> str:
 
 
 def is_recordio(path: Path) -> bool:
-    """True for a file that begins as a RecordIO file does."""
+    """True for a file that starts with the head of a RecordIO record."""
     head = beginning(path, 8)
     return head[:4] == MAGIC_BYTES and len(head) == 8 and head[7] >> 5 in (WHOLE, FIRST)
 
 
 def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str]]:
-    """The images of a RecordIO file: INDEX_DTYPE [N], and no classes.
+    """The index of a RecordIO file: INDEX_DTYPE [N], and no classes.
 
-    A record without an image (some files begin with one) is passed over. A label that is no whole
-    number, or a list, is none: -1. Raises UserError for what is damaged or truncated.
+    Skips records without an image (some files start with one). The label is -1 if it is a list or
+    no whole number. Raises UserError if the file is damaged or truncated.
     """
     with Scan(path, progress) as scan:
         while scan.begin():
@@ -164,7 +161,7 @@ def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str
                 raise scan.damaged(f"record {scan.number} claims {listed} labels")
             if listed == 1:
                 (label,) = struct.unpack_from("<f", payload, IMAGE_HEAD.size)
-            # False for NaN too.
+            # Comparisons with NaN are False.
             whole = listed < 2 and 0 <= label < 1 << 62 and label == int(label)
             if image < len(payload):
                 scan.add(payload[image:], start + in_file(breaks, image),
@@ -173,27 +170,27 @@ def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str
 
 
 def take_record(scan: Scan) -> tuple[bytes, list[int]]:
-    """The payload of the next record, and where it was broken."""
+    """The payload of the next record, and the offsets in it at which the record was split."""
     payload, breaks = bytearray(), []
-    begun = False
+    inside = False  # of a split record
     while True:
         magic, word = struct.unpack("<II", scan.take(8))
         flag, length = word >> LENGTH_BITS, word & (1 << LENGTH_BITS) - 1
         if magic != MAGIC:
             raise scan.damaged(f"no magic number where record {scan.number} must be")
-        if flag not in ((MIDDLE, LAST) if begun else (WHOLE, FIRST)):
+        if flag not in ((MIDDLE, LAST) if inside else (WHOLE, FIRST)):
             raise scan.damaged(f"a part is missing in record {scan.number}")
         payload += scan.take(length)
         scan.skip(-length % 4)
         if flag in (WHOLE, LAST):
             break
-        begun = True
+        inside = True
         breaks.append(len(payload))
         payload += MAGIC_BYTES
         if len(payload) > LARGEST:
             raise scan.damaged(f"record {scan.number} is of more than {LARGEST} bytes")
     whole = bytes(payload)
-    # What `join` goes by.
+    # `join` finds the splits by the magic numbers, so they must agree.
     if breaks and breaks != aligned_magics(whole):
         raise scan.damaged(f"record {scan.number} is broken at other places than its magic numbers")
     return whole, breaks

@@ -1,4 +1,7 @@
-"""The formats of prepared datasets, one row each: everyone who reads or writes them asks here."""
+"""The table of the formats of prepared datasets. Add a format here.
+
+All code that reads or writes any format looks it up in TABLE.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Rows = tuple[np.ndarray, list[str]]  # INDEX_DTYPE [N], and the classes if the f
 
 
 class Writer(Protocol):
-    """One file of a format that is cut into files."""
+    """A file that is being written, of a format that is cut into files."""
 
     def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]: ...
     def finish(self) -> None: ...
@@ -26,17 +29,17 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """All that other code must know of a format; how its bytes are laid out is the module's own."""
+    """A format, as far as other code must know it. Its module alone knows the layout of bytes."""
 
     recognises: Callable[[Path], bool]
-    """Whether a file is of this format, by its first bytes."""
+    """True for a file of this format, by its first bytes."""
     scan: Callable[[Path, Tick | None], Rows]
-    """Reads the index of a whole file, whoever wrote it."""
+    """Reads the index of a whole file, of any writer. progress(done, total): in bytes."""
     reread: Callable[[Path], np.ndarray]
-    """The same for a file that prep wrote: INDEX_DTYPE [N], for verify."""
+    """Reads the index of a file that prep wrote, for verify: INDEX_DTYPE [N]."""
     suffix: str
     writer: Callable[[Path], Writer] | None
-    """Writes one part of a dataset; None for a beton, which is one file."""
+    """Writes one part of a dataset. None for a beton, which is one file for all parts."""
 
 
 TABLE = {
@@ -69,5 +72,5 @@ def part_file(name: str, number: int) -> str:
 
 
 def format_of(path: Path) -> str | None:
-    """The format of a file, by its first bytes; None if it is none of ours."""
+    """The name of a file's format, by its first bytes; None if it has none of these formats."""
     return next((name for name, form in TABLE.items() if form.recognises(path)), None)

@@ -1,7 +1,7 @@
-"""One pass over a file of records, whoever wrote it: bytes come in order, index rows go out.
+"""Makes the index of a file of records in one pass over its bytes.
 
-Nothing is believed before it is checked: a length is compared with what the file still holds
-before a byte is read for it, and memory holds one record and 41 bytes for each that was.
+The file may be damaged or hostile. So a length is compared with the rest of the file before its
+bytes are read, and memory holds one record, plus an index row of 41 bytes for each image so far.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from data_tools.safe_reading.regular import open_regular
 from data_tools.store import INDEX_DTYPE
 
 ROW = struct.Struct("<QQiiqIIB")
-# protobuf's limit for a message too; no image of a training set comes near it.
+# Bytes of the largest record. It is also protobuf's limit; no training image comes near it.
 LARGEST = 2 << 30
-REPORT = 32 << 20
+REPORT = 32 << 20  # bytes between two reports of progress
 WINDOW = 1 << 20
 
 
 class Scan:
     """Reads a file forwards and collects the rows of the images in it.
 
-    Raises UserError, naming the record and the byte it begins at, where the file ends too early.
-    progress(done, total): told bytes, now and then.
+    progress(done, total): called with bytes, now and then. unit: the name of a record in messages.
+    Raises UserError, with the record's number and first byte, if the file ends too early.
     """
 
     def __init__(self, path: Path, progress: Tick | None = None, unit: str = "record") -> None:
         self.path = path
         self.unit = unit
-        """What `begin` counts, in messages."""
+        """Name of a record in messages."""
         self.number = -1
-        """Of the record that is being read, from 0."""
+        """Number of the current record, from 0."""
         self.start = 0
-        """Where it begins: bytes from the start of the file."""
+        """Offset of the current record."""
         self.position = 0
+        """Offset of the next byte that `take` reads."""
         self._progress = progress
-        self._told = 0
+        self._reported = 0
         self._window, self._window_at = b"", 0
         self._rows = bytearray()
         self._file = open(path, "rb", buffering=1 << 20, opener=open_regular)
@@ -60,29 +61,29 @@ class Scan:
         self._file.close()
 
     def begin(self) -> bool:
-        """Begins the next record; False at the end of the file."""
-        if self._progress and self.position - self._told >= REPORT:
-            self._told = self.position
+        """Starts the next record. Returns False at the end of the file."""
+        if self._progress and self.position - self._reported >= REPORT:
+            self._reported = self.position
             self._progress(self.position, self.size)
         self.number += 1
         self.start = self.position
         return self.position < self.size
 
     def take(self, size: int) -> bytes:
-        """The next bytes."""
+        """Reads the next `size` bytes."""
         self._check(size)
         if size > LARGEST:
             raise self.damaged(f"{self.unit} {self.number} claims {size} bytes")
         data = self._file.read(size)
         self.position += size
-        if len(data) < size:  # the file shrinks while it is read
+        if len(data) < size:  # the file has become shorter meanwhile
             raise self._truncated()
         return data
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Bytes from any place, fewer at the end; `position` stays.
+        """Reads bytes at any offset, fewer at the file's end. Leaves `position` unchanged.
 
-        One window moves forwards through the file: a system call for each read would cost more.
+        Keeps one window of the file, which moves forwards, to save system calls for small reads.
         """
         at = offset - self._window_at
         if at >= len(self._window):
@@ -93,11 +94,12 @@ class Scan:
         return self._window[at : at + size]
 
     def reach(self, position: int) -> None:
-        """For a reader that finds its records itself: begins one at this byte."""
+        """Starts a record at this offset, for a reader that finds the records itself."""
         self.position = position
         self.begin()
 
     def skip(self, size: int) -> None:
+        """Moves over the next `size` bytes."""
         self._check(size)
         self.position += size
         self._file.seek(self.position)
@@ -111,14 +113,15 @@ class Scan:
                          f"{self.start}; copy or download it again")
 
     def damaged(self, what: str) -> UserError:
-        """To be raised: `what` says what is wrong where."""
+        """Returns the error to raise. what: the fault and its place."""
         return UserError(f"{self.path}: damaged at byte {self.start}: {what}; copy or download it "
                          "again")
 
     def add(self, data: bytes, offset: int, label: int, flags: int = 0) -> None:
-        """Takes an image, which lies at `offset`; one that isn't 0 or more is no label.
+        """Appends the index row of an image.
 
-        flags: SPLIT, where the file doesn't hold the bytes in one piece.
+        data: the image's bytes. offset: its first byte in the file. label: below 0 means none.
+        flags: SPLIT if the file doesn't hold the bytes in one piece.
         """
         kind, height, width, head = sniff(data)
         label = label if 0 <= label < 1 << 63 else -1
@@ -127,19 +130,20 @@ class Scan:
         )
 
     def rows(self) -> np.ndarray:
-        """INDEX_DTYPE, one for each image. To be called at the end."""
+        """The index, INDEX_DTYPE [N]. Call it once, at the end."""
         if self._progress:
             self._progress(self.size, self.size)
         return np.frombuffer(self._rows, INDEX_DTYPE)
 
 
 def beginning(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a file, or all if it has fewer."""
     with open(path, "rb", opener=open_regular) as file:
         return file.read(size)
 
 
 def inflated(head: bytes, size: int) -> bytes:
-    """At most `size` bytes of what lies compressed in a gzip or zlib stream; b"" for no stream."""
+    """The first `size` unpacked bytes of a gzip or zlib stream; b"" if it is none."""
     try:
         return zlib.decompressobj(wbits=47).decompress(head, size)
     except zlib.error:

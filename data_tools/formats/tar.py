@@ -1,8 +1,15 @@
-"""The headers of a tar: the one parser for all that read tars.
+"""Reads the headers of a tar. All code that reads tars uses this one parser.
 
-POSIX.1-2001 pax and GNU tar's own extensions (www.gnu.org/software/tar/manual, "Basic Tar Format").
-One pass over the headers; the members' bytes are left where they are, for positioned reads. The
-standard library's tarfile keeps a Python object per member and takes twenty times as long.
+A tar is a list of members, each a header of 512 bytes and the member's bytes, padded to 512. Two
+blocks of zeros end it. Offsets in a header (POSIX.1-2001 pax, which GNU tar extends:
+www.gnu.org/software/tar/manual, "Basic Tar Format"):
+
+    0     100   124   136    148       156   157     257    263      345     500
+    name  ...   size  mtime  checksum  kind  target  magic  version  prefix
+
+A member of a kind in EXTENSIONS holds a longer name or size of the member that follows it. One pass
+reads the headers alone; other code reads members' bytes by their offsets. The standard library's
+tarfile keeps a Python object per member and takes twenty times as long.
 """
 
 from __future__ import annotations
@@ -15,37 +22,37 @@ from typing import NamedTuple
 from data_tools.errors import UserError
 
 BLOCK = 512
-# Read at once. A request to a distant place takes as long as megabytes do.
+# Bytes per read. On a distant server, a request takes as long as megabytes of data.
 WINDOW, REMOTE_WINDOW = 1 << 16, 1 << 23
-# Read behind a large member: its label and the next header.
+# Bytes to read behind a large member: enough for its label and the next header.
 NEAR = 4 * BLOCK
-# Bytes of an extension header; real ones hold a path.
+# Bytes of the longest extension header. Real ones hold a path.
 LONGEST = 1 << 20
 # Tars are written in records of this size.
 RECORD = 20 * BLOCK
-# Zeros behind the end that are searched for a further tar.
+# Bytes of zeros behind the end that are searched for another tar.
 LONGEST_GAP = 1 << 28
 ZEROS = bytes(1 << 20)
 LATEST = 1 << 62
 REGULAR, LINKS = b"0\0007", b"12"
-# Links, devices, folders and pipes have no bytes, whatever their size says.
+# Kinds without bytes, also if their headers have a size: links, devices, folders and pipes.
 EMPTY = b"123456"
 EXTENSIONS = b"LKxXg"
 WANTED = (b"path", b"linkpath", b"size", b"GNU.sparse.name")
 Pread = Callable[[int, int], bytes]
-"""(size, offset) -> up to `size` bytes from there, fewer at the end. Raises OSError."""
+"""(size, offset) -> `size` bytes from the offset on, or fewer at the end. Raises OSError."""
 
 
 class Member(NamedTuple):
-    """One header, extensions applied."""
+    """One header, with the extensions before it applied."""
 
     kind: bytes
     name: str
-    """Bytes that are not UTF-8 as surrogate escapes (PEP 383); ends at the first NUL."""
+    """Path in the tar, up to a NUL. Bytes that are not UTF-8 are surrogate escapes (PEP 383)."""
     target: str
-    """The name that a link points at."""
+    """Name that a link points at."""
     offset: int
-    """The offset of the bytes, from the beginning of the file."""
+    """Offset of the member's bytes in the file."""
     size: int
     mtime: int
 
@@ -55,11 +62,13 @@ class Member(NamedTuple):
 
 
 class Walk:
-    """Iterates over the members of the tar between two bytes of a file.
+    """Iterates over the members of the tar at bytes start..end of a file.
 
-    Behind the end of the tar, more tars may follow (`cat a.tar b.tar`): they are read too, like
-    with GNU tar's --ignore-zeros. Raises UserError for a file that is no tar, is damaged or
-    truncated, and for sparse members and volumes of a set.
+    If other tars follow it (`cat a.tar b.tar`), their members are read too, as GNU tar does with
+    --ignore-zeros. place: the name for messages. window: bytes per read.
+
+    Raises UserError if the file is no tar, is damaged or truncated, if a member is sparse, or if
+    the tar is one volume of a set.
     """
 
     def __init__(
@@ -67,11 +76,11 @@ class Walk:
     ) -> None:
         self.place = place
         self.joined = 0
-        """How many further tars followed the first; to be asked at the end."""
+        """Number of tars that followed the first. Valid after the last member."""
         self.stray = 0
-        """Bytes behind the end that are no tar; fewer than RECORD."""
+        """Number of bytes behind the end that are no tar; less than RECORD."""
         self.ended = False
-        """Whether the mark of a tar's end was met."""
+        """True if the tar has its end mark. Valid after the last member."""
         self._pread, self._start, self._end, self._size = pread, start, end, window
 
     def __iter__(self) -> Iterator[Member]:
@@ -97,7 +106,8 @@ class Walk:
         while position + BLOCK <= end:
             at = position - window_at
             if not 0 <= at <= len(window) - BLOCK:
-                # Behind a large member little is read: the next one will be large too.
+                # After a large member, the next one will be large too: read little beyond the
+                # header.
                 far = self._size == WINDOW and at - len(window) > WINDOW
                 window = self._pread(min(NEAR if far else self._size, end - position), position)
                 window_at, at = position, 0
@@ -105,7 +115,7 @@ class Walk:
                     raise UserError(f"{self.place}: became shorter while it was read")
             block = window[at : at + BLOCK]
             if block[0] == 0 and not any(block):
-                position = self._behind_end(position)
+                position = self._behind_end(position)  # zeros: this tar ends here
                 pax = {}
                 continue
             if not is_header(block):
@@ -141,22 +151,23 @@ class Walk:
                             "cut off; copy or download it again")
 
     def _extension(self, kind: bytes, data: int, size: int) -> dict[str, str]:
+        """The attributes that an extension header gives the member behind it."""
         if size > LONGEST:
             raise self._damaged(f"{size:,} bytes of one member's attributes")
         body = self._pread(size, data)
         if kind in b"xX":
             return pax_records(body)
-        # A global header (g) describes the archive: comments, not names or sizes.
+        # L and K are GNU's long name and long link. A global header (g) holds comments on the tar.
         return {} if kind == b"g" else {"path" if kind == b"L" else "linkpath": text(body)}
 
     def _behind_end(self, position: int) -> int:
-        """The offset of the next tar behind the zeros at `position`, or else the end."""
+        """Offset of the next tar after the zeros at `position`; the file's end if there is none."""
         begin, self.ended = position, True
         while position < self._end:
             piece = self._pread(min(len(ZEROS), self._end - position), position)
             if not piece:
                 raise UserError(f"{self.place}: became shorter while it was read")
-            # Comparing is ten times as fast as stripping.
+            # Comparing with zeros is ten times as fast as stripping them.
             zeros = len(piece) - (0 if piece == ZEROS else len(piece.lstrip(b"\0")))
             position += zeros
             if zeros < len(piece):
@@ -174,7 +185,7 @@ class Walk:
             return position
         self.stray = self._end - position
         record = -(-(begin + BLOCK - self._start) // RECORD) * RECORD
-        # POSIX leaves the rest of the last record undefined, and less than a block is no tar.
+        # POSIX leaves the rest of the last record undefined. Less than a block can be no tar.
         if self.stray >= BLOCK and self._end - self._start > record:
             raise UserError(
                 f"{self.place}: {self.stray:,} bytes that are no tar follow its end, from byte "
@@ -191,71 +202,77 @@ class Walk:
         return UserError(f"{self.place}: damaged: {reason}; copy or download it again")
 
     def notes(self) -> list[str]:
-        """Lines for the user about the whole file; to be asked at the end."""
+        """Lines for the user about the whole file. Valid after the last member."""
         lines = []
         name = posixpath.basename(str(self.place))
         if self.joined:
-            lines.append(f"{name}: {self.joined + 1} tars joined one behind another: all of them "
-                         "are read")
+            lines.append(f"{name}: {self.joined + 1} tars joined in one file: all of them are read")
         if not self.ended:
             lines.append(f"{name}: its end mark is missing: it may have been cut off")
         if self.stray:
-            lines.append(f"{name}: {self.stray:,} bytes behind its end are no tar: passed over")
+            lines.append(f"{name}: {self.stray:,} bytes behind its end are no tar: ignored")
         return lines
 
 
 def is_header(block: bytes) -> bool:
-    """True if the checksum holds: the sum of the header's bytes, itself taken as blanks.
+    """True if the block's checksum is right.
 
-    Some old writers sum the bytes as signed ones.
+    It is the sum of the header's bytes, with the checksum's own 8 bytes taken as blanks. Some old
+    writers summed the bytes as signed numbers, which is accepted too.
     """
     if len(block) != BLOCK:
         return False
     try:
-        told = number(block[148:156])
+        stated = number(block[148:156])
     except ValueError:
         return False
     total = byte_sum(block) - sum(block[148:156]) + 8 * 32
-    if told == total:
+    if stated == total:
         return True
     high = sum(byte > 127 for byte in block[:148] + block[156:])
-    return told == total - 256 * high and high > 0
+    return stated == total - 256 * high and high > 0
 
 
 def byte_sum(block: bytes) -> int:
-    """The sum of a header's bytes, ten times as fast as sum()."""
-    # Adler-32's lower half is 1 plus the sum modulo 65521, which 256 bytes can't reach.
+    """The sum of a header's 512 bytes, ten times as fast as sum()."""
+    # The lower half of Adler-32 is 1 plus the sum, modulo 65521. 256 bytes sum to less than that.
     halves = zlib.adler32(block[:256]) & 0xFFFF, zlib.adler32(block[256:]) & 0xFFFF
     return halves[0] + halves[1] - 2
 
 
 def no_tar(block: bytes, place: object) -> UserError:
+    """The error for a file that starts with `block`, which is no tar header."""
     if block.startswith(b"PK\3\4"):
         return UserError(f"{place}: a zip; unpack it to a folder first")
     return UserError(f"{place}: neither a folder nor a tar; give one of these")
 
 
 def names_of(block: bytes, pax: dict[str, str]) -> tuple[str, str]:
-    """A header's name and the target of its link."""
+    """(name, target of a link) of a header. pax: the attributes from extension headers."""
     target = text(block[157:257]) if block[157] else ""
     if pax:
         target = pax.get("linkpath", target)
         if "path" in pax:
             return pax["path"], target
     name = text(block[:100])
-    # Only POSIX headers have a prefix; GNU's old magic has times in its place.
+    # A long name continues to the left in the prefix, of POSIX headers only: in headers with GNU's
+    # old magic, times are stored there.
     if block[345] and block[257:263] == b"ustar\0":
         name = f"{text(block[345:500])}/{name}"
     return name, target
 
 
 def text(field: bytes) -> str:
+    """A field up to its first NUL."""
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def number(field: bytes) -> int:
-    """A number of a header: octal digits, or GNU's base 256 (top bit set) for a large or negative
-    one. Raises ValueError."""
+    """A number of a header. Raises ValueError.
+
+    It is stored as octal digits; GNU tar stores large and negative numbers in base 256, big-endian
+    two's complement, with the top bit set as a mark.
+    """
     digits = field.rstrip(b" \0")
     if digits.isdigit():
         return int(digits, 8)
@@ -268,14 +285,15 @@ def number(field: bytes) -> int:
 
 
 def time_of(block: bytes) -> int:
+    """A header's modification time in seconds since 1970, at most LATEST."""
     mtime = number(block[136:148])
     return mtime if 0 <= mtime <= LATEST else LATEST
 
 
 def pax_records(body: bytes) -> dict[str, str]:
-    """The records "length key=value\\n" of a pax extension header, of the keys that are used.
+    """The records "length key=value\\n" of a pax extension header, for the keys in WANTED.
 
-    "GNU.sparse" stands for any key that begins so.
+    If any other key starts with GNU.sparse, the key "GNU.sparse" is present.
     """
     records: dict[str, str] = {}
     start = 0

@@ -1,4 +1,4 @@
-"""All files of a tar by name, links resolved: for readers that need any member at any time."""
+"""Lists all files of a tar by name, with links resolved, for readers that need random access."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from data_tools.safe_reading.special_files import Special
 
 # The kernel's own limit for chains of links.
 CHAIN = 40
-# The type flags of POSIX's ustar, beside those of files, links and folders.
+# Kinds of members (POSIX's ustar) other than files, links and folders.
 SPECIAL = {b"3": "device", b"4": "device", b"6": "pipe"}
 
 
 class Listing:
-    """The files of a tar by key, in compact columns; of several of one name the last counts."""
+    """The files of a tar by key, in compact columns. The last file of a name counts."""
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {}
@@ -24,10 +24,11 @@ class Listing:
         self.hidden: set[str] = set()
         self.special = Special()
         self.replaced = 0
-        """Files that a later one of the same name replaces, as when the tar is unpacked."""
+        """Number of files replaced by a later one of the same name, as in unpacking the tar."""
         self.notes: list[str] = []
 
     def add(self, key: str, offset: int, size: int, mtime: int) -> None:
+        """Appends a file."""
         self.replaced += key in self.index
         self.index[key] = len(self.offsets)
         self.offsets.append(offset)
@@ -41,7 +42,7 @@ class Listing:
 
 
 def read_listing(walk: Walk) -> Listing:
-    """All files of the tar. A link to a file that the tar doesn't hold has the offset -1."""
+    """All files of a tar. A link to a file that the tar doesn't contain has the offset -1."""
     listing = Listing()
     links: dict[str, str] = {}
     for member in walk:
@@ -53,7 +54,7 @@ def read_listing(walk: Walk) -> Listing:
                 listing.add(key, member.offset, member.size, member.mtime)
                 links.pop(key, None)
         elif member.kind in LINKS:
-            # A hard link names a member from the top, a symbolic one from its own folder.
+            # A hard link's target is a path in the tar; a symbolic link's, in the link's folder.
             base = "" if member.kind == b"1" else posixpath.dirname(key)
             target = key_of(member.target)[0] if member.kind == b"1" else member.target
             links[key] = posixpath.normpath(posixpath.join(base, target))
@@ -73,6 +74,7 @@ def read_listing(walk: Walk) -> Listing:
 
 
 def follow(target: str, index: dict[str, int], links: dict[str, str]) -> int:
+    """The number of the file at the end of a chain of links; -1 if there is none."""
     for _ in range(CHAIN):
         if target in index:
             return index[target]

@@ -1,8 +1,13 @@
-"""tf.train.Example by hand: what TFRecord files hold.
+"""Encodes and decodes tf.train.Example, the records of TFRecord files, without TensorFlow.
 
     Example     1: Features
     Features    1: map entries (1: name, 2: Feature)
     Feature     1: BytesList, 2: FloatList or 3: Int64List, each with its values as field 1
+
+The numbers are protobuf's field numbers. A field is a head, number << 3 | wire type, then its
+value. For wire type 2 (BYTES), the value is a length and that many bytes, often another message:
+
+    0A 05 | 0A 03 61 62 63          field 1 of 5 bytes: in it, field 1 of 3 bytes: "abc"
 
 Layout: tensorflow/core/example/example.proto and feature.proto, in protobuf's wire format
 (protobuf.dev/programming-guides/encoding).
@@ -18,20 +23,25 @@ from data_tools.images.prepare_image import Prepared
 from data_tools.images.sniff import HEAD, is_picture, ppm_header
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
-# A feature with one of these in its name may hold the label.
-TELLING = (b"label", b"class", b"target")
+# A feature with one of these words in its name may hold the label.
+LABEL_WORDS = (b"label", b"class", b"target")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FLOATS = 2
-# A feature's list: (1 bytes, 2 float, 3 int64; where it begins; where it ends).
+# A feature's list: (1 bytes, 2 float, 3 int64; its first byte; the byte behind its last).
 Feature = tuple[int, int, int]
 
 
 def example_head(image: Prepared, label: int) -> bytes:
-    """The Example of an image, up to its bytes or pixels. They come last, so nothing follows."""
+    """The Example of an image, up to the image's bytes or pixels, which are the last in it.
+
+    So a writer appends the image's bytes without copying them into the message.
+    """
     ppm = ppm_header(image.height, image.width) if image.raw else b""
     size = len(ppm) + len(image.data)
     head = b""
-    for number in (1, 1, 2):  # the value in a BytesList, in a Feature, in a map entry
+    # Built from the inside out, since each head holds the length of all that follows it: the value
+    # in a BytesList, the list in a Feature, the Feature in a map entry.
+    for number in (1, 1, 2):
         head = field_head(number, len(head) + size) + head
     head = field(1, IMAGE) + head
     head = field_head(1, len(head) + size) + head
@@ -51,24 +61,27 @@ def feature(name: bytes, value: bytes) -> bytes:
 
 
 def text(value: bytes) -> bytes:
-    """A Feature that holds a BytesList of one."""
+    """A Feature that holds a BytesList of one value."""
     return field(1, field(1, value))
 
 
 def integer(value: int) -> bytes:
-    """A Feature that holds an Int64List of one."""
+    """A Feature that holds an Int64List of one value."""
     return field(3, field(1, varint(value % (1 << 64))))
 
 
 def field(number: int, payload: bytes) -> bytes:
+    """A field of wire type BYTES."""
     return field_head(number, len(payload)) + payload
 
 
 def field_head(number: int, size: int) -> bytes:
+    """The start of a field of `size` bytes; numbers up to 15."""
     return bytes([number << 3 | BYTES]) + varint(size)
 
 
 def varint(value: int) -> bytes:
+    """A number of 7 bits per byte, the lowest first; the top bit is set in all but the last."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -78,7 +91,7 @@ def varint(value: int) -> bytes:
 
 
 def features_of(data: bytes) -> dict[bytes, Feature]:
-    """The features of an Example by name. Raises ValueError for bytes that are none."""
+    """The features of an Example by name. Raises ValueError if the bytes are no Example."""
     features: dict[bytes, Feature] = {}
     for number, wire, start, stop in fields(data, 0, len(data)):
         if number != 1 or wire != BYTES:
@@ -111,23 +124,23 @@ def image_name(features: dict[bytes, Feature], data: bytes) -> bytes:
 
 def label_name(features: dict[bytes, Feature], data: bytes) -> bytes:
     """The feature that holds the label; b"" if none does."""
-    telling = [name for name in sorted(features)
-               if any(word in name.lower() for word in TELLING)]
-    for name in (LABEL, b"label", *telling):
+    named = [name for name in sorted(features)
+               if any(word in name.lower() for word in LABEL_WORDS)]
+    for name in (LABEL, b"label", *named):
         if name in features and integer_of(features[name], data) is not None:
             return name
     return b""
 
 
 def unused_label(features: dict[bytes, Feature], data: bytes) -> bytes:
-    """A feature whose name says label, but which is no whole number; b"" if there is none."""
+    """A feature that is named like a label, but is no whole number; b"" if there is none."""
     return next((name for name in sorted(features)
-                 if any(word in name.lower() for word in TELLING)
+                 if any(word in name.lower() for word in LABEL_WORDS)
                  and integer_of(features[name], data) is None), b"")
 
 
 def bytes_of(feature: Feature, data: bytes) -> tuple[int, int] | None:
-    """Where the first value of a BytesList begins and ends; None for anything else."""
+    """(start, stop) of the first value of a BytesList; None for any other feature."""
     kind, start, stop = feature
     if kind == 1:
         for number, wire, at, to in fields(data, start, stop):
@@ -137,7 +150,7 @@ def bytes_of(feature: Feature, data: bytes) -> tuple[int, int] | None:
 
 
 def integer_of(feature: Feature, data: bytes) -> int | None:
-    """The value of an Int64List of one, or of a FloatList of one that is whole (3.0); else None."""
+    """The one value of an Int64List, or of a FloatList if it is whole (3.0); else None."""
     kind, start, stop = feature
     values: list[int] = []
     if kind == FLOATS:
@@ -151,12 +164,12 @@ def integer_of(feature: Feature, data: bytes) -> int | None:
                 values.append(value)
             if len(values) > 1:
                 return None
-    # Two's complement of 64 bits.
+    # A varint is unsigned: a negative number is stored as its two's complement of 64 bits.
     return (values[0] + (1 << 63)) % (1 << 64) - (1 << 63) if values else None
 
 
 def whole_float(data: bytes, start: int, stop: int) -> int | None:
-    """The value of a FloatList of one, packed or not, if it is a whole number of 64 bits."""
+    """The one value of a FloatList, packed or not, if it is whole and of 64 bits; else None."""
     found = [data[at:to] for number, wire, at, to in islice(fields(data, start, stop), 2)
              if number == 1 and wire in (FIXED32, BYTES)]
     if len(found) != 1 or len(found[0]) != 4:
@@ -166,9 +179,9 @@ def whole_float(data: bytes, start: int, stop: int) -> int | None:
 
 
 def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a protobuf message in data[at:end]: number, wire type, start, stop.
+    """Yields the fields of a protobuf message in data[at:end] as (number, wire type, start, stop).
 
-    Of a varint: its value, and where it ends. Raises ValueError for bytes that are no message.
+    For a varint, start is its value. Raises ValueError if the bytes are no message.
     """
     while at < end:
         tag, at = read_varint(data, at, end)
@@ -190,7 +203,7 @@ def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The varint at `at`, below 2^64, and where it ends."""
+    """(value, offset behind it) of the varint at `at`; the value is cut to 64 bits."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:

@@ -1,4 +1,4 @@
-"""TFRecord files of tf.train.Example records: written for every reader, read whoever wrote them.
+"""Writes and reads TFRecord files of tf.train.Example records, also those of other writers.
 
     record      <Q length, <I masked CRC-32C of these 8 bytes, data, <I masked CRC-32C of the data
 
@@ -8,7 +8,6 @@ Layout: tensorflow/core/lib/io/record_writer.h.
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import google_crc32c
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.formats.appended_file import AppendedFile
 from data_tools.formats.scan import Scan, beginning, inflated
 from data_tools.formats.tf_example import (
     FLOATS,
@@ -35,18 +35,11 @@ from data_tools.store import JPEG, RAW
 SUFFIX = ".tfrecord"
 
 
-class Writer:
-    """Appends one Example an image: image/encoded, /format, /height, /width and /class/label.
-
-    A full disk is an OSError, here and in finish().
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=1 << 20)
-        self._end = 0
+class Writer(AppendedFile):
+    """Appends one Example per image: image/encoded, /format, /height, /width and /class/label."""
 
     def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]:
-        """Writes the next record; -> (where the image's bytes or pixels begin, JPEG or RAW)."""
+        """Writes the next record; returns (offset of the image's bytes or pixels, JPEG or RAW)."""
         head = example_head(image, label)
         length = struct.pack("<Q", len(head) + len(image.data))
         checksum = google_crc32c.extend(google_crc32c.value(head), image.data)
@@ -57,30 +50,24 @@ class Writer:
         self._end = offset + len(image.data) + 4
         return offset, RAW if image.raw else JPEG
 
-    def finish(self) -> None:
-        """Makes the file whole and durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def close(self) -> None:
-        self._file.close()
-
 
 def masked(checksum: int) -> bytes:
-    """A CRC-32C as TFRecord stores it: rotated and shifted, so that a CRC of CRCs stays one."""
+    """A CRC-32C as TFRecord stores it: rotated, plus a constant.
+
+    Otherwise the CRC of data that contains its own CRC would have a constant value.
+    """
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def dali_index(rows: np.ndarray) -> str:
-    """DALI's index of one file of ours, from all its INDEX_DTYPE rows: "offset size" a record."""
-    ends = (rows["offset"] + rows["size"] + 4).tolist()
+    """DALI's index of one of our files: "offset size" per record. rows: INDEX_DTYPE, all."""
+    ends = (rows["offset"] + rows["size"] + 4).tolist()  # a checksum of 4 bytes follows
     starts = [0, *ends[:-1]]
     return "".join(f"{a} {b - a}\n" for a, b in zip(starts, ends, strict=True))
 
 
 def is_tfrecord(path: Path) -> bool:
-    """True for a file that begins with a length and its checksum, even if it is compressed."""
+    """True for a file that starts with a length and its checksum, even if it is compressed."""
     head = beginning(path, 1 << 12)
     return begins_record(head) or begins_record(inflated(head, 12))
 
@@ -93,14 +80,14 @@ class FirstLabel(NamedTuple):
     """The label in the first record of a file."""
 
     name: bytes = b""
-    """The feature that holds it; empty: none does."""
+    """The feature that holds it; b"": none does."""
     is_float: bool = False
     unused: bytes = b""
-    """A feature that looks like a label and is none that is read."""
+    """A feature whose name says label, but whose value is not used."""
 
 
 def first_label(path: Path) -> FirstLabel:
-    """Nothing is found in a file that can't be read: the scan names the reason."""
+    """The label in the first record. Empty if the file can't be read: `scan` gives the reason."""
     with contextlib.suppress(UserError, ValueError), Scan(path, None) as scan:
         head = scan.take(12)
         if begins_record(head):
@@ -114,12 +101,12 @@ def first_label(path: Path) -> FirstLabel:
 
 
 def labels_are_floats(path: Path) -> bool:
-    """True if the first label is a float, which older versions did not take for a label."""
+    """True if the first label is a float. Older versions of this program ignored such labels."""
     return first_label(path).is_float
 
 
 def why_no_labels(path: Path) -> str:
-    """The reason, for the user, why a file whose images have no labels has none."""
+    """A line for the user: the reason that no image of this file has a label."""
     first = first_label(path)
     if first.name:
         return (f"no labels: {first.name.decode('utf-8', 'replace')} is below 0 in each record, "
@@ -133,13 +120,15 @@ def why_no_labels(path: Path) -> str:
 def scan(
     path: Path, progress: Tick | None = None, check: bool = True
 ) -> tuple[np.ndarray, list[str]]:
-    """The images of a TFRecord file: INDEX_DTYPE [N], and no classes.
+    """The index of a TFRecord file: INDEX_DTYPE [N], and no classes.
 
-    The image is image/encoded, or else the first bytes feature (by name) of the first record that
-    begins as an image does. The label is image/class/label, label, or else the first feature
-    whose name says so: an integer, or a whole float; lists have none. check: also the checksums of
-    the data.
-    Raises UserError for what is damaged, truncated or compressed, and where an image is missing.
+    The image is the feature image/encoded, or else the first feature (by name) of the first record
+    whose bytes start like an image. The label is image/class/label, or label, or else the first
+    feature whose name contains label, class or target. It must be an integer or a whole float; a
+    list counts as no label.
+
+    check: also compare the checksums of the data. Raises UserError if the file is damaged,
+    truncated or compressed, or if a record has no image.
     """
     head = beginning(path, 1 << 12)
     if not begins_record(head) and begins_record(inflated(head, 12)):

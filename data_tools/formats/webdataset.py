@@ -1,18 +1,18 @@
-"""WebDataset: a tar whose members, named KEY.EXTENSION, make a sample where they share the key.
+"""Writes and reads WebDataset shards: tars in which members KEY.EXTENSION of one key are a sample.
 
-Written as plain USTAR (POSIX.1-1988); read by formats/tar.py and formats/webdataset_samples.py.
-DALI's index "v1.2": nvidia/dali's tools/wds2idx.py.
+The writer's tars are plain USTAR (POSIX.1-1988). tar.py and webdataset_samples.py read them.
+Source of DALI's index "v1.2": nvidia/dali's tools/wds2idx.py.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.formats.appended_file import AppendedFile
 from data_tools.formats.scan import LARGEST, Scan
 from data_tools.formats.tar import BLOCK, Walk
 from data_tools.formats.webdataset_labels import label_samples, labels_as_written
@@ -30,23 +30,19 @@ from data_tools.progress import Tick
 from data_tools.store import JPEG, RAW
 
 SUFFIX = ".tar"
-# Of the rule that makes samples: an index that was cached under another one is made again.
+# Version of the rule that makes samples. Indexes that were cached under another are made again.
 RULE = "2"
 
 
-class Writer:
-    """Appends a sample an image: 000000012.jpg (or .ppm, raw), and 000000012.cls, its label.
+class Writer(AppendedFile):
+    """Appends one sample per image: 000000012.jpg (.ppm if raw), and its label, 000000012.cls.
 
-    The key is the image's number in the source; one without a label has no .cls. Time, owner and
-    mode are constants. A full disk is an OSError, here and in finish().
+    The key is the image's number in the source. An image without a label has no .cls. Time, owner
+    and mode are constants, so that the same images give the same bytes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=1 << 20)
-        self._end = 0
-
     def append(self, i: int, image: Prepared, label: int) -> tuple[int, int]:
-        """Writes the next sample; -> (where the image's bytes or pixels begin, JPEG or RAW)."""
+        """Writes the next sample; returns (offset of the image's bytes or pixels, JPEG or RAW)."""
         ppm = ppm_header(image.height, image.width) if image.raw else b""
         offset = self._end + BLOCK + len(ppm)
         self._member(member_name(i, image.raw), ppm, image.data)
@@ -62,23 +58,18 @@ class Writer:
         self._end += BLOCK + size + -size % BLOCK
 
     def finish(self) -> None:
-        """Makes the file whole and durable."""
-        self._file.write(bytes(2 * BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def close(self) -> None:
-        self._file.close()
+        self._file.write(bytes(2 * BLOCK))  # the end mark of a tar
+        super().finish()
 
 
 def member_name(i: int, raw: bool) -> str:
-    # Digits only: a dot would move the extension, and a blank breaks DALI's index.
+    """The name of image i. Digits only: a dot would start the extension, a blank break DALI's
+    index."""
     return f"{i:09d}.{'ppm' if raw else 'jpg'}"
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """One USTAR header of a regular file; size below 8 GiB."""
+    """The USTAR header of a plain file. name: at most 100 bytes of ASCII. size: below 8 GiB."""
     before = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
     before += b"%011o\0" % size + b"%011o\0" % 0
     after = (b"0" + bytes(100) + b"ustar\00000").ljust(356, b"\0")
@@ -87,9 +78,9 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 def dali_index(rows: np.ndarray, numbers: np.ndarray) -> str:
-    """DALI's index of one file of ours, from all its INDEX_DTYPE rows; what each holds, and where.
+    """DALI's index of one of our files: a line per sample, with offset and size of its members.
 
-    numbers: int [N], of the images in the source.
+    rows: all INDEX_DTYPE rows of the file. numbers: int [N], the images' numbers in the source.
     """
     lines = [f"v1.2 {len(rows)}\n"]
     names = ("offset", "size", "height", "width", "label", "kind")
@@ -109,7 +100,7 @@ def dali_index(rows: np.ndarray, numbers: np.ndarray) -> str:
 
 
 def is_webdataset(path: Path) -> bool:
-    """True for a plain tar that begins with samples; see `begins_with_samples`."""
+    """True for an uncompressed tar that starts with samples; see `begins_with_samples`."""
     try:
         with Scan(path, unit="member") as scan:
             return begins_with_samples(Walk(scan.pread, 0, scan.size, path))
@@ -124,16 +115,16 @@ class Shard(NamedTuple):
     """INDEX_DTYPE [N]."""
     classes: list[str]
     notes: list[str]
-    """Lines for the user: what is unusual in it."""
+    """Lines for the user about anything unusual in it."""
     regrouped: bool
-    """Older versions took other members for its images."""
+    """True if older versions of this program took other members for its images."""
 
 
 def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str]]:
-    """The images of a WebDataset tar: INDEX_DTYPE [N], and the classes.
+    """The index of a WebDataset tar: INDEX_DTYPE [N], and the classes.
 
-    Which members make a sample, and what its label is: see formats/webdataset_samples.py. Samples
-    without an image are passed over. Raises UserError for a damaged or truncated file.
+    webdataset_samples.py has the rules for samples and labels. Skips samples without an image.
+    Raises UserError if the file is damaged or truncated.
     """
     shard = read_shard(path, progress)
     return shard.rows, shard.classes
@@ -142,9 +133,11 @@ def scan(path: Path, progress: Tick | None = None) -> tuple[np.ndarray, list[str
 def read_shard(
     path: Path, progress: Tick | None = None, as_written: bool = False
 ) -> Shard:
-    """Reads every header and image of a tar. as_written: keep numbers that prep wrote as labels,
-    whatever their range."""
-    # Labels are kept as numbers of their texts until all are known.
+    """Reads every header and image of a tar.
+
+    as_written: True for a shard that prep wrote, whose labels are final numbers of any range.
+    """
+    # Until all labels are known, a row's label is the number of its text.
     texts: dict[str, int] = {}
     tally = Tally()
     regrouped = False
@@ -154,7 +147,7 @@ def read_shard(
             for sample in samples_of(walk, tally):
                 if sample.image is not None:
                     add_sample(scan, sample, texts)
-                    regrouped = regrouped or chosen_anew(sample)
+                    regrouped = regrouped or chosen_differently(sample)
         except OSError as error:
             raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
         rows = scan.rows()
@@ -171,20 +164,20 @@ def read_shard(
 
 
 def add_sample(scan: Scan, sample: Sample, texts: dict[str, int]) -> None:
-    """Appends the row of a sample with an image; its label is the number of its text."""
+    """Appends the index row of a sample with an image. Its label is the number of its text."""
     assert sample.image is not None
     member = sample.image.member
     if member.size > LARGEST:
-        raise UserError(f"{scan.path}: {member.name} holds {member.size:,} bytes, as no image "
-                        "does; remove it")
+        raise UserError(f"{scan.path}: {member.name} has {member.size:,} bytes, too many for an "
+                        "image; remove it")
     scan.reach(member.offset)
     text = sample.label(scan.pread)
     scan.add(scan.pread(member.size, member.offset), member.offset,
              texts.setdefault(text, len(texts)) if text else -1)
 
 
-def chosen_anew(sample: Sample) -> bool:
-    """True if older versions took another member for the image: the first plain one."""
+def chosen_differently(sample: Sample) -> bool:
+    """True if older versions took another image: the first one with a plain extension."""
     plain = (part for part in sample.images if "." not in part.extension)
     former = next(plain, sample.images[0])
     return former is not sample.image or former.extension.rpartition(".")[2] in LATER

@@ -1,5 +1,7 @@
-"""Reads the label of a WebDataset sample, and turns labels into numbers: the one rule for prep and
-for every command that opens a shard."""
+"""Reads the label of a WebDataset sample, and turns labels into numbers.
+
+prep and every command that opens a shard use this one rule.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ from data_tools.label_values import doubts, name_labels, number_labels
 
 NUMBER = re.compile(r"-?[0-9]{1,19}(\.0*)?")
 SYNSET = re.compile(r"n\d{8}")
-# Characters of a class's name.
+# Characters of the longest class name.
 LONGEST_NAME = 1024
 
 
 def json_label(data: bytes) -> str:
+    """The label in a sample's .json, as text; "" if there is none."""
     try:
         entries = json.loads(data)
     except (ValueError, RecursionError):
@@ -26,16 +29,15 @@ def json_label(data: bytes) -> str:
         for name in ("label", "class", "cls", "target"):
             value = entries.get(name)
             if isinstance(value, float) and value.is_integer():
-                value = int(value)  # as pandas writes whole numbers beside missing ones
+                value = int(value)  # pandas writes 3.0 if values of the column are missing
             if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
                 return clean(str(value))
     return ""
 
 
 def clean(text: str) -> str:
-    """A label as it can be stored and printed: no blanks or NULs around it, no lone surrogates.
-
-    "" for a text that is too long to name a class.
+    """A label without blanks and NULs at its ends and without lone surrogates, which no file can
+    store. "" if it is too long for a class name.
     """
     text = text if len(text) <= LONGEST_NAME else ""
     return text.strip("\0 \t\r\n\v\f\ufeff").encode("utf-8", "replace").decode()
@@ -44,11 +46,11 @@ def clean(text: str) -> str:
 def label_samples(
     codes: np.ndarray, texts: Sequence[str], shards: np.ndarray, stems: Sequence[str]
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """-> (labels int64 [N], classes, notes for the user), as for any list of labels.
+    """Returns (labels int64 [N], classes, notes for the user), by the rule for all lists of labels.
 
-    codes: int64 [N], which text each sample has, -1 for none. shards: int64 [N], the shard of each;
-    stems: the shards' names. Without any text, shards that are named by synsets are the classes,
-    as in ImageNet's training set.
+    codes: int64 [N], the number of each sample's text in `texts`; -1: no label. shards: int64 [N],
+    the shard of each sample. stems: the shards' names. If no sample has a label and all shards are
+    named like synsets (n01440764.tar), the shards are the classes, as in ImageNet's training set.
     """
     if not texts:
         if stems and all(map(SYNSET.fullmatch, stems)):
@@ -65,7 +67,7 @@ def label_samples(
 
 
 def labels_as_written(codes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """The labels of a shard that prep wrote, int64 [N]: its numbers, whatever their range."""
+    """The labels of a shard that prep wrote, int64 [N]: its numbers, of any range."""
     numbers = [whole(text) for text in texts]
     values = [-1 if number is None else max(number, -1) for number in numbers]
     return np.array([*values, -1], np.int64)[codes]

@@ -1,15 +1,16 @@
-"""The samples of a WebDataset shard: which members belong together, which is the image, which the
-label. The one rule for prep and for every command that opens a shard.
+"""Groups the members of a WebDataset shard into samples, and finds each one's image and label.
 
-- A member is named KEY.EXTENSION; members one after another that share the key are a sample. The
-  key ends at the first dot behind the last "/", as in the webdataset library. Names that hold dots
-  themselves (22.05.png, 22.05.cls) end at the last dot: see `names_hold_dots`.
-- An extension that occurs again begins the next sample, of the same key: nothing is lost.
-- The image is the member whose whole extension names an image (b.jpg before b.seg.png), a JPEG
-  before others; of several alike the first.
-- The label is the text of .cls, or if that is missing or empty, of "label", "class", "cls" or
-  "target" in .json.
-- Hidden files and folders, and "..", are passed over. A link stands for the member it points at.
+prep and every command that opens a shard use this one rule:
+
+- A member is named KEY.EXTENSION. Consecutive members with the same key are a sample. The key ends
+  at the first dot after the last "/", as in the webdataset library. If the names themselves contain
+  dots (22.05.png, 22.05.cls), the key ends at the last dot: see `names_hold_dots`.
+- An extension that occurs again starts another sample of the same key, so that nothing is lost.
+- The image is the member whose whole extension names an image (b.jpg before b.seg.png), and a JPEG
+  before other kinds. The first one is taken if several are alike.
+- The label is the text of .cls. If that is missing or empty, it is the value of "label", "class",
+  "cls" or "target" in .json.
+- Hidden files and folders, and paths with "..", are ignored. A link counts as a copy of its target.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from data_tools.formats.webdataset_labels import clean, json_label
 from data_tools.images.file_names import IMAGE_EXTENSIONS, key_of
 
 LABELS = ("cls", "json")
-# Older versions passed these over.
+# Older versions of this program ignored these.
 LATER = IMAGE_EXTENSIONS - {"jpg", "jpeg", "jpe", "png", "webp", "ppm", "bmp", "gif", "tif", "tiff",
                             "jp2", "avif"}
-# Files that mark the image beside them as a sample of a WebDataset.
+# Extensions that, next to an image of the same key, show that a tar is a WebDataset.
 BESIDE = frozenset((*LABELS, "txt"))
-# The names that prep gives to images of its own.
+# Names that prep gives to images.
 OURS = re.compile(r"\d{9,}\.(jpg|ppm)")
-# Bytes; a longer label file holds something else.
+# Bytes of the largest label file. A larger one has another purpose.
 LONGEST_LABEL = 1 << 20
-# Members of a sample that are looked at to find dots in its name.
+# Members of a sample that are searched for dots in its name.
 LONGEST_SAMPLE = 256
-# Parts that decide whether a tar is a WebDataset, and members that are searched for them.
+# Files of samples that decide whether a tar is a WebDataset, and members searched for them.
 LOOKED_AT, PEEKED = 64, 4096
 JPEGS = frozenset(("jpg", "jpeg", "jpe", "jfif"))
-# An extension like seg.png or left_mask1.png names a part of a sample, and not its picture.
+# An extension such as seg.png or left_mask1.png is an annotation of a sample, not its picture.
 PARTS = re.compile(
     r"(?:^|[._-])(?:seg|segm|segmentation|mask|label|depth|disparity|normal|alpha|edge|gt|semantic"
     r"|instance|panoptic|annotation)s?\d*\Z")
@@ -60,35 +61,35 @@ class Part(NamedTuple):
 
 
 class Tally:
-    """Counts of unusual things in the shards."""
+    """Counts anything unusual in the shards."""
 
     def __init__(self) -> None:
         self.hidden = self.lost_links = self.links = 0
         self.hidden_images = 0
-        """Images in hidden folders."""
+        """Number of images in hidden folders."""
         self.dotted = self.twice = self.several = self.without_image = self.stray_labels = 0
         self.dotted_name = ""
-        """The first of these names."""
+        """First name that contains dots."""
 
     def notes(self) -> list[str]:
         """Lines for the user."""
         counts = (
-            (self.dotted, f"names hold dots ({self.dotted_name}): {{:,}} samples are told apart by "
-                          "the last dot"),
-            (self.twice, "{:,} samples have the key of the one before: each is kept as a sample of "
-                         "its own"),
+            (self.dotted, f"names hold dots ({self.dotted_name}): {{:,}} samples are separated "
+                          "by the last dot"),
+            (self.twice, "{:,} samples have the same key as the one before: each is kept as a "
+                         "sample of its own"),
             (self.several, "{:,} samples with several images: one of each is taken (the plain "
                            "extension, a JPEG first)"),
-            (self.without_image, "{:,} samples without an image, passed over"),
+            (self.without_image, "{:,} samples without an image, ignored"),
             (self.stray_labels, "warning: {:,} .cls files are not beside their images, and are not "
                                 "used: put each image and its .cls one after the other"),
-            (self.lost_links, "{:,} links to files that the shard doesn't hold, passed over"),
+            (self.lost_links, "{:,} links to files that the shard doesn't contain, ignored"),
         )
         return [line.format(count) for count, line in counts if count]
 
 
 class Sample:
-    """The members of one sample, its image chosen."""
+    """The members of one sample, and the one that is its image."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -96,12 +97,13 @@ class Sample:
         self.image: Part | None = None
         self.images: list[Part] = []
         self.beside = False
-        """Holds a member that marks a WebDataset, beside the image."""
+        """True if a member has an extension of BESIDE."""
         self.extensions: set[str] = set()
         self._labels: dict[str, Member] = {}
         self._rank = 9
 
     def add(self, part: Part) -> None:
+        """Adds a member, which becomes the image if it ranks above the one so far."""
         self.parts.append(part)
         self.extensions.add(part.extension)
         middle, _, last = part.extension.rpartition(".")
@@ -116,9 +118,9 @@ class Sample:
                 self._labels[part.extension] = part.member
 
     def label(self, pread: Pread, seen: Callable[[bytes], None] | None = None) -> str:
-        """The label's text; "" for none. seen(data): gets the bytes that were read for it.
+        """The label's text; "" if there is none. seen(data): called with the bytes that were read.
 
-        Of several labels the image's own goes first: left.cls with left.jpg.
+        A label of the image's own goes first, for example left.cls of left.jpg.
         """
         if not self._labels or self.image is None:
             return ""
@@ -139,35 +141,37 @@ class Sample:
 
 
 def rank_of(middle: str, last: str) -> int:
-    """The order in which images of one sample are taken, the least first."""
+    """The rank of an image among those of its sample; the lowest is taken."""
     if not middle:
         return 0 if last in JPEGS else 1
     return 3 if PARTS.search(middle) else 2
 
 
 def samples_of(walk: Walk, tally: Tally) -> Iterator[Sample]:
-    """The samples of one shard, in its order; also those without an image. Raises UserError."""
+    """Yields the samples of a shard in its order, also those without an image. Raises UserError."""
     return grouped(parts_of(walk, tally), tally)
 
 
 def grouped(parts: Iterable[Part], tally: Tally) -> Iterator[Sample]:
+    """Yields the samples that consecutive members make."""
     for key, group in itertools.groupby(parts, FIRST):
+        # The first members decide. A hostile shard may have millions of one key.
         start = list(itertools.islice(group, LONGEST_SAMPLE))
         more = len(start) == LONGEST_SAMPLE
         whole: Iterable[Part] = itertools.chain(start, group) if more else start  # noqa: B031
         if not names_hold_dots(start):
-            yield from told_apart(key, whole, tally)
+            yield from separated(key, whole, tally)
             continue
         longer = map(at_last_dot, whole)
         for inner, members in itertools.groupby(longer, FIRST):
-            for sample in told_apart(inner, members, tally):
+            for sample in separated(inner, members, tally):
                 tally.dotted += 1
                 tally.dotted_name = tally.dotted_name or sample.parts[0].member.name
                 yield sample
 
 
-def told_apart(key: str, parts: Iterable[Part], tally: Tally) -> Iterator[Sample]:
-    """The samples of one key: another one begins where an extension occurs again."""
+def separated(key: str, parts: Iterable[Part], tally: Tally) -> Iterator[Sample]:
+    """Yields the samples of one key. An extension that occurs again starts another sample."""
     sample = Sample(key)
     for part in parts:
         if part.extension in sample.extensions:
@@ -179,6 +183,7 @@ def told_apart(key: str, parts: Iterable[Part], tally: Tally) -> Iterator[Sample
 
 
 def counted(sample: Sample, tally: Tally) -> Sample:
+    """The sample, after its oddities were counted."""
     tally.several += len(sample.images) > 1
     tally.without_image += sample.image is None
     tally.stray_labels += sample.image is None and any(
@@ -187,12 +192,12 @@ def counted(sample: Sample, tally: Tally) -> Sample:
 
 
 def names_hold_dots(parts: Sequence[Part]) -> bool:
-    """True if these members, of one key by the first dot, are several samples by the last one.
+    """True if members with the same key up to the first dot are several samples, by the last dot.
 
-    So it is if an image has a label file of its own (05.png and 05.cls of 22.05.png and 22.05.cls),
-    or if there are several images that nothing ties together: no member is named by the key alone,
-    or an image is, and the others count on from it (v1.jpg, v1.2.jpg, v1.3.jpg). Masks and their
-    like (b.seg.png beside b.jpg) are parts of a sample all the same.
+    That is so in two cases. An image has a label file of its own: 22.05.png and 22.05.cls. Or there
+    are several images that nothing ties together: no member has the plain key as its name, or an
+    image has and the others are numbered on from it (v1.jpg, v1.2.jpg, v1.3.jpg). Masks and other
+    annotations (b.seg.png next to b.jpg) are parts of one sample in any case.
     """
     for part in parts:
         if "." in part.extension:
@@ -212,12 +217,13 @@ def names_hold_dots(parts: Sequence[Part]) -> bool:
 
 
 def at_last_dot(part: Part) -> Part:
+    """The same member, with its key ending at the last dot."""
     middle, dot, last = part.extension.rpartition(".")
     return Part(f"{part.key}{dot}{middle}", last, part.member)
 
 
 def parts_of(walk: Walk, tally: Tally) -> Iterator[Part]:
-    """The files that belong to samples; links with the bytes of the members they point at."""
+    """Yields the files that belong to samples. A link has the bytes of its target."""
     listing: Listing | None = None
     for member in walk:
         path, hidden = key_of(member.name)
@@ -243,9 +249,9 @@ def parts_of(walk: Walk, tally: Tally) -> Iterator[Part]:
 
 
 def split_name(path: str) -> tuple[str, str]:
-    """A path's key and extension (lower case), split at the first dot behind the last "/".
+    """A path's key and extension (lower case), split at the first dot after the last "/".
 
-    The extension is empty for files that are passed over: hidden ones, and those without a dot.
+    The extension is "" for files that are ignored: hidden ones, and those without a dot.
     """
     folder, slash, base = path.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -253,14 +259,14 @@ def split_name(path: str) -> tuple[str, str]:
 
 
 def stem_of(name: str) -> str:
-    """A shard's name without .tar, .tar.gz and their like."""
+    """A shard's name without .tar, .tar.gz and similar suffixes."""
     return next((name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end)), name)
 
 
 def begins_with_samples(walk: Walk) -> bool:
-    """True if among the first members an image and its label lie side by side, or prep made one.
+    """True if the first members contain an image next to its label, or an image of prep's.
 
-    Other tars of images are folders.
+    Any other tar of images counts as a packed folder.
     """
     first = itertools.islice(peek(walk), LOOKED_AT)
     return any(sample.image is not None
@@ -269,8 +275,8 @@ def begins_with_samples(walk: Walk) -> bool:
 
 
 def peek(walk: Walk) -> Iterator[Part]:
-    """The first parts, by their names alone, as far as the tar can be read."""
-    with contextlib.suppress(UserError):  # only the beginning may be there
+    """Yields the first files of samples, by their names alone, as far as the tar can be read."""
+    with contextlib.suppress(UserError):  # the caller may have only the beginning of a tar
         for member in itertools.islice(walk, PEEKED):
             path, hidden = key_of(member.name)
             key, extension = split_name(path)

@@ -157,7 +157,7 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(tar(members, links=[("l.jpg", b"nowhere")]) + tar(MORE))
     notes = open_source(path).notes
-    for part in ("by the last dot", "22.1.jpg", "1 samples have the key",
+    for part in ("by the last dot", "22.1.jpg", "1 samples have the same",
                  "1 samples with several images", "1 samples without an image", "1 links to",
                  "2 tars joined"):
         assert sum(part in note for note in notes) == 1, part

@@ -130,7 +130,7 @@ def test_every_way_of_cutting_is_one_line(tmp_path: Path) -> None:
         (8, bytes(8), "no samples"),
         (8, b"\xff" * 8, "metadata is cut off"),
         (24, b"\x00", "no RGB image field"),
-        (24, b"\xff", "type of its own"),
+        (24, b"\xff", "has an unknown type"),
         (2106 + 5, b"\x01", "lacks images"),
         (2106, b"\x01", "raw images of the wrong size"),
         (2 * PAGE + 16, b"\xff" * 4, "behind its end"),

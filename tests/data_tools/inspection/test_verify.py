@@ -211,7 +211,7 @@ def test_a_half_written_beton_of_others(tmp_path: Path) -> None:
     path.write_bytes(content)
     report = one(path)
     assert report.problems == [
-        "half-written: whatever wrote it was stopped; write it again"
+        "half-written: its writer was stopped; write it again"
     ] and report.verdict == "damaged: 1 problem"  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_labels_of_names_json_and_none(tmp_path: Path) -> None:
     assert source.read(3) == IMAGES[4]
     text = "\n".join(source.notes)
     assert "1 samples without an image" in text and "several images" in text
-    assert "1 samples have the key of the one before" in text
+    assert "1 samples have the same key as the one before" in text
 
 
 def test_tars_of_synsets_are_classes(tmp_path: Path) -> None:

@@ -1,27 +1,30 @@
 """Reads the headers of a tar. All code that reads tars uses this one parser.
 
 A tar is a list of members, each a header of 512 bytes and the member's bytes, padded to 512. Two
-blocks of zeros end it. Offsets in a header (POSIX.1-2001 pax, which GNU tar extends:
-www.gnu.org/software/tar/manual, "Basic Tar Format"):
+blocks of zeros end it. A member of a kind in EXTENSIONS holds a longer name or size of the member
+that follows it. tar_header.py has the layout of a header.
 
-    0     100   124   136    148       156   157     257    263      345     500
-    name  ...   size  mtime  checksum  kind  target  magic  version  prefix
-
-A member of a kind in EXTENSIONS holds a longer name or size of the member that follows it. One pass
-reads the headers alone; other code reads members' bytes by their offsets. The standard library's
-tarfile keeps a Python object per member and takes twenty times as long.
+One pass reads the headers alone; other code reads members' bytes by their offsets. The standard
+library's tarfile keeps a Python object per member and takes twenty times as long.
 """
 
 from __future__ import annotations
 
 import posixpath
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data_tools.errors import UserError
+from data_tools.formats.tar_header import (
+    BLOCK,
+    is_header,
+    names_of,
+    number,
+    pax_records,
+    text,
+    time_of,
+)
 
-BLOCK = 512
 # Bytes per read. On a distant server, a request takes as long as megabytes of data.
 WINDOW, REMOTE_WINDOW = 1 << 16, 1 << 23
 # Bytes to read behind a large member: enough for its label and the next header.
@@ -33,12 +36,10 @@ RECORD = 20 * BLOCK
 # Bytes of zeros behind the end that are searched for another tar.
 LONGEST_GAP = 1 << 28
 ZEROS = bytes(1 << 20)
-LATEST = 1 << 62
 REGULAR, LINKS = b"0\0007", b"12"
 # Kinds without bytes, also if their headers have a size: links, devices, folders and pipes.
 EMPTY = b"123456"
 EXTENSIONS = b"LKxXg"
-WANTED = (b"path", b"linkpath", b"size", b"GNU.sparse.name")
 Pread = Callable[[int, int], bytes]
 """(size, offset) -> `size` bytes from the offset on, or fewer at the end. Raises OSError."""
 
@@ -214,100 +215,8 @@ class Walk:
         return lines
 
 
-def is_header(block: bytes) -> bool:
-    """True if the block's checksum is right.
-
-    It is the sum of the header's bytes, with the checksum's own 8 bytes taken as blanks. Some old
-    writers summed the bytes as signed numbers, which is accepted too.
-    """
-    if len(block) != BLOCK:
-        return False
-    try:
-        stated = number(block[148:156])
-    except ValueError:
-        return False
-    total = byte_sum(block) - sum(block[148:156]) + 8 * 32
-    if stated == total:
-        return True
-    high = sum(byte > 127 for byte in block[:148] + block[156:])
-    return stated == total - 256 * high and high > 0
-
-
-def byte_sum(block: bytes) -> int:
-    """The sum of a header's 512 bytes, ten times as fast as sum()."""
-    # The lower half of Adler-32 is 1 plus the sum, modulo 65521. 256 bytes sum to less than that.
-    halves = zlib.adler32(block[:256]) & 0xFFFF, zlib.adler32(block[256:]) & 0xFFFF
-    return halves[0] + halves[1] - 2
-
-
 def no_tar(block: bytes, place: object) -> UserError:
     """The error for a file that starts with `block`, which is no tar header."""
     if block.startswith(b"PK\3\4"):
         return UserError(f"{place}: a zip; unpack it to a folder first")
     return UserError(f"{place}: neither a folder nor a tar; give one of these")
-
-
-def names_of(block: bytes, pax: dict[str, str]) -> tuple[str, str]:
-    """(name, target of a link) of a header. pax: the attributes from extension headers."""
-    target = text(block[157:257]) if block[157] else ""
-    if pax:
-        target = pax.get("linkpath", target)
-        if "path" in pax:
-            return pax["path"], target
-    name = text(block[:100])
-    # A long name continues to the left in the prefix, of POSIX headers only: in headers with GNU's
-    # old magic, times are stored there.
-    if block[345] and block[257:263] == b"ustar\0":
-        name = f"{text(block[345:500])}/{name}"
-    return name, target
-
-
-def text(field: bytes) -> str:
-    """A field up to its first NUL."""
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-
-def number(field: bytes) -> int:
-    """A number of a header. Raises ValueError.
-
-    It is stored as octal digits; GNU tar stores large and negative numbers in base 256, big-endian
-    two's complement, with the top bit set as a mark.
-    """
-    digits = field.rstrip(b" \0")
-    if digits.isdigit():
-        return int(digits, 8)
-    if field[0] & 0x80:
-        bits = 8 * len(field)
-        value = int.from_bytes(field, "big") - (1 << (bits - 1))  # without the top bit
-        return value - (1 << (bits - 1)) if field[0] & 0x40 else value
-    digits = field.split(b"\0", 1)[0].strip() or field.strip(b" \0") or b"0"
-    return int(digits, 8)
-
-
-def time_of(block: bytes) -> int:
-    """A header's modification time in seconds since 1970, at most LATEST."""
-    mtime = number(block[136:148])
-    return mtime if 0 <= mtime <= LATEST else LATEST
-
-
-def pax_records(body: bytes) -> dict[str, str]:
-    """The records "length key=value\\n" of a pax extension header, for the keys in WANTED.
-
-    If any other key starts with GNU.sparse, the key "GNU.sparse" is present.
-    """
-    records: dict[str, str] = {}
-    start = 0
-    while start < len(body):
-        blank = body.find(b" ", start, start + 20)
-        digits = body[start:blank] if blank >= 0 else b""
-        if not digits.isdigit() or int(digits) <= len(digits):
-            break
-        stop = start + int(digits)
-        equals = body.find(b"=", blank, stop)
-        key = body[blank + 1 : equals] if equals >= 0 else b""
-        if key in WANTED:
-            records[key.decode()] = text(body[equals + 1 : stop - 1])
-        if key.startswith(b"GNU.sparse"):
-            records["GNU.sparse"] = ""
-        start = stop
-    return records

@@ -14,7 +14,8 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.formats.appended_file import AppendedFile
 from data_tools.formats.scan import LARGEST, Scan
-from data_tools.formats.tar import BLOCK, Walk
+from data_tools.formats.tar import Walk
+from data_tools.formats.tar_header import BLOCK
 from data_tools.formats.webdataset_labels import label_samples, labels_as_written
 from data_tools.formats.webdataset_samples import (
     LATER,

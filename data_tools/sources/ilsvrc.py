@@ -7,7 +7,8 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
-from data_tools.formats.tar import BLOCK, Walk, is_header
+from data_tools.formats.tar import Walk
+from data_tools.formats.tar_header import BLOCK, is_header
 from data_tools.formats.tar_listing import Listing, read_listing
 from data_tools.sources.archive import Archive, compression, head_of
 from data_tools.sources.tar import TarSource

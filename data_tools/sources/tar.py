@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.errors import UserError
-from data_tools.formats.tar import BLOCK, is_header
+from data_tools.formats.tar_header import BLOCK, is_header
 from data_tools.formats.tar_listing import Listing, read_listing
 from data_tools.images.sniff import HEAD
 from data_tools.sources.archive import Archive, head_of

@@ -1,5 +1,7 @@
 """Names that others chose cannot steer a terminal, or forge a line of a command's output."""
 
+import dataclasses
+
 import pytest
 
 from fastmoco.run_options import RunOptions
@@ -55,7 +57,8 @@ def test_no_command_prints_a_name_as_it_is(hostile, tmp_path, capsys):
 def test_not_even_knn_for_each_class(hostile, tmp_path, capsys):
     out = tmp_path / REVERSED
     checked(capsys, "prep", hostile, out)
-    train(out, RECIPE, RunOptions(out=str(tmp_path / RED)))
+    recipe = dataclasses.replace(RECIPE, K=16, batch=8)
+    train(out, recipe, RunOptions(out=str(tmp_path / RED)))
     code, said = checked(
         capsys, "knn", tmp_path / RED, out, "--per-class", "--no-companions", "--no-keep")
     assert code == 0 and r"\x1b[31mred" in said and r"a\nFORGED" in said

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_tools.errors import UserError
-from data_tools.formats.tar import Walk, byte_sum, is_header, number
+from data_tools.formats.tar import Walk
+from data_tools.formats.tar_header import byte_sum, is_header, number
 from data_tools.formats.tar_listing import read_listing
 from data_tools.formats.webdataset import tar_header
 from data_tools.sources.registry import open_source

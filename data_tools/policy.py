@@ -38,7 +38,8 @@ class Policy:
     """Share of the images, 0 to 1, stored as plain RGB: lossless, fast to read, large."""
 
     check: Literal["structure", "decode"] = "structure"
-    """How far a JPEG is read before it is copied: all its markers to its end, or every pixel."""
+    """Check of a JPEG before it is copied: structure reads all markers to its end, decode also
+    every pixel."""
 
     max_pixels: int = 1 << 27
     """Images of more pixels are quarantined unread: decoded, they could fill the memory."""
@@ -53,7 +54,7 @@ class Policy:
     """MB of source images per part. Each part is one file, except in a beton."""
 
     engine: Literal["threads", "ray"] = "threads"
-    """Where the parts are prepared: in threads of this process, or on a Ray cluster."""
+    """Place of the work: threads of this process, or a Ray cluster."""
 
     ray_address: str = ""
     """Address of a running Ray cluster [default: start one on this machine]."""

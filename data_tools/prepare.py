@@ -63,7 +63,7 @@ def prepare(
     """
     files = open_source(source, labels)
     try:
-        tell_source(files, say)
+        describe_source(files, say)
         job = plan_job(files, policy or Policy(), formats)
         refuse_inside(source, Path(out))
         done = finished(files, job, Path(out))
@@ -103,7 +103,7 @@ def prepare_shard(
     """
     files = open_source(source, labels)
     try:
-        tell_source(files, say)
+        describe_source(files, say)
         job = plan_job(files, policy or Policy(), formats)
         refuse_inside(source, Path(out))
         if finished(files, job, Path(out)) is not None:
@@ -115,7 +115,8 @@ def prepare_shard(
         files.close()
 
 
-def tell_source(files: Source, say: Say | None) -> None:
+def describe_source(files: Source, say: Say | None) -> None:
+    """Report the kind of a source and its size."""
     if say is not None:
         classes = f", {len(files.classes):,} classes" if files.classes else ""
         say(f"{files.name}: {files.kind}, {len(files.keys):,} samples{classes}")
@@ -155,7 +156,7 @@ def refuse_inside(source: Path_ | Source, out: Path) -> None:
     """Raise UserError if the output would be inside its own source."""
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         if out.resolve().is_relative_to(Path(source).resolve()):
-            raise UserError(f"{out}: lies inside {source}; give a folder beside it")
+            raise UserError(f"{out}: is inside {source}; give a folder beside it")
 
 
 def finished(files: Source, job: Job, out: Path) -> Manifest | None:

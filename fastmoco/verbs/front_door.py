@@ -45,7 +45,7 @@ def front_door(function: Callable[..., Any]) -> Callable[..., Any]:
                 bound.arguments[name] = _checked(shape.parameters[name], hints[name], value)
             return function(*bound.args, **bound.kwargs)
         except UserError as error:
-            error.args = (in_python(str(error), names),)
+            error.args = (in_python(Exception.__str__(error), names),)
             raise
 
     checked.__module__, checked.__qualname__ = "fastmoco", function.__name__

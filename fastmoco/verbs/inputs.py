@@ -134,9 +134,11 @@ def store(data: Data, show: ShowProgress = silent, say: Say = unsaid) -> MappedS
     """Open a dataset. A folder of images that is not prepared is prepared into the cache first."""
     if isinstance(data, MappedStore | Subset):
         return data
-    if is_store(data):
+    if os.path.isfile(data):  # of another program: it is read once for an index
         with show("indexing", "bytes") as tick:
             return open_store(data, tick, say)
+    if is_store(data):
+        return open_store(data)
     with show("preparing", "images") as tick:
         return open_store(prepared(data, say, tick))
 

@@ -1,4 +1,4 @@
-"""A run on disk: atomic, loaded without unpickling code, with all that resume needs."""
+"""A run on disk: written in one piece, read without running code, complete for a resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmoco.weights.write import write_weights
 
 FORMAT = 2
 PLAN_LINES = ([int, float, int], [int, int, int])
-SETTINGS_BYTES = 1 << 20  # of a checkpoint besides its tensors, at the most
+SETTINGS_BYTES = 1 << 20  # most bytes of a checkpoint in addition to its tensors
 NO_DIGESTS = (
     "written before checkpoints held digests of their tensors: opened by its zip's checksums alone"
 )
@@ -40,23 +40,23 @@ class Checkpoint:
     """Empty in a checkpoint of weights alone: the best by kNN."""
     scaler: dict[str, Any]
     step: int
-    """Steps done, over the whole run: with recipe.batch, the cursor in samples."""
+    """Number of steps done over the whole run. Times recipe.batch it is the number of samples."""
     dataset: str
     """Fingerprint of the store."""
     samples: int
     plan: list[tuple[int, float, int]] = field(default_factory=list)
     """The schedule's lines: see fastmoco.training.budget.Plan."""
     window: dict[str, Any] = field(default_factory=dict)
-    """Sums for the next log line."""
+    """Sums since the last log line."""
     threads: int = 0
-    """torch's threads: they decide the order of sums on the CPU."""
+    """Number of torch's threads, which decides the order of sums on the CPU."""
     versions: dict[str, str] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
-    """train_seconds so far."""
+    """Seconds of training so far, as train_seconds."""
     origin: str = ""
-    """What its weights came from or began as, in a line, where that was another checkpoint."""
+    """Line on the other checkpoint that the weights came from or started as; empty if none."""
     note: str = ""
-    """A line on the file that it was read from. It is not written."""
+    """Line on the file that this was read from. It is not written."""
     epoch: int | None = None
     """Epochs of training, if the file is the official code's and says so."""
 
@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint with digests: at every instant the old file or the new one is whole."""
+    """Write a checkpoint with digests. At every moment the old file or the new one is whole."""
     content = {**vars(checkpoint), "recipe": to_dict(checkpoint.recipe), "format": FORMAT}
     del content["note"]
     try:
@@ -91,15 +91,15 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """The system's reason for a failed write."""
+    """Return the system's reason for a failed write."""
     return error.strerror or str(error).splitlines()[0]
 
 
 def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> None:
-    """UserError, before a run starts, if the disk has no room for its checkpoints: two of them,
-    since the new one is written before the old one goes, and those that are kept.
+    """Raise UserError, before a run starts, if the disk has no room for its checkpoints.
 
-    `tensors` are those that a checkpoint will hold, as far as they are known.
+    It needs room for `keep` old ones and two more, since a new one is written before the last one
+    is removed. tensors: the tensors of a checkpoint, as far as they are known.
     """
     each = sum(t.numel() * t.element_size() for t in tensors) + SETTINGS_BYTES
     folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.is_dir())
@@ -117,10 +117,11 @@ def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> 
 
 
 def keep(path: Path, step: int, count: int) -> Path:
-    """The checkpoint at `path` also as PATH-STEP.pt, beside the last `count` of these.
+    """Keep the checkpoint at `path` also as PATH-STEP.pt, and the last `count` of these files.
 
-    It is a second name for the same bytes where the file system has such: `save` renames over the
-    first and leaves the other. Later steps, which a run that was taken back will reach again, stay.
+    It is a second name for the same bytes (a hard link) if the file system can: `save` renames over
+    the first name and leaves the second. Files of later steps stay, because a run that was set back
+    reaches these steps again. Returns the new path.
     """
     kept = path.with_name(f"{path.stem}-{step:08}.pt")
     try:
@@ -140,7 +141,8 @@ def keep(path: Path, step: int, count: int) -> Path:
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint (nothing in it is run); UserError if it is none of ours."""
+    """Read a checkpoint of fastmoco from its file or run directory, without running code in it.
+    Raises UserError for any other file."""
     path = Path(path)
     if path.is_dir():
         path = path / "checkpoint.pt"
@@ -148,12 +150,12 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Ch
 
 
 def is_ours(content: Any) -> bool:
-    """Whether the content of a file looks like a checkpoint of fastmoco, of any version."""
+    """Return True if the content of a file looks like a checkpoint of fastmoco, of any version."""
     return isinstance(content, dict) and {"format", "recipe", "moco"} <= content.keys()
 
 
 def from_file(file: WeightsFile, path: Path) -> Checkpoint:
-    """What was read of a file as a checkpoint; UserError if it is none of ours."""
+    """Return the content of a file as a checkpoint. Raises UserError if it is none of fastmoco."""
     content = file.content
     if not is_ours(content):
         raise UserError(f"{path}: not a checkpoint of fastmoco, or cut short")
@@ -171,7 +173,7 @@ def from_file(file: WeightsFile, path: Path) -> Checkpoint:
 
 
 def digests_note(file: WeightsFile) -> str:
-    """A line on a file of ours whose tensors were not compared with digests; else empty. torch's
+    """Return a line if the tensors of a file were not compared with digests, or nothing. torch's
     layout before 1.6, and safetensors files without our digest, have no checksums at all."""
     if file.digests:
         return ""
@@ -179,8 +181,8 @@ def digests_note(file: WeightsFile) -> str:
 
 
 def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:
-    """The checkpoint itself, if its fields are of the types that they are declared with. Raises
-    UserError, which names the first field that is not."""
+    """Return the checkpoint itself if its fields have their declared types. Raises UserError, which
+    names the first field that does not."""
     fields = {
         "moco": _maps(saved.moco, torch.Tensor),
         "optimizer": isinstance(saved.optimizer, dict), "scaler": isinstance(saved.scaler, dict),
@@ -205,14 +207,14 @@ def check_types(saved: Checkpoint, path: Path | str) -> Checkpoint:
 
 
 def _maps(value: object, to: type | tuple[type, ...]) -> bool:
-    """Whether a value is a dict from text to such values."""
+    """Return True if a value is a dict from text to values of a type."""
     return isinstance(value, dict) and all(
         isinstance(k, str) and isinstance(v, to) for k, v in value.items()
     )
 
 
 def trunk_digest(saved: Checkpoint) -> str:
-    """Of the query encoder's trunk: what evaluations of it can be known by."""
+    """Return the digest of the query encoder's trunk. Evaluations of it are found by it."""
     prefix = "encoder_q.trunk."
     return tensors_digest({
         k[len(prefix) :]: v for k, v in saved.moco.items() if k.startswith(prefix)

@@ -1,4 +1,4 @@
-"""The encoder of a checkpoint as a module, and the untrained one that it started as."""
+"""Builds the encoder of a checkpoint, and the untrained one that its training started from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from fastmoco.weights.checkpoint import Checkpoint
 def load_encoder(
     checkpoint: Checkpoint, device: torch.device, splits: int | None = None
 ) -> Encoder:
-    """The query encoder of a checkpoint, ready for extract; where other systems' checkpoints have
-    no head (fastmoco.weights.open), its head is an untrained one. `splits`: as in build_encoder."""
+    """Return the query encoder of a checkpoint, in evaluation mode.
+
+    Its head is untrained if the checkpoint has none, as some of other systems
+    (fastmoco.weights.open). splits: as in build_encoder.
+    """
     encoder = build_encoder(checkpoint.recipe, splits)
     prefix = "encoder_q."
     state = {k[len(prefix) :]: v for k, v in checkpoint.moco.items() if k.startswith(prefix)}
@@ -22,14 +25,15 @@ def load_encoder(
 
 
 def beginning(checkpoint: Checkpoint) -> str:
-    """What results call initial_encoder: where the weights are from another checkpoint (--init, or
-    another system's), they never were that."""
+    """Return the name of initial_encoder in tables of results. Weights that came from another
+    checkpoint (--init, or another system's) never were that encoder."""
     return "untrained" if checkpoint.origin else "at step 0"
 
 
 def initial_encoder(
     recipe: Recipe, device: torch.device, splits: int | None = None
 ) -> Encoder:
-    """The query encoder of a recipe before its first step."""
+    """Return the query encoder of a recipe as it is before its first step. Seeds torch's global
+    generator."""
     torch.manual_seed(recipe.seed)
     return build_encoder(recipe, splits).to(device)

@@ -152,7 +152,7 @@ def test_errors_leave_nothing_behind(write_tree: Write, tmp_path: Path) -> None:
     assert not out.parent.exists()
     with pytest.raises(UserError, match="no such"):
         prepare(tmp_path / "missing", out)
-    with pytest.raises(UserError, match="lies inside"):
+    with pytest.raises(UserError, match="is inside"):
         prepare(good, good / "out")
     assert not (good / "out").exists()
     with pytest.raises(UserError, match="not a folder"):

@@ -1,5 +1,7 @@
-"""The settings of `prep`: which images it keeps, re-encodes, resizes and quarantines, and how it
-works. Standard library only, because the command line reads its flags from here."""
+"""The policy of prep: which images it copies, re-encodes, shrinks or quarantines, and how it works.
+
+Imports only the standard library, because the command line reads its flags from here.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,41 +16,43 @@ MOST_MB = 1e6  # of source images per part
 
 @dataclass(frozen=True)
 class Policy:
-    """Settings of `prep`. The defaults leave every image as it is that a decoder can read."""
+    """Settings of `prep`. The defaults copy every image that a decoder can read as it is, up to
+    2048 pixels."""
 
-    # 2048 leaves web photographs (ImageNet's median longer side is 500 pixels) untouched and caps
-    # camera originals, whose size would rule everyone's memory and decode time: the official FFCV
-    # loader pins max height x max width x 3 bytes for each image in flight.
+    # 2048 keeps web photographs unchanged (ImageNet's median longer side is 500 pixels) and shrinks
+    # camera originals. Without a limit, one of them would decide the memory for all images: the
+    # official FFCV loader pins max height x max width x 3 bytes for each image in flight.
     max_side: int | None = 2048
-    """Longer side, in pixels, above which an image is shrunk (antialiased). None: no limit."""
+    """Largest longer side, in pixels. Larger images are shrunk. Give None for no limit."""
 
     short_side: int | None = None
-    """Shorter side, in pixels, above which an image is shrunk. None: no limit."""
+    """Largest shorter side, in pixels. Larger images are shrunk [default: no limit]."""
 
     min_side: int | None = None
-    """Images whose shorter side has fewer pixels than this are quarantined. None: none are."""
+    """Smallest shorter side, in pixels. Smaller images are quarantined [default: no limit]."""
 
     quality: int = 90
-    """JPEG quality, 1 to 100, of the images that are re-encoded."""
+    """JPEG quality of the images that are re-encoded, 1 to 100."""
 
     reencode: Literal["never", "needed", "always"] = "needed"
-    """needed: copy clean JPEGs byte for byte. never: quarantine the rest. always: re-encode all."""
+    """Which images are re-encoded as JPEG: needed copies clean JPEGs and re-encodes the rest, never
+    quarantines the rest, always re-encodes all."""
 
     raw_fraction: float = 0.0
-    """Share of the images, 0 to 1, stored as plain RGB: lossless, fast to read, large."""
+    """Share of the images, 0 to 1, that is stored as uncompressed RGB: fast to read, but large."""
 
     check: Literal["structure", "decode"] = "structure"
     """Check of a JPEG before it is copied: structure reads all markers to its end, decode also
     every pixel."""
 
     max_pixels: int = 1 << 27
-    """Images of more pixels are quarantined unread: decoded, they could fill the memory."""
+    """Images with more pixels are quarantined, because decoding them could fill the memory."""
 
     strict: bool = False
     """Stop at the first image that would be quarantined."""
 
     workers: int = 0
-    """Number of threads that read and re-encode; 0: one per core. Never changes the output."""
+    """Number of threads. It does not change the output [default: one per core]."""
 
     shard_size: float = 128
     """MB of source images per part. Each part is one file, except in a beton."""

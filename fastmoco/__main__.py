@@ -1,4 +1,4 @@
-"""python -m fastmoco, torchrun -m fastmoco."""
+"""Runs the command line as `python -m fastmoco` or `torchrun -m fastmoco`."""
 
 import sys
 

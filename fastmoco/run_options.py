@@ -1,6 +1,6 @@
-"""How and where a run works: training's other flags, beside the recipe's.
+"""The options of a run that do not change its result: where it writes, how fast, on which device.
 
-No numpy and no torch here, as in recipe.py.
+This file imports neither numpy nor torch, as recipe.py.
 """
 
 from __future__ import annotations
@@ -20,52 +20,58 @@ EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How and where a run works; none of it is drawn from, so a recipe stays the same recipe."""
+    """Where and how a run works. None of these change the random draws, so the recipe is
+    unaffected."""
 
     out: str = ""
-    """Run directory: checkpoints, metrics.jsonl, resolved recipe [default: runs/DATA-RECIPE]."""
+    """Run directory for checkpoints, metrics and the recipe [default: runs/DATA-RECIPE]."""
     resume: bool = False
-    """Go on from the run directory's checkpoint, to the same bits."""
+    """Continue from the checkpoint in the run directory. The result is the same, bit for bit, as
+    without the interruption."""
     init: str = ""
-    """Begin with the weights of this checkpoint: ours, the official MoCo's, or another system's."""
+    """Start with the weights of this checkpoint, of fastmoco or another system."""
     val: str = ""
-    """A labelled prepared dataset: kNN on it is shown while training."""
+    """Labelled dataset for kNN measurements during training."""
     val_every: int = 0
-    """Epochs between kNN measurements [default: about ten a run]."""
+    """Epochs between kNN measurements [default: about ten measurements per run]."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints; one is also written at SIGTERM and at the end."""
+    """Minutes between checkpoints. One is also written at SIGTERM and at the end."""
     keep: int = 0
-    """Also keep a checkpoint of each of the last so many epochs."""
+    """Number of last epochs of which a checkpoint is kept, in addition to the newest one."""
     log_every: int = 20
-    """Steps between log lines; the only place where the loop waits for the device."""
+    """Steps between log lines. Only a log line makes the loop wait for the GPU."""
     budget: str = ""
-    """Fit epochs and schedule into this time (90s, 45m, 2h30m), all included."""
+    """Fit the epochs and the schedule into this time, such as 90s, 45m or 2h30m. It includes
+    everything, from the start of the command to the last checkpoint."""
     until: str = ""
-    """The same, up to a time (2026-12-01T08:00)."""
+    """Like --budget, but until a point in time, such as 2026-12-01T08:00."""
     wandb: str = ""
-    """Also send the curves to this Weights & Biases project [needs fastmoco[wandb]]."""
+    """Also send the curves to this Weights & Biases project (pip install 'fastmoco[wandb]')."""
     force: bool = False
-    """Train with a K larger than the dataset."""
+    """Train even if K is larger than the dataset."""
     accumulate: int = 1
-    """Take each batch in so many pieces, for less memory; the same step, BatchNorm's parts shared
-    out over the pieces."""
+    """Number of pieces in which each batch is computed, to save memory. The step stays the same:
+    the parts of --bn-splits are distributed over the pieces."""
     activation_checkpointing: bool = False
-    """Recompute each residual block in the backward pass: less memory, a third more time."""
+    """Recompute each residual block in the backward pass. Saves memory, takes a third more time."""
     threads: int = 0
-    """Decoding threads [default: all cores]."""
+    """Number of decoding threads [default: one per core]."""
     engine: EngineName = "auto"
-    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
+    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
+    betons. auto picks the fastest that works."""
     device: str = "auto"
-    """cuda, cuda:N or cpu [default: cuda where there is one]."""
+    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
     augment: Literal["auto", "torch", "kornia"] = "auto"
-    """Backend: our torch form on the GPU and compiled loops on the CPU, or one of them for all."""
+    """Augmentation code: torch, kornia, or auto, which takes torch on a GPU and compiled loops on a
+    CPU."""
     compile: bool = False
-    """Compile encoders and augmentation with torch.compile (needs a C++ compiler on the CPU)."""
+    """Compile the encoders and the augmentation with torch.compile. On a CPU this needs a C++
+    compiler."""
     cuda_graphs: bool = False
-    """With --compile, the encoders as CUDA graphs (not yet measured on a GPU)."""
+    """With --compile: run the encoders as CUDA graphs. Not yet measured on a GPU."""
 
     def check(self) -> None:
-        """Raise UserError, in one line, for a value that no run can have."""
+        """Raise UserError for a value out of range, or for options that exclude each other."""
         rules = {
             "val_every": self.val_every >= 0,
             "checkpoint_minutes": 0 <= self.checkpoint_minutes < math.inf,
@@ -78,21 +84,21 @@ class RunOptions:
             "accumulate": "1 or more pieces",
             "val_every": "epochs, or 0 for about ten measurements a run",
             "checkpoint_minutes": "minutes from 0",
-            "keep": "so many epochs, or 0 for the last checkpoint alone",
+            "keep": "a number of epochs, or 0 to keep only the newest checkpoint",
             "log_every": "1 or more",
             "threads": "1 or more, or 0 for all cores",
         }
         refuse(self, rules, allowed)
         if self.cuda_graphs and not self.compile:
-            raise UserError("--cuda-graphs are of compiled encoders: add --compile")
+            raise UserError("--cuda-graphs needs compiled encoders: add --compile")
         if self.cuda_graphs and self.accumulate > 1:
             raise UserError(
-                "--cuda-graphs goes without --accumulate: each piece's graph would write over the "
-                "gradients of the piece before"
+                "--cuda-graphs does not work with --accumulate: the graph of each piece would "
+                "overwrite the gradients of the piece before"
             )
 
 
 def default_out(data: str | os.PathLike[str], recipe: Recipe) -> str:
-    """The directory of a run that names none: runs/DATA-RECIPE."""
+    """Return the run directory if --out is not given: runs/DATA-RECIPE."""
     path = Path(data).resolve()
     return f"runs/{path.name if path.is_dir() else path.stem}-{recipe.name}"

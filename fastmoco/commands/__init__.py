@@ -1,3 +1,3 @@
-"""One file per command: its flags, its call and its output. Imports everything below; libraries
-only inside functions, so that --help stays fast.
+"""One file per command: `Args` has its flags, `run` calls the library and prints the result.
+Imports everything below, libraries only inside functions so that --help stays fast.
 """

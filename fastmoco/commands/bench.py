@@ -1,4 +1,4 @@
-"""The command bench: a row for each stage as soon as it is measured, then the whole report."""
+"""fastmoco bench: prints a row per stage as soon as it is measured, then the whole report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets
 from fastmoco.run_options import EngineName
-from fastmoco.terminal.flags import FLAT, RecipeFlags, positional
+from fastmoco.terminal.flags import (
+    FLAT,
+    MODEL,
+    SCHEDULE,
+    VIEWS,
+    Groups,
+    RecipeFlags,
+    positional,
+)
 from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
@@ -26,33 +34,43 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BenchArgs:
-    """Measure images/s of every stage, alone and together, and say what to change."""
+class Args:
+    """Measure the images/s of every stage, alone and together, and suggest what to change."""
+
+    groups: ClassVar[Groups] = {
+        "": ("recipe",),
+        "measurement": ("rounds", "seconds", "against", "json"),
+        "time and memory": ("device", "precision", "engine", "threads", "compile"),
+        "data and views": VIEWS,
+        "model and loss": MODEL,
+        "schedule": SCHEDULE,
+    }
 
     data: positional("DATA")  # type: ignore[valid-type]
-    """Prepared dataset, image folder or beton."""
-    recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
+    """Prepared dataset, image folder or beton (FFCV's file format)."""
+    recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags.of)
     device: str = "auto"
-    """cuda, cuda:N or cpu."""
+    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
     threads: int = 0
-    """Decoding threads [default: all cores]."""
+    """Number of decoding threads [default: one per core]."""
     engine: EngineName = "auto"
-    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
+    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
+    betons. auto picks the fastest that works."""
     compile: bool = False
-    """Compile encoders and augmentation."""
+    """Compile the encoders and the augmentation with torch.compile."""
     rounds: int = 7
-    """Interleaved rounds; medians are shown."""
+    """Number of rounds. Each round measures every stage, and the result is the median."""
     seconds: float = 1.0
-    """Seconds of each stage in a round."""
+    """Seconds per stage and round."""
     against: Path | None = None
-    """A report saved with --json: name what has become slower, and exit with 1."""
+    """Compare with a report saved with --json. If a stage is slower now, exit with 1."""
     json: bool = False
     """Print the report as JSON."""
 
 
-def bench(argv: list[str]) -> int:
-    """fastmoco bench DATA"""
-    args = parse(BenchArgs, argv, "bench")
+def run(argv: list[str]) -> int:
+    """Run `fastmoco bench DATA`."""
+    args = parse(Args, argv, "bench")
     from fastmoco.measuring.bench import compare, read_report
     from fastmoco.run_options import RunOptions
 
@@ -76,10 +94,10 @@ def measured(
     data: str | os.PathLike[str], recipe: Recipe, options: RunOptions | None = None,
     rounds: int | None = None, seconds: float = 1.0, quiet: bool = False,
 ) -> Report:
-    """Runs throughput.bench and prints its figures while they are measured, unless `quiet`.
+    """Run the benchmark and print its figures while they are measured, unless `quiet`.
 
-    Each stage has a row after its first round. Ctrl-C and SIGTERM print the rounds so far and end
-    the process as these signals do (KeyboardInterrupt, SystemExit with 143).
+    Each stage gets a row after its first round. Ctrl-C and SIGTERM print the medians so far and
+    then end the process (KeyboardInterrupt, SystemExit with 143).
     """
     from fastmoco.measuring.bench import ROUNDS, bench
     from fastmoco.run_options import RunOptions
@@ -114,9 +132,11 @@ def measured(
 
 @contextmanager
 def noted_signals(asked: list[int], is_measuring: Callable[[], bool]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C go into `asked`, to be obeyed between two stages: an exception that a
-    handler raises is lost if it meets a destructor or a callback of a library. Before the first
-    stage, and at the second signal, they raise at once."""
+    """Append SIGTERM and Ctrl-C to `asked`, for the caller to obey between two stages.
+
+    An exception from a signal handler is lost if a destructor or a library's callback is running.
+    Before the first stage, and at the second signal, the handler raises at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -135,19 +155,19 @@ def noted_signals(asked: list[int], is_measuring: Callable[[], bool]) -> Iterato
 
 
 def _ending(number: int) -> BaseException:
-    """The exception by which a process ends as this signal ends it."""
+    """Return the exception that ends a process in the way this signal does."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def stage_row(stage: Stage) -> str:
-    """One stage of `fastmoco bench` as a line, while the others are still to come."""
+    """Return one stage as a line, printed before the other stages are measured."""
     from fastmoco.terminal import console
 
     return f"  {stage.name:<31}{console.number(stage.images_per_s):>10}"
 
 
 def stage_table(stages: Iterable[Stage]) -> None:
-    """The stages of `fastmoco bench`, in images/s."""
+    """Print the stages in images/s."""
     from fastmoco.terminal import console
 
     rows = [
@@ -158,7 +178,7 @@ def stage_table(stages: Iterable[Stage]) -> None:
 
 
 def print_report(report: Report) -> None:
-    """What `fastmoco bench` found."""
+    """Print the report of `fastmoco bench`."""
     from fastmoco.terminal import console
 
     console.say(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
+from fastmoco.terminal.flags import positional
 from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
@@ -18,22 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CompareArgs:
-    """Runs side by side: what differs in their recipes, and what came out; mean and standard
-    deviation of runs that differ in their seed alone."""
+class Args:
+    """Show runs side by side: the differences between their recipes, and their results. Runs that
+    differ only in the seed are summarised by mean and standard deviation."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    runs: positional("RUN...", tuple[Path, ...])  # type: ignore[valid-type]
     """Run directories."""
     json: bool = False
     """Print the comparison as JSON."""
 
 
-BESIDE = 2  # fields that differ, which have room beside the results
+BESIDE = 2  # differing fields that fit beside the results
 
 
-def compare(argv: list[str]) -> None:
-    """fastmoco compare RUN..."""
-    args = parse(CompareArgs, argv, "compare")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco compare RUN...`."""
+    args = parse(Args, argv, "compare")
     from fastmoco.reporting.compare import compare
 
     found = compare(args.runs)
@@ -44,6 +43,7 @@ def compare(argv: list[str]) -> None:
 
 
 def print_comparison(found: Comparison) -> None:
+    """Print the result of `fastmoco compare`."""
     from fastmoco.terminal import console
 
     names, labels = list(found.runs[0].differs), short([r.run for r in found.runs])
@@ -66,7 +66,7 @@ def print_comparison(found: Comparison) -> None:
             for r in found.runs
         ],
     )
-    if names != beside:  # in rows: so many columns would have no width
+    if names != beside:  # as rows, because this many columns would not fit
         console.table(
             ("differs", *labels.values()),
             [(n, *(shown(r.differs[n], n) for r in found.runs)) for n in names],
@@ -85,7 +85,7 @@ def print_comparison(found: Comparison) -> None:
 
 
 def short(runs: list[str]) -> dict[str, str]:
-    """Runs by the shortest ends of their paths that tell them apart."""
+    """Return the shortest ends of the runs' paths that differ from each other, by run."""
     parts = {run: Path(run).parts for run in runs}
     count = 1
     while count < max(map(len, parts.values())):
@@ -96,10 +96,12 @@ def short(runs: list[str]) -> dict[str, str]:
 
 
 def shown(value: Any, name: str) -> str:
+    """Return a recipe's value as text for the table."""
     if name == "data":  # the table has no room for a whole path; --json has it
         return Path(value).name
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def number(value: float | None, form: str) -> str:
+    """Return a number in a format, or "-" if there is none."""
     return "-" if value is None else f"{value:{form}}"

@@ -1,4 +1,4 @@
-"""The commands of the data: prep, verify, inspect. None of them needs torch."""
+"""Opens the datasets of commands, and prints findings about them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def index(path: Path, quiet: bool) -> None:
-    """A file of others is read through once, which may take a minute; its index is kept."""
+    """Index a file that fastmoco did not write, and keep the index. This may take a minute."""
     from data_tools.open import open_store
     from fastmoco.terminal import console
 
@@ -23,7 +23,7 @@ def index(path: Path, quiet: bool) -> None:
 
 
 def print_found(found: Any, lines: list[str], as_json: bool) -> None:
-    """A dataclass as JSON, or its lines for people."""
+    """Print a dataclass as JSON, or its lines for people."""
     from fastmoco.terminal import console
 
     if as_json:
@@ -34,14 +34,16 @@ def print_found(found: Any, lines: list[str], as_json: bool) -> None:
 
 
 def source_of(text: str) -> str | Source:
-    """What prep is to read; torchvision's datasets are opened here, the rest by data_tools."""
+    """Return the source that prep reads. torchvision's datasets are opened here, others by
+    data_tools."""
     from fastmoco.loading import torchvision_source
 
     return torchvision_source.open(text) if torchvision_source.recognises(text) else text
 
 
 def prepared(path: Path, quiet: bool = False) -> Path:
-    """The dataset at a path; a folder of images is prepared into the cache, and that is said."""
+    """Return the path of a prepared dataset. An image folder is prepared into the cache first, and
+    unless `quiet` a line says so."""
     from data_tools.open import is_store
     from fastmoco.loading.open_dataset import prepared
     from fastmoco.terminal import console

@@ -1,4 +1,4 @@
-"""fastmoco doctor: what this machine has, and what a run would choose."""
+"""fastmoco doctor: reports this machine's hardware and speed, and the choices of a run on it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class DoctorArgs:
-    """Tell what this machine has, how fast it is, what a run would choose, what to install."""
+class Args:
+    """Report this machine's hardware, its speed, the choices that a run would make on it, and the
+    packages that would help."""
 
     dir: Path = Path(".")
-    """Folder on the disk that is to be tried: where datasets and runs will lie."""
+    """Folder on the disk to measure, where datasets and runs will be stored."""
     json: bool = False
     """Print the findings as JSON."""
 
 
-def doctor(argv: list[str]) -> None:
-    """fastmoco doctor"""
-    args = parse(DoctorArgs, argv, "doctor")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco doctor`."""
+    args = parse(Args, argv, "doctor")
     from fastmoco.checks.doctor import doctor, lines
     from fastmoco.terminal import console
 
     if not args.dir.is_dir():
-        raise UserError(f"--dir {args.dir}: no such folder; give a folder on the disk to be tried")
+        raise UserError(f"--dir {args.dir}: no such folder; give a folder on the disk to measure")
     found = doctor(args.dir)
     if args.json:
         print(shown_json(dataclasses.asdict(found)))

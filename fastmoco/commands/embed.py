@@ -1,39 +1,47 @@
-"""fastmoco embed: features as a file."""
+"""fastmoco embed: writes features to a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from data_tools.errors import UserError
-from fastmoco.commands.evaluations import HowFlags, begin
-from fastmoco.terminal.flags import FLAT, positional
+from fastmoco.commands.evaluations import TIME, VIEW, HowFlags, begin
+from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class EmbedArgs:
-    """Write the pooled features of every image, or draw what the encoder finds alike."""
+class Args:
+    """Write the pooled features of every image to a file, or draw images with their nearest
+    neighbours."""
+
+    groups: ClassVar[Groups] = {
+        "output": ("out", "neighbours", "count", "seed"),
+        "view": VIEW,
+        "time and memory": TIME,
+    }
 
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory, ours or another system's."""
+    """Checkpoint file or run directory, of fastmoco or another system."""
     data: positional("DATA")  # type: ignore[valid-type]
-    """Dataset, labelled or not."""
+    """Dataset, with or without labels."""
     out: Path | None = None
-    """A .npy of vectors in the dataset's order, or a .parquet of key, label, class and vector."""
+    """File to write: .npy with the vectors in the order of the dataset, or .parquet with key,
+    label, class and vector."""
     neighbours: Path | None = None
-    """A picture: queries, and the eight images nearest to each."""
+    """Picture to write: query images, each with its eight nearest images."""
     count: int = 12
-    """Queries on the picture."""
+    """Number of query images on the picture."""
     seed: int = 0
-    """Decides the queries."""
+    """Seed of the choice of query images."""
     how: Annotated[HowFlags, FLAT] = field(default_factory=HowFlags)
 
 
-def embed(argv: list[str]) -> None:
-    """fastmoco embed CHECKPOINT DATA"""
-    args = parse(EmbedArgs, argv, "embed")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco embed CHECKPOINT DATA`."""
+    args = parse(Args, argv, "embed")
     from data_tools.inspection.sheets import check_picture
     from fastmoco.evaluation.feature_cache import features_of
     from fastmoco.evaluation.feature_files import check_name, write_features

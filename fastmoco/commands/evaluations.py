@@ -1,4 +1,5 @@
-"""The commands that evaluate an encoder: knn, linear, finetune, embed."""
+"""Flags, opening of data and tables that the evaluating commands share: knn, linear, finetune,
+embed and selftest."""
 
 from __future__ import annotations
 
@@ -16,43 +17,51 @@ if TYPE_CHECKING:
     from fastmoco.evaluation.scores import Score
     from fastmoco.weights.checkpoint import Checkpoint
 
-MOST_CLASSES = 12  # that a confusion table has room for
-MOST_PAIRS = 10  # of classes taken for each other
+MOST_CLASSES = 12  # columns of a confusion table that fit a terminal
+MOST_PAIRS = 10  # of confused classes, printed if there are more classes
 
 
 @dataclass(frozen=True)
 class HowFlags:
-    """What all of them share."""
+    """Flags of every evaluating command: the view of an image, and the way to extract features."""
 
     size: int = 0
-    """Side of the evaluated view in pixels [default: the recipe's; of other systems' checkpoints,
-    which don't tell it, 224, or 32 with a CIFAR stem]."""
+    """Side of the views in pixels [default: that of the recipe; for checkpoints of other systems,
+    which do not record it, 224, or 32 with a CIFAR stem]."""
     mean: tuple[float, ...] = ()
-    """Of the three channels, 0 to 1, to normalise by [default: as for size]."""
+    """Mean of each of the three channels for normalisation, 0 to 1 [default: that of the recipe;
+    for checkpoints of other systems ImageNet's, or CIFAR-10's with a CIFAR stem]."""
     std: tuple[float, ...] = ()
-    """Their deviations."""
+    """Standard deviation of each of the three channels, 0 to 1 [default: like --mean]."""
     device: str = "auto"
-    """cuda, cuda:N or cpu."""
+    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
     threads: int = 0
-    """Decoding threads [default: all cores]."""
+    """Number of decoding threads [default: one per core]."""
     engine: EngineName = "auto"
-    """Decodes and crops: our threads, all images resident on the device, DALI, FFCV (betons)."""
-    keep: bool = True
-    """Keep features in the cache ($XDG_CACHE_HOME/fastmoco/features): extracted once."""
+    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
+    betons. auto picks the fastest that works."""
+    no_keep: bool = False
+    """Do not store features in the cache ($XDG_CACHE_HOME/fastmoco/features). Without this flag
+    the next evaluation reuses them."""
 
 
 @dataclass(frozen=True)
 class ScoreFlags(HowFlags):
-    """And those that score."""
+    """Flags of the commands that score: those of every evaluating command, and the output."""
 
     per_class: bool = False
-    """Also each class, and what is taken for what."""
+    """Also print the score of each class, and which classes are confused."""
     json: bool = False
-    """Print all that was found as JSON."""
+    """Print the full result as JSON."""
+
+
+VIEW = ("size", "mean", "std")
+TIME = ("device", "engine", "threads", "no-keep")
+OUTPUT = ("per-class", "json")
 
 
 class Evaluation(Protocol):
-    """The flags of knn, linear and finetune: a checkpoint, and the data that it is judged on."""
+    """The flags of knn, linear and finetune: a checkpoint, and the data to evaluate it on."""
 
     @property
     def checkpoint(self) -> Path: ...
@@ -65,9 +74,9 @@ class Evaluation(Protocol):
 def begin(
     checkpoint: Path, data: Iterable[Path | None], flags: HowFlags, ranks: bool = True
 ) -> tuple[Checkpoint, Extraction, list[Any]]:
-    """What every evaluation opens: the checkpoint, the way to extract, a store a path.
+    """Open the checkpoint, the settings of feature extraction, and one store per path.
 
-    ranks: whether the work can be shared out among the processes that torchrun started.
+    ranks: True if the processes that torchrun started can share the work.
     """
     from data_tools.open import open_store
     from data_tools.progress import silent
@@ -84,26 +93,26 @@ def begin(
     device = pick_device(flags.device)
     loaded = viewed(open_checkpoint(checkpoint, device), flags)
     joined = join()
-    if joined.size > 1 and not (ranks and flags.keep):
+    if joined.size > 1 and (flags.no_keep or not ranks):
         raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
     quiet = quiet or joined.rank > 0
     for line in (loaded.origin, loaded.note):
         if line and not quiet:
             console.say(f"{checkpoint}: {line}")
     if joined.rank > 0:
-        joined.barrier()  # the first prepares what is not prepared yet
+        joined.barrier()  # the first rank prepares a dataset that is not prepared yet
     stores = [None if p is None else open_store(datasets.prepared(p, quiet)) for p in data]
     if joined.rank == 0:
         joined.barrier()
     how = Extraction(
-        device, flags.threads, flags.engine, flags.keep, joined,
+        device, flags.threads, flags.engine, not flags.no_keep, joined,
         silent if quiet else console.progress, unsaid if quiet else console.say,
     )
     return loaded, how, stores
 
 
 def viewed(saved: Checkpoint, flags: HowFlags) -> Checkpoint:
-    """The checkpoint with the view that --size, --mean and --std ask for."""
+    """Return the checkpoint with the view of --size, --mean and --std."""
     from fastmoco.recipe import replace
 
     if flags.size < 0:
@@ -121,7 +130,7 @@ def viewed(saved: Checkpoint, flags: HowFlags) -> Checkpoint:
 
 
 def about(args: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a result is of: the weights by their digest, which a model card looks for."""
+    """Return the origin of a result. A model card finds its results by the weights' digest."""
     from fastmoco.weights.checkpoint import trunk_digest
 
     return {
@@ -133,26 +142,27 @@ def about(args: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def brief(score: Score) -> dict[str, float]:
-    """A score without its classes."""
+    """Return a score without its classes."""
     return {"top1": score.top1, "low": score.low, "high": score.high}
 
 
 def between(score: Score) -> str:
-    """The interval."""
+    """Return the interval in percent."""
     return f"{100 * score.low:.1f} to {100 * score.high:.1f}"
 
 
 def percent(share: float | None) -> str:
+    """Return a share in percent, or nothing if there is none."""
     return "" if share is None else f"{share:.1%}"
 
 
 def figures(score: Score) -> tuple[str, str, str]:
-    """top-1, its interval, top-5."""
+    """Return top-1, its interval and top-5 as text."""
     return percent(score.top1), between(score), percent(score.top5)
 
 
 def print_data(labelled: int, train: int, val: int, step: int, held_out: int = 0) -> None:
-    """What was learnt from and scored on."""
+    """Print the numbers of images for training and scoring."""
     from fastmoco.terminal import console
 
     held = f", {held_out:,} of them held out to choose the rate" if held_out else ""
@@ -163,7 +173,7 @@ def print_data(labelled: int, train: int, val: int, step: int, held_out: int = 0
 
 
 def print_classes(score: Score) -> None:
-    """Each class, and a confusion table, or of many classes the pairs most often confused."""
+    """Print each class, and a confusion table, or the most confused pairs if there are many."""
     from fastmoco.terminal import console
 
     console.table(

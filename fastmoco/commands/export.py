@@ -1,10 +1,12 @@
-"""fastmoco export: weights for other systems."""
+"""fastmoco export: writes weights for other systems."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from data_tools.quantities import human
 from data_tools.safe_reading.json_file import shown_json
@@ -18,28 +20,28 @@ To = Literal[
 
 
 @dataclass(frozen=True)
-class ExportArgs:
-    """Write a checkpoint's trunk for another system, with a model card that says how to use it.
+class Args:
+    """Write the trunk of a checkpoint for another system, with a model card that explains its use.
 
-    CHECKPOINT may itself be another system's: the official MoCo's, lightly's, solo-learn's,
-    mmselfsup's, VISSL's, or a bare ResNet.
+    CHECKPOINT may also come from another system: the official MoCo, lightly, solo-learn, mmselfsup,
+    VISSL, or a plain ResNet.
     """
 
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
     """Checkpoint file or run directory."""
-    to: To
-    """Format: a file that the system's own loader takes, or a directory of them."""
+    to: Annotated[To, tyro.conf.arg(metavar="SYSTEM")]
+    """System to write for. Its own loader reads the result."""
     out: Path | None = None
-    """Directory to write [default: beside the checkpoint, export-FORMAT]."""
+    """Directory to write [default: export-SYSTEM beside the checkpoint]."""
     with_config: bool = False
-    """With --to detectron2: the papers' detection transfer too, for VOC07+12 and COCO."""
+    """With --to detectron2: also write the papers' detection configs, for VOC07+12 and COCO."""
     json: bool = False
-    """Print the files as JSON."""
+    """Print the names and sizes of the files as JSON."""
 
 
-def export(argv: list[str]) -> None:
-    """fastmoco export CHECKPOINT --to FORMAT"""
-    args = parse(ExportArgs, argv, "export")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco export CHECKPOINT --to SYSTEM`."""
+    args = parse(Args, argv, "export")
     from fastmoco.terminal import console
     from fastmoco.weights.export.directory import export
     from fastmoco.weights.open import open_checkpoint

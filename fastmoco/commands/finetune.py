@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands.evaluations import (
+    OUTPUT,
+    TIME,
+    VIEW,
     ScoreFlags,
     about,
     begin,
@@ -16,30 +19,40 @@ from fastmoco.commands.evaluations import (
     print_data,
 )
 from fastmoco.settings.classifiers import FinetuneSettings
-from fastmoco.terminal.flags import FLAT, positional
+from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class FinetuneArgs:
-    """Fine-tune trunk and classifier on few labels or all, by SwAV's semi-supervised protocol.
-    `linear --quick --labels 1%` is the quick way. A killed one goes on when it is run again."""
+class Args:
+    """Fine-tune the trunk and a classifier on some or all labels, by SwAV's protocol.
+
+    `fastmoco linear --quick --labels 1%` is a faster alternative. After a kill, the same command
+    continues from the last epoch.
+    """
+
+    groups: ClassVar[Groups] = {
+        "protocol": ("labels", "lr", "head-lr", "epochs", "batch", "seed", "companions"),
+        "view": VIEW,
+        "time and memory": TIME,
+        "output": OUTPUT,
+    }
 
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory, ours or another system's."""
+    """Checkpoint file or run directory, of fastmoco or another system."""
     train: positional("TRAIN")  # type: ignore[valid-type]
-    """Labelled dataset to learn from."""
+    """Labelled dataset for training."""
     val: positional("VAL")  # type: ignore[valid-type]
-    """Labelled dataset to score on."""
+    """Labelled dataset for scoring."""
     settings: Annotated[FinetuneSettings, FLAT] = field(default_factory=FinetuneSettings)
     companions: bool = False
-    """Also from the encoder at step 0."""
+    """Also fine-tune the encoder as it was at step 0."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
 
 
-def finetune(argv: list[str]) -> None:
-    """fastmoco finetune CHECKPOINT TRAIN VAL"""
-    args = parse(FinetuneArgs, argv, "finetune")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco finetune CHECKPOINT TRAIN VAL`."""
+    args = parse(Args, argv, "finetune")
     from fastmoco.evaluation.finetune import finetune
     from fastmoco.terminal import console
 

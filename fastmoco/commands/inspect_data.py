@@ -1,4 +1,4 @@
-"""fastmoco inspect: figures about a dataset."""
+"""fastmoco inspect: reports figures about a dataset."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class InspectArgs:
-    """Tell what a dataset holds: counts, classes, sizes, bytes, colours, duplicates."""
+class Args:
+    """Report the counts, classes, sizes, bytes, colours and duplicates of a dataset."""
 
     path: positional("PATH")  # type: ignore[valid-type]
     """Prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file."""
     sheet: Path | None = None
-    """Also draw a contact sheet by class: a .png or .jpg."""
+    """Also draw a contact sheet by class into this .png or .jpg file."""
     sample: int = 500
-    """Images to decode for colours, evenly spread."""
+    """Number of images, evenly spread, to decode for the colours."""
     json: bool = False
     """Print the figures as JSON."""
 
 
-def inspect(argv: list[str]) -> None:
-    """fastmoco inspect PATH"""
-    args = parse(InspectArgs, argv, "inspect")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco inspect PATH`."""
+    args = parse(Args, argv, "inspect")
     if args.sample < 1:
         raise UserError(f"--sample {args.sample}: give 1 or more")
     from data_tools.inspection.contact_sheet import contact_sheet

@@ -1,43 +1,60 @@
-"""fastmoco knn: k-nearest-neighbour accuracy of an encoder."""
+"""fastmoco knn: measures the k-nearest-neighbour accuracy of an encoder."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import Annotated, ClassVar
 
 from data_tools.safe_reading.json_file import shown_json
-from fastmoco.commands.evaluations import ScoreFlags, about, begin, between, brief, print_classes
-from fastmoco.terminal.flags import FLAT, positional
+from fastmoco.commands.evaluations import (
+    OUTPUT,
+    TIME,
+    VIEW,
+    ScoreFlags,
+    about,
+    begin,
+    between,
+    brief,
+    print_classes,
+)
+from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class KnnArgs:
-    """Weighted kNN: the bank is TRAIN, the queries are VAL, the features the pooled trunk's.
-    Without VAL every image of TRAIN is classified by all the others (leave one out)."""
+class Args:
+    """Classify each image of VAL by its nearest neighbours in TRAIN (weighted kNN on the pooled
+    features of the trunk). Without VAL, classify each image of TRAIN by all others (leave one
+    out)."""
+
+    groups: ClassVar[Groups] = {
+        "protocol": ("k", "T", "no-companions"),
+        "view": VIEW,
+        "time and memory": TIME,
+        "output": OUTPUT,
+    }
 
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory, ours or another system's."""
+    """Checkpoint file or run directory, of fastmoco or another system."""
     train: positional("TRAIN")  # type: ignore[valid-type]
-    """Labelled dataset: the bank."""
-    val: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="VAL")] = None
-    """Labelled dataset: the queries."""
+    """Labelled dataset whose images vote."""
+    val: positional("VAL", Path | None) = None  # type: ignore[valid-type]
+    """Labelled dataset whose images are classified."""
     k: tuple[int, ...] = ()
-    """Neighbours that vote, instead of the two protocols'."""
+    """Numbers of neighbours that vote [default: those of MoCo's CIFAR demo and of DINO]."""
     T: tuple[float, ...] = ()
-    """Temperatures, each with every k."""
-    companions: bool = True
-    """Also the same encoder at step 0, and centred raw pixels."""
+    """Temperatures of the votes, each combined with every k [default: those of the protocols]."""
+    no_companions: bool = False
+    """Evaluate only the checkpoint. Without this flag the encoder as it was at step 0 and centred
+    raw pixels are evaluated too."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
 
 
-def knn(argv: list[str]) -> None:
-    """fastmoco knn CHECKPOINT TRAIN [VAL]"""
-    args = parse(KnnArgs, argv, "knn")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco knn CHECKPOINT TRAIN [VAL]`."""
+    args = parse(Args, argv, "knn")
     from fastmoco.evaluation.knn import PROTOCOLS, grid, knn
     from fastmoco.terminal import console
 
@@ -45,12 +62,12 @@ def knn(argv: list[str]) -> None:
     checkpoint, how, (train, val) = begin(args.checkpoint, (args.train, args.val), args.how)
     voters = len(train) - (val is None)
     rows = knn(
-        checkpoint, train, val, how.device, how.threads, args.companions, protocols, how
+        checkpoint, train, val, how.device, how.threads, not args.no_companions, protocols, how
     )
     if how.ranks.rank:
         return
     queries, asked = (train, "leave one out") if val is None else (val, f"bank of {len(train):,}")
-    # DINO's k = 20, the published one, stands for the rest
+    # --per-class and --json detail one row: DINO's published k = 20
     shown = next((r for r in rows if (r.protocol, r.k) == ("DINO", 20)), rows[0])
     if args.how.json:
         print(shown_json({

@@ -1,13 +1,16 @@
-"""fastmoco linear: accuracy of a linear classifier on a frozen encoder."""
+"""fastmoco linear: measures the accuracy of a linear classifier on a frozen encoder."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands.evaluations import (
+    OUTPUT,
+    TIME,
+    VIEW,
     ScoreFlags,
     about,
     begin,
@@ -17,36 +20,43 @@ from fastmoco.commands.evaluations import (
     print_data,
 )
 from fastmoco.settings.classifiers import LinearSettings
-from fastmoco.terminal.flags import FLAT, positional
+from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class LinearArgs:
-    """Linear evaluation of the frozen trunk, by MoCo's official protocol: learning rate 30, 100
-    epochs of random crops; or --quick, on features that are extracted once.
+class Args:
+    """Train a linear classifier on the frozen trunk, by MoCo's official protocol: learning rate 30,
+    100 epochs of random crops. With --quick, train it on features that are extracted once.
 
-    Several rates are trained at once, and a held-out part of TRAIN chooses among them. A killed
-    evaluation goes on when it is run again.
+    Several learning rates are trained at once, and a held-out part of TRAIN chooses the best. After
+    a kill, the same command continues from the last epoch.
     """
 
+    groups: ClassVar[Groups] = {
+        "protocol": ("quick", "lr", "epochs", "batch", "labels", "seed", "companions"),
+        "view": VIEW,
+        "time and memory": TIME,
+        "output": OUTPUT,
+    }
+
     checkpoint: positional("CHECKPOINT")  # type: ignore[valid-type]
-    """Checkpoint file or run directory, ours or another system's."""
+    """Checkpoint file or run directory, of fastmoco or another system."""
     train: positional("TRAIN")  # type: ignore[valid-type]
-    """Labelled dataset to learn from."""
+    """Labelled dataset for training."""
     val: positional("VAL")  # type: ignore[valid-type]
-    """Labelled dataset to score on."""
+    """Labelled dataset for scoring."""
     quick: bool = False
-    """Learn from cached features of one centred view an image."""
+    """Train on cached features of one centred view per image."""
     settings: Annotated[LinearSettings, FLAT] = field(default_factory=LinearSettings)
     companions: bool = False
-    """Also the same encoder at step 0, and centred raw pixels."""
+    """Also evaluate the encoder as it was at step 0, and centred raw pixels."""
     how: Annotated[ScoreFlags, FLAT] = field(default_factory=ScoreFlags)
 
 
-def linear(argv: list[str]) -> None:
-    """fastmoco linear CHECKPOINT TRAIN VAL"""
-    args = parse(LinearArgs, argv, "linear")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco linear CHECKPOINT TRAIN VAL`."""
+    args = parse(Args, argv, "linear")
     from fastmoco.evaluation.linear import linear
     from fastmoco.evaluation.linear_on_features import quick
     from fastmoco.terminal import console

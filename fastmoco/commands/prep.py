@@ -1,57 +1,72 @@
-"""fastmoco prep: a dataset of images into files that train fast."""
+"""fastmoco prep: converts a dataset of images into files that train fast."""
 
 from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Annotated, ClassVar, Literal
 
 from data_tools.errors import UserError
 from data_tools.policy import Policy
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands.datasets import print_found, source_of
-from fastmoco.terminal.flags import FLAT
+from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class PrepArgs:
-    """Prepare images for training: whatever lies at SOURCE becomes a dataset in OUT.
+class Args:
+    """Convert the images of SOURCE into a dataset for training in OUT.
 
-    SOURCE is found out by looking: image folders (labelled by folder, or flat), tars of them,
-    ImageNet's tars, WebDataset shards, Parquet or Arrow files, CSV, TSV or JSONL lists of paths,
-    CIFAR and MNIST archives ("ARCHIVE#test" is the other split), another prepared dataset or file
-    of its formats, torchvision:NAME. Patterns (train-*.parquet, {000..99}.tar) and URLs work too.
+    prep recognises the kind of SOURCE: image folders (with one folder per class, or flat), tars of
+    them, ImageNet's tars, WebDataset shards, Parquet or Arrow files, CSV, TSV or JSONL lists of
+    paths, CIFAR and MNIST archives ("ARCHIVE#test" is the other split), prepared datasets or files
+    of their formats, and torchvision:NAME. Patterns (train-*.parquet, {000..99}.tar) and URLs work
+    too.
     """
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    groups: ClassVar[Groups] = {
+        "data": ("labels", "against"),
+        "images": (
+            "max-side", "short-side", "min-side", "quality", "reencode", "raw-fraction", "check",
+            "max-pixels", "strict",
+        ),
+        "files": ("format", "shard-size"),
+        "time and machines": ("workers", "shard", "engine", "ray-address"),
+        "plan": ("plan", "target-rate", "disk"),
+        "output": ("json",),
+    }
+
+    source: positional("SOURCE", str)  # type: ignore[valid-type]
     """Path, pattern, URL or torchvision:NAME."""
-    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
-    """Directory of the prepared dataset: new or empty. A killed prep goes on there."""
+    out: positional("OUT", Path | None) = None  # type: ignore[valid-type]
+    """Directory of the prepared dataset, new or empty. Only --plan works without it. After a kill,
+    the same command continues there."""
     format: tuple[Literal["beton", "tfrecord", "recordio", "webdataset"], ...] = ("beton",)
-    """One or several; several go into a directory each, in one pass."""
+    """Format of the files. Several formats are written in one pass, each into its own directory."""
     policy: Annotated[Policy, FLAT] = field(default_factory=Policy)
     labels: Path | None = None
-    """File that labels a flat set: ImageNet's ground truth, a list of synsets, `name label`."""
+    """File with the labels of a flat folder: ImageNet's ground truth, a list of synsets, or lines
+    of `name label`."""
     against: tuple[Path, ...] = ()
-    """Prepared datasets in which to look for images of this one (a train and val leak)."""
+    """Prepared datasets to search for images of this one, such as a training set for images of its
+    validation set."""
     shard: str = ""
-    """i/n: do only every n-th part, from part i on (from 0); then run prep without it."""
+    """i/n: prepare only every n-th part, starting with part i (counted from 0). When all are done,
+    run prep without this flag."""
     plan: bool = False
-    """Prepare nothing: predict bytes, time and rates for a table of sizes and qualities."""
+    """Prepare nothing. Predict bytes, time and loading rates for several sizes and qualities."""
     target_rate: float | None = None
-    """With --plan: images/s that loading should reach."""
+    """With --plan: images/s that loading must reach."""
     disk: str = ""
-    """With --plan: what the dataset may take, 200GB say."""
+    """With --plan: disk space for the dataset, such as 200GB."""
     json: bool = False
     """Print the manifest (or the plan) as JSON."""
 
     @property
     def shard_of(self) -> tuple[int, int] | None:
-        """(i, n) of --shard."""
+        """(i, n) of --shard, or None."""
         if not self.shard:
             return None
         i, slash, n = self.shard.partition("/")
@@ -60,7 +75,7 @@ class PrepArgs:
         return int(i), int(n)
 
     def check(self) -> None:
-        """Raises UserError for flags that don't go together."""
+        """Raise UserError for flags that do not go together."""
         ray = self.policy.engine == "ray"
         wrong = [
             (not self.plan and self.out is None, "OUT is missing: give the directory to write"),
@@ -76,9 +91,9 @@ class PrepArgs:
                 raise UserError(line)
 
 
-def prep(argv: list[str]) -> None:
-    """fastmoco prep SOURCE OUT"""
-    args = parse(PrepArgs, argv, "prep")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco prep SOURCE OUT`."""
+    args = parse(Args, argv, "prep")
     args.check()
     if args.plan:
         return show_plan(args)
@@ -107,7 +122,8 @@ def prep(argv: list[str]) -> None:
         console.say(f"the same as {name}: {size} in {len(other.data):,} files")
 
 
-def prep_shard(args: PrepArgs) -> None:
+def prep_shard(args: Args) -> None:
+    """Run `fastmoco prep SOURCE OUT --shard i/n`."""
     from data_tools.prepare import prepare_shard
     from fastmoco.terminal import console
 
@@ -121,11 +137,12 @@ def prep_shard(args: PrepArgs) -> None:
     if args.json:
         print(shown_json({"shard": args.shard, "parts_done": done, "parts": parts}, None))
     else:
-        console.say(f"{done:,} of {parts:,} parts are done; the same command without --shard does "
-                    "what is missing and puts them together")
+        console.say(f"{done:,} of {parts:,} parts are done; run the same command without "
+                    "--shard to prepare the missing parts and put them together")
 
 
-def show_plan(args: PrepArgs) -> None:
+def show_plan(args: Args) -> None:
+    """Run `fastmoco prep SOURCE --plan`."""
     from data_tools.planning.plan import Target, plan
     from data_tools.planning.plan_text import lines
     from data_tools.quantities import parse_size
@@ -134,7 +151,7 @@ def show_plan(args: PrepArgs) -> None:
     from fastmoco.terminal import console
 
     disk = parse_size(args.disk) if args.disk else None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was tried is removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that trial files are removed
     with console.progress("measuring", "trials") as tick:
         found = plan(
             open_source(source_of(args.source), args.labels), args.policy, args.format[0],

@@ -1,4 +1,4 @@
-"""fastmoco report: one page about a run."""
+"""fastmoco report: writes one HTML page about a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class ReportArgs:
-    """Write one HTML page about a run: recipe, curves, throughput, views, neighbours, a map of
-    features, evaluations. It needs no network and no other file.
+class Args:
+    """Write one HTML page about a run: recipe, curves, throughput, views, neighbours, a map of the
+    features, evaluations. The page needs no network and no other file.
 
-    Tables of evaluations come from the JSON files in the run directory (fastmoco knn ... --json >
-    RUN/knn.json), the bars of throughput from RUN/bench.json (fastmoco bench ... --json).
+    The tables of evaluations come from JSON files in the run directory (fastmoco knn ... --json >
+    RUN/knn.json), and the throughput from RUN/bench.json (fastmoco bench ... --json).
     """
 
     run: positional("RUN")  # type: ignore[valid-type]
@@ -24,18 +24,18 @@ class ReportArgs:
     out: Path | None = None
     """File to write [default: RUN/report.html]."""
     data: Path | None = None
-    """Dataset for the pictures [default: the one that it was trained on]."""
+    """Dataset for the pictures [default: the training data of the run]."""
     count: int = 1000
-    """Images whose features are compared."""
+    """Number of images whose features are compared."""
     device: str = "auto"
-    """cuda, cuda:N or cpu."""
+    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
     threads: int = 0
-    """Decoding threads [default: all cores]."""
+    """Number of decoding threads [default: one per core]."""
 
 
-def report(argv: list[str]) -> None:
-    """fastmoco report RUN"""
-    args = parse(ReportArgs, argv, "report")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco report RUN`."""
+    args = parse(Args, argv, "report")
     from fastmoco.reporting.report import report
     from fastmoco.terminal import console
 

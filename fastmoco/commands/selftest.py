@@ -1,4 +1,4 @@
-"""fastmoco selftest: does this installation compute what it should?"""
+"""fastmoco selftest: checks that this installation computes correct results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from data_tools.errors import UserError
 from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets, evaluations
-from fastmoco.commands.evaluations import HowFlags
-from fastmoco.terminal.flags import FLAT
+from fastmoco.commands.evaluations import TIME, VIEW, HowFlags
+from fastmoco.terminal.flags import FLAT, Groups
 from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
@@ -23,37 +23,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SelftestFlags(HowFlags):
-    """As an evaluation has them."""
+    """Flags of an evaluation, and the output."""
 
     json: bool = False
-    """Print what was compared as JSON."""
+    """Print the checks as JSON."""
 
 
 @dataclass(frozen=True)
-class SelftestArgs:
-    """Does this installation compute what it should? A few seconds, with images drawn for it: the
-    paper's Algorithm 1, the fast forms against the plain ones, every format read back, a run
-    resumed to the bit. Exits with 1 and the failing line where one fails.
+class Args:
+    """Check that this installation computes correct results, in a few seconds, on images that it
+    draws: the paper's Algorithm 1, each fast implementation against the plain one, every format
+    read back, a run resumed to the same bits. If a check fails, print it and exit with 1.
 
-    With --checkpoint, --imagenet and --train: do the released MoCo checkpoints give their
-    published kNN and linear figures here? Exits with 1 where one does not, or none was compared.
+    With --checkpoint, --imagenet and --train: check that a released MoCo checkpoint reaches its
+    published kNN and linear results here. If it does not, or nothing was compared, exit with 1.
     """
 
+    groups: ClassVar[Groups] = {
+        "a released checkpoint": ("checkpoint", "imagenet", "train", "linear"),
+        "view": VIEW,
+        "time and memory": TIME,
+        "output": ("json",),
+    }
+
     checkpoint: Path | None = None
-    """Released file: moco_v1_200ep, moco_v2_200ep or moco_v2_800ep_pretrain.pth.tar."""
+    """Released file: moco_v1_200ep, moco_v2_200ep or moco_v2_800ep, each followed by
+    _pretrain.pth.tar."""
     imagenet: Path | None = None
     """ImageNet's validation set, labelled."""
     train: Path | None = None
-    """ImageNet's training set: the bank of kNN, and what --linear learns from [default: `train`
-    beside VAL, where there is one]."""
+    """ImageNet's training set, for kNN and --linear [default: the folder `train` beside the
+    validation set, if there is one]."""
     linear: bool = False
-    """Also the linear evaluation, 100 epochs of ImageNet."""
+    """Also run the linear evaluation, 100 epochs of ImageNet."""
     how: Annotated[SelftestFlags, FLAT] = field(default_factory=SelftestFlags)
 
 
-def selftest(argv: list[str]) -> int:
-    """fastmoco selftest"""
-    args = parse(SelftestArgs, argv, "selftest")
+def run(argv: list[str]) -> int:
+    """Run `fastmoco selftest`."""
+    args = parse(Args, argv, "selftest")
     given = {"--imagenet": args.imagenet, "--train": args.train, "--linear": args.linear}
     lost = [name for name, value in given.items() if value]
     if args.checkpoint is None and lost:
@@ -62,17 +70,17 @@ def selftest(argv: list[str]) -> int:
         raise UserError("--checkpoint is tried on ImageNet: add --imagenet VAL, and --train TRAIN")
     from fastmoco.terminal import console
 
-    begun = time.monotonic()
-    told, checks = check_published(args) if args.checkpoint else check_installation(args)
+    started = time.monotonic()
+    about, checks = check_published(args) if args.checkpoint else check_installation(args)
     failed = [c for c in checks if c.passed is False]
     judged = [c for c in checks if c.passed is not None]
     if args.how.json:
         print(shown_json({
-            **told, "passed": bool(judged) and not failed,
+            **about, "passed": bool(judged) and not failed,
             "checks": [dataclasses.asdict(c) for c in checks],
         }))
     else:
-        took = duration(time.monotonic() - begun)
+        took = duration(time.monotonic() - started)
         passed = f"{len(judged) - len(failed)} of {len(judged)} checks passed"
         console.say(f"{passed if judged else 'nothing was compared'}; {took}")
     for check in failed:
@@ -80,8 +88,8 @@ def selftest(argv: list[str]) -> int:
     return 0 if judged and not failed else 1
 
 
-def check_installation(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
-    """The checks that need no data."""
+def check_installation(args: Args) -> tuple[dict[str, str], list[Check]]:
+    """Run the checks that need no data. Returns facts about the machine, and the checks."""
     from fastmoco.checks.selftest import selftest
     from fastmoco.system.device import pick_device
     from fastmoco.system.hardware import describe
@@ -98,8 +106,8 @@ def check_installation(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]
     return {"device": str(device)}, selftest(device, show(args))
 
 
-def check_published(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
-    """The checks of a released checkpoint."""
+def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
+    """Compare a released checkpoint with its published results. Returns facts, and the checks."""
     assert args.checkpoint is not None and args.imagenet is not None
     from data_tools.open import open_store
     from fastmoco.checks.published_results import (
@@ -133,8 +141,8 @@ def check_published(args: SelftestArgs) -> tuple[dict[str, str], list[Check]]:
     }, checks
 
 
-def show(args: SelftestArgs) -> Callable[[Check], None]:
-    """What tells a check to people."""
+def show(args: Args) -> Callable[[Check], None]:
+    """Return a callback that prints a check, unless the output is JSON."""
     from fastmoco.terminal import console
 
     words = {True: "passed", False: "FAILED", None: "      "}

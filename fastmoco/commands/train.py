@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from data_tools.errors import UserError
 from data_tools.safe_reading.json_file import shown_json
@@ -15,7 +15,15 @@ from data_tools.safe_reading.limits import reason
 from fastmoco.commands import datasets
 from fastmoco.run_options import RunOptions
 from fastmoco.system.process import is_out_of_memory, several_ranks
-from fastmoco.terminal.flags import FLAT, RecipeFlags, positional
+from fastmoco.terminal.flags import (
+    FLAT,
+    MODEL,
+    SCHEDULE,
+    VIEWS,
+    Groups,
+    RecipeFlags,
+    positional,
+)
 from fastmoco.terminal.parse import parse
 
 if TYPE_CHECKING:
@@ -23,26 +31,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainArgs:
-    """Pre-train an encoder. A folder that was never prepared is prepared into a cache first."""
+class Args:
+    """Pre-train an encoder. An image folder that is not prepared is prepared into a cache first."""
+
+    groups: ClassVar[Groups] = {
+        "": ("recipe",),
+        "data and views": VIEWS,
+        "model and loss": (*MODEL, "init", "force"),
+        "schedule": (*SCHEDULE, "budget", "until"),
+        "time and memory": (
+            "device", "precision", "engine", "threads", "augment", "compile", "cuda-graphs",
+            "accumulate", "activation-checkpointing", "dry-run", "memory",
+        ),
+        "records": (
+            "out", "resume", "checkpoint-minutes", "keep", "val", "val-every", "log-every", "wandb",
+            "json",
+        ),
+    }
 
     data: positional("DATA")  # type: ignore[valid-type]
-    """Prepared dataset, image folder or beton."""
-    recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags)
+    """Prepared dataset, image folder or beton (FFCV's file format)."""
+    recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags.of)
     options: Annotated[RunOptions, FLAT] = field(default_factory=RunOptions)
     dry_run: bool = False
-    """Train nothing: tell the memory, part by part, the largest batch, and how K, m, the learning
-    rate and epochs might follow the dataset. With --device cuda also where there is none."""
+    """Train nothing. Print the memory that a step needs, the largest batch that fits, and advice on
+    K, m, the learning rate and epochs for this dataset. --device cuda works without a GPU."""
     memory: str = ""
-    """With --dry-run: what a step may take, 8GB say [default: all of the device]."""
+    """With --dry-run: memory that a step may use, such as 8GB [default: all of the device]."""
     json: bool = False
-    """Tell the run as JSON, one event a line (with --dry-run: one object)."""
+    """Print one JSON object per event and line (with --dry-run: one object)."""
 
 
-def train(argv: list[str]) -> None:
-    """fastmoco train DATA"""
-    begun = time.monotonic()  # a budget holds the imports and preparing too
-    args = parse(TrainArgs, argv, "train")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco train DATA`."""
+    started = time.monotonic()  # a budget includes the imports and the preparation
+    args = parse(Args, argv, "train")
     if args.dry_run or args.memory:
         return dry_run(args)
     from fastmoco.run_options import default_out
@@ -53,38 +76,38 @@ def train(argv: list[str]) -> None:
     if not options.out:  # named after what the user typed, not after a cache
         options = dataclasses.replace(options, out=default_out(args.data, args.recipe))
     with own_run(options.out, options.resume, console.warn):
-        train_in(args, argv, options, begun)
+        train_in(args, argv, options, started)
 
 
-def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float) -> None:
-    """Train in the run directory options.out, which this process holds."""
+def train_in(args: Args, argv: list[str], options: RunOptions, started: float) -> None:
+    """Train in the run directory options.out, whose lock this process holds."""
     from data_tools.open import is_store
     from fastmoco.terminal import live_panel
     from fastmoco.training.train import train
     from fastmoco.weights.checkpoint import load
 
-    if options.resume:  # the run knows its recipe; flags given again must agree with it
-        args = parse(TrainArgs, argv, "train", load(options.out).recipe)
+    if options.resume:  # a run has its recipe; flags that are given again must agree with it
+        args = parse(Args, argv, "train", load(options.out).recipe)
     recipe = args.recipe.plain()
     quiet = args.json or os.environ.get("RANK", "0") != "0"
     for path in (args.data, *([Path(options.val)] if options.val else [])):
-        if several_ranks() and path.is_dir() and not is_store(path):  # they would all prepare it
+        if several_ranks() and path.is_dir() and not is_store(path):  # every rank would prepare it
             raise UserError(f"{path} is not prepared: run fastmoco prep {path} OUT, train on OUT")
     data = datasets.prepared(args.data, quiet)
     if options.val:
         options = dataclasses.replace(options, val=str(datasets.prepared(Path(options.val), quiet)))
     try:
         if quiet:
-            train(data, recipe, options, [live_panel.print_event_json], begun)
+            train(data, recipe, options, [live_panel.print_event_json], started)
         else:
             with live_panel.live_run() as listener:
-                train(data, recipe, options, [listener], begun)
+                train(data, recipe, options, [listener], started)
         return
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         limited = reason(error).removeprefix("out of memory").removeprefix(": ")
-    # here, where the failed step's tensors are gone
+    # Outside the handler, where the failed step's tensors are freed.
     from data_tools.open import open_store
     from fastmoco.measuring.dry_run import out_of_memory
 
@@ -93,8 +116,8 @@ def train_in(args: TrainArgs, argv: list[str], options: RunOptions, begun: float
     raise UserError(line + (f"; {limited}" if limited else ""))
 
 
-def dry_run(args: TrainArgs) -> None:
-    """fastmoco train DATA --dry-run"""
+def dry_run(args: Args) -> None:
+    """Run `fastmoco train DATA --dry-run`."""
     if not args.dry_run:
         raise UserError("--memory goes with --dry-run")
     from data_tools.open import open_store
@@ -116,7 +139,7 @@ def dry_run(args: TrainArgs) -> None:
 
 
 def print_dry_run(found: DryRun) -> None:
-    """What `fastmoco train --dry-run` found."""
+    """Print the result of `fastmoco train --dry-run`."""
     from fastmoco.terminal import console
 
     e = found.estimate

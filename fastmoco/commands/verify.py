@@ -1,4 +1,4 @@
-"""fastmoco verify: is a dataset whole?"""
+"""fastmoco verify: checks that a dataset is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from fastmoco.terminal.parse import parse
 
 
 @dataclass(frozen=True)
-class VerifyArgs:
-    """Check a prepared dataset, or a beton, TFRecord, RecordIO or WebDataset file of anybody."""
+class Args:
+    """Check that a dataset is complete and undamaged: every checksum and every image. PATH may also
+    be a beton, TFRecord, RecordIO or WebDataset file that another program wrote."""
 
     path: positional("PATH")  # type: ignore[valid-type]
-    """Prepared dataset, or file."""
+    """Prepared dataset or file."""
     quick: int = 0
-    """Decode only so many images, evenly spread [default: all]."""
+    """Decode only this many images, evenly spread [default: all]."""
     workers: int = 0
-    """Threads that decode; 0: one a core."""
+    """Number of decoding threads [default: one per core]."""
     json: bool = False
-    """Print what was found as JSON."""
+    """Print the result as JSON."""
 
 
-def verify(argv: list[str]) -> None:
-    """fastmoco verify PATH"""
-    args = parse(VerifyArgs, argv, "verify")
+def run(argv: list[str]) -> None:
+    """Run `fastmoco verify PATH`."""
+    args = parse(Args, argv, "verify")
     if args.quick < 0 or args.workers < 0:
         raise UserError("--quick and --workers: give 0 or more")
     from data_tools.inspection.verify import verify
     from fastmoco.terminal import console
 
-    with contextlib.suppress(UserError):  # which then is part of the report
+    with contextlib.suppress(UserError):  # the report then names the error
         index(args.path, args.json)
     with console.progress("verifying", "images") as tick:
         reports = verify(args.path, args.quick, args.workers, None if args.json else tick)

@@ -1,13 +1,12 @@
-"""Every command's flags as dataclasses, and their parsing by tyro.
+"""Parses a command's flags into its dataclass with tyro. Every error is one line.
 
-Training's flags are the fields of fastmoco.recipe, prep's those of data_tools.policy.
+The flags of training are the fields of fastmoco.recipe, those of prep are in data_tools.policy.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import io
 import re
 from typing import Any, TypeVar
@@ -15,42 +14,69 @@ from typing import Any, TypeVar
 import tyro
 
 from data_tools.errors import UserError
-from fastmoco.recipe import AUGMENTATIONS, RECIPES, Recipe, replace
+from fastmoco.recipe import AUGMENTATIONS, MOCO_V2, RECIPES, Recipe, replace
+from fastmoco.terminal.flag_list import flags_of, opposite
 from fastmoco.terminal.flags import RecipeFlags
+from fastmoco.terminal.help import page
+from fastmoco.terminal.suggestions import did_you_mean
 
 T = TypeVar("T")
 
 
 def parse(kind: type[T], argv: list[str], command: str, recipe: Recipe | None = None) -> T:
-    """argv as a `kind`; --help prints and exits. Raises UserError, in one line, for a wrong flag.
+    """Return argv as a `kind`. --help prints the help page and exits with 0.
 
-    --recipe and --augmentation name starting points, so they are looked up before the rest;
-    `recipe` is the starting point where --recipe names none.
+    --recipe and --augmentation name starting points, so they are looked up before the other flags.
+    recipe: the starting point if there is no --recipe [default: moco-v2].
+    Raises UserError, in one line, for a wrong flag.
     """
     refuse_empty(argv)
+    given = argv
     defaults: dict[str, Any] = {}
     for f in dataclasses.fields(kind):  # type: ignore[arg-type]
         if f.name == "recipe":
-            defaults["recipe"], argv = _starting_point(argv, recipe or RECIPES["moco-v2"])
+            defaults["recipe"], argv = _starting_point(argv, recipe or MOCO_V2)
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             defaults[f.name] = tyro.MISSING
-    said = io.StringIO()
+    if "-h" in argv or "--help" in argv:
+        print(page(kind, command, defaults.get("recipe")), end="")
+        raise SystemExit(0)
+    # A resumed run's recipe may have switched anything on; the flag that did so must still parse.
+    pairs = () if "recipe" in defaults else (tyro.conf.FlagCreatePairsOff,)
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 kind, args=argv, prog=f"fastmoco {command}", default=kind(**defaults),
-                description=inspect.cleandoc(kind.__doc__ or ""),
-                config=(tyro.conf.FlagCreatePairsOff,),
+                description="", config=pairs,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise UserError(f"{_one_line(said.getvalue())} (fastmoco {command} --help tells the flags)")
+    line = _unknown_flag(kind, given, command) or _one_line(printed.getvalue())
+    raise UserError(f"{line} (fastmoco {command} --help lists the flags)")
+
+
+def _unknown_flag(kind: type, argv: list[str], command: str) -> str:
+    """Return the error for the first flag that the command does not have, or nothing."""
+    flags = [f for f in flags_of(kind) if not f.positional]
+    listed = {f.name.removeprefix("--"): f.name for f in flags}
+    known = set(listed.values())
+    if "--recipe" in known:
+        known |= {opposite(f.name) for f in flags if not f.value}
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            bare = name.removeprefix("--")
+            inner = next((n for n in listed if n.endswith(f".{bare}")), "")
+            hint = f": did you mean --{inner}?" if inner else did_you_mean(bare, listed, "--")
+            return f"{command} has no flag {name}{hint}"
+    return ""
 
 
 def refuse_empty(argv: list[str]) -> None:
-    """UserError for an empty argument: an unset variable of a shell gives one, and as a path it
-    would be the current directory."""
+    """Raise UserError for an empty argument. A shell passes one for a variable that is not set,
+    and as a path it would mean the current directory."""
     for number, word in enumerate(argv, 1):
         before = argv[number - 2] if number > 1 else ""
         if word.startswith("--") and word.endswith("=") and word.count("=") == 1:
@@ -63,7 +89,7 @@ def refuse_empty(argv: list[str]) -> None:
 
 
 def _starting_point(argv: list[str], recipe: Recipe) -> tuple[RecipeFlags, list[str]]:
-    """The recipe whose values are the flags' defaults, and argv without --augmentation."""
+    """Return the recipe whose values are the defaults, and argv without --augmentation."""
     named = _value(argv, "--recipe")
     if named is not None:
         if named not in RECIPES:
@@ -75,12 +101,11 @@ def _starting_point(argv: list[str], recipe: Recipe) -> tuple[RecipeFlags, list[
             raise UserError(f"--augmentation {name}: there are {', '.join(AUGMENTATIONS)}")
         recipe = replace(recipe, augmentation=AUGMENTATIONS[name])
         argv = _without(argv, "--augmentation")
-    values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return RecipeFlags(**values), argv
+    return RecipeFlags.of(recipe), argv
 
 
 def _value(argv: list[str], flag: str) -> str | None:
-    """The value of a flag; of its last mention, as the parser has it."""
+    """Return the last value of a flag, which is also the one that tyro takes."""
     found = None
     for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == flag:
@@ -100,8 +125,8 @@ def _without(argv: list[str], flag: str) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """tyro's error box without its frame, its title and its pointer to --help. Where the terminal
-    has no Unicode, a rule stands below the title instead of beside it."""
+    """Return the text of tyro's error box without its frame, its title and its hint at --help. If
+    the terminal has no Unicode, the box has a line of dashes below its title."""
     lines = [line.strip().strip("│╭╮╰╯|+").strip() for line in box.splitlines()]
     rest = lines[2:] if len(lines) > 1 and lines[1] and not lines[1].strip("─-") else lines[1:]
     text: list[str] = []

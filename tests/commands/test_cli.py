@@ -75,6 +75,18 @@ def test_resume_needs_no_flags_again(dataset, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "runs" / "trees-moco-v2" / "checkpoint.pt").exists()
 
 
+def test_resume_accepts_the_flags_of_the_first_call(dataset, tmp_path, capsys):
+    """The run's own recipe has the switch on already, and the same command must still parse."""
+    argv = ["train", dataset, *TINY, "--epochs", 1, "--out", tmp_path / "run", "--symmetric",
+            "--augmentation.gray-first"]
+    assert run(capsys, *argv)[0] == 0
+    code, text, err = run(capsys, *argv, "--resume")
+    assert code == 0 and "resumed at step 6" in text, err
+    assert "trained with symmetric True, not False" in refused(
+        capsys, *argv[:-2], "--no-symmetric", "--resume"
+    )
+
+
 def test_bench_shows_every_stage(dataset, capsys):
     argv = ["bench", dataset, *TINY, "--rounds", 1, "--seconds", 0.05]
     code, text, _ = run(capsys, *argv)
@@ -222,7 +234,7 @@ def test_the_last_recipe_named_wins(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--recipe", "moco-v2", "--recipe", "moco-v1", "--help"])
     text = capsys.readouterr().out
-    assert "moco-v1)" in text and "0.07" in text
+    assert "[default: moco-v1]" in text and "0.07" in text
 
 
 def test_a_narrow_image_has_its_views(tmp_path, capsys):

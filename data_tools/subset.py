@@ -10,8 +10,15 @@ from data_tools.store import Store
 class Subset:
     """Some samples of a store, as a store: ids [n] in the order given."""
 
+    ids: np.ndarray
+    """int64 [n]: the samples' places in the store that holds the files."""
+    _store: Store
+
     def __init__(self, store: Store, ids: np.ndarray) -> None:
-        self.ids = np.asarray(ids, dtype=np.int64)
+        ids = np.asarray(ids, dtype=np.int64)
+        if isinstance(store, Subset):
+            ids, store = store.ids[ids], store._store
+        self.ids = ids
         self.path, self.classes, self.fingerprint = store.path, store.classes, store.fingerprint
         self.sizes, self.labels, self.kinds = (
             store.sizes[self.ids], store.labels[self.ids], store.kinds[self.ids]

@@ -1,3 +1,3 @@
-"""The views of an image: the plain form, and three fast forms that equal it. Imports kernels,
-system and draws.
+"""Augmentation of views: the plain form, and three other forms that give the same images.
+Imports kernels, system and draws.
 """

@@ -1,4 +1,4 @@
-"""Which form of the augmentation a device takes, and whether torch.compile works here."""
+"""Chooses the form of the augmentation for a device and the options of a run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastmoco.system.compiler import lacks_compiler
 def augmentation(
     options: RunOptions, device: torch.device
 ) -> tuple[Callable[..., torch.Tensor], str, str | None]:
-    """The augmentation for a device, its name, and a note where it cannot be compiled.
+    """Return the augmentation for a device, its name, and a note if it cannot be compiled.
 
-    On a GPU it is compiled unless --augment torch asks for the plain form: eagerly it takes 600
-    launches and thirty times the memory traffic (bench/gpu/model.py).
+    On a GPU it is compiled, since eagerly it takes 600 kernel launches and thirty times the memory
+    traffic (bench/gpu/model.py). --augment torch without --compile runs the plain form eagerly.
     """
     if options.augment == "kornia":
         return augment_kornia, "kornia", None

@@ -1,16 +1,17 @@
-"""The same augmentation for CPUs: one compiled pass over each image, threads over the images.
+"""The augmentation for CPUs: one compiled pass over each image, with threads over the images.
 
-A removable fast form of fastmoco.augmentation.plain (a test holds the two to each other). The
-planes of one image stay in cache from the first op to the normalised pixel, only what was drawn is
-computed, and the images are written in the compute dtype, channels last, into memory that is used
-again.
+A fast form of fastmoco.augmentation.plain, which a test compares with it; it can be removed. The
+planes of one image stay in cache from the first op to the normalised pixel. Only the ops that were
+drawn are computed. The images are written in the compute dtype, channels last, into recycled
+memory.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import weakref
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,31 +22,33 @@ from fastmoco.draws import Colour
 from fastmoco.kernels.colour import augment_rows
 from fastmoco.recipe import Augmentation
 
-KEPT = 3  # outputs whose memory is kept: the step's, the next one's, one more
+KEPT = 3  # free arrays that are kept: one for the step, one for the next, one to spare
 
 
 class Memory:
-    """Arrays for the images of one shape, taken again once no tensor shares them.
+    """Arrays for the images of one shape, recycled once no tensor uses them.
 
     Fresh memory costs a page fault for every 4 KB, which takes as long as the augmentation.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._arrays: list[NDArray] = []
+        self._free: dict[tuple[tuple[int, ...], torch.dtype], deque[NDArray]] = {}
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised tensor, contiguous, float32 or bfloat16."""
-        plain = np.dtype(np.float32 if dtype == torch.float32 else np.uint16)
-        with self._lock:
-            same = [a for a in self._arrays if a.shape == shape and a.dtype == plain]
-            # The list, `same`, the loop's variable and getrefcount's argument hold it: a tensor
-            # made of it would be one more.
-            array = next((a for a in same if sys.getrefcount(a) <= 4), None)
-            if array is None:
-                array = np.empty(shape, plain)
-                self._arrays = [*same[-(KEPT - 1) :], array]
-            made = torch.from_numpy(array)
+        """An uninitialised contiguous tensor, float32 or bfloat16."""
+        free = self._free.get((shape, dtype))
+        if free is None:  # views of another size: the free arrays of the old one go
+            free = deque(maxlen=KEPT)
+            self._free = {(shape, dtype): free}
+        try:
+            array = free.pop()
+        except IndexError:
+            array = np.empty(shape, np.float32 if dtype == torch.float32 else np.uint16)
+        # Only the tensor and its views hold `lent`: when the last of them goes, so does `lent`, and
+        # the array is free again. A deque's append and pop are atomic, so no lock is needed.
+        lent = array.view()
+        weakref.finalize(lent, free.append, array).atexit = False
+        made = torch.from_numpy(lent)
         return made if dtype == torch.float32 else made.view(dtype)
 
 
@@ -59,8 +62,12 @@ def augment_numba(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
 ) -> torch.Tensor:
-    """uint8 views [B, V, S, S, 3] on the CPU to images [V, B, 3, S, S]; see plain.augment."""
+    """Augment uint8 views [B, V, S, S, 3] on the CPU to images [V, B, 3, S, S]; see plain.augment.
+
+    threads: None means one per core.
+    """
     b, v, size, _, _ = views.shape
+    # numba knows no float16: those images are made in float32 and converted at the end
     made = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
     out = MEMORY.tensor((v, b, size, size, 3), made)
     pixels = views.numpy()
@@ -71,10 +78,12 @@ def augment_numba(
     scale = 1 / std
     drawn = (c["jitter"], c["order"], factors, c["gray"], c["flip"], c["sigma"] > 0, c["taps"])
 
+    compiled: Any = augment_rows  # numba's annotations do not know its arguments
+
     def work(rows: slice) -> None:
         parts = [x[rows] for x in drawn]
-        augment_rows(
-            pixels[rows], target[:, rows], *parts, aug.gray_first, scale, -mean * scale  # type: ignore
+        compiled(
+            pixels[rows], target[:, rows], *parts, aug.gray_first, scale, -mean * scale
         )
 
     threads = threads or cores()

@@ -1,12 +1,13 @@
-"""The augmentation for GPUs: few passes over the pixels, blur only where it was drawn.
+"""The augmentation for GPUs: few passes over the pixels, and blur only for the images that drew it.
 
-A removable fast form of fastmoco.augmentation.plain (a test holds the two to each other), still
-plain torch, meant for torch.compile: a reduction for contrast's mean (the statistics pass), a
-pointwise pass from uint8 to planes, two passes of taps over the rows that drew a blur, and one that
+A fast form of fastmoco.augmentation.plain, which a test compares with it; it can be removed. It is
+plain torch, written for torch.compile: one reduction for contrast's mean (the statistics pass), one
+pointwise pass from uint8 to planes, two passes of blur over the rows that drew one, and a pass that
 normalises.
-What is due when is a factor an image, so every image runs the same instructions, in its own order;
-which rows blur is known on the host, so nothing waits. bench/gpu/model.py counts what Inductor
-makes of it.
+
+Every image runs the same instructions, in its own order of ops: an op that is not due gets a factor
+that changes nothing. The host knows which rows are blurred, so nothing waits for the device.
+bench/gpu/model.py counts the kernels that Inductor generates.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from fastmoco.recipe import Augmentation
 
 
 class Slots(NamedTuple):
-    """The colour ops of views [..., 1, 1] in their own order: up to three blends before the hue's
-    turn, the turn, up to three after it. A blend that is not due has factor 1."""
+    """The colour ops of each view, tensors [..., 1, 1], in the order that it drew: up to three
+    blends, the turn of the hue, up to three more blends. A blend that is not due has factor 1."""
 
-    factor: list[torch.Tensor]  # six of them
-    to_mean: list[torch.Tensor]  # bool: contrast
-    to_gray: list[torch.Tensor]  # bool: saturation
-    due: list[torch.Tensor]  # bool: before contrast's turn (for the statistics pass)
-    hue: torch.Tensor
-    hue_due: torch.Tensor
+    factor: list[torch.Tensor]  # six blends, of which at most three are due
+    to_mean: list[torch.Tensor]  # bool: this blend is contrast
+    to_gray: list[torch.Tensor]  # bool: this blend is saturation
+    due: list[torch.Tensor]  # bool: comes before contrast (for the statistics pass)
+    hue: torch.Tensor  # in turns, -0.5..0.5
+    hue_due: torch.Tensor  # bool: comes before contrast
 
 
 def augment_fast(
@@ -38,9 +39,9 @@ def augment_fast(
     aug: Augmentation,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """uint8 views [B, V, S, S, 3] to images [V, B, 3, S, S]; see fastmoco.augmentation.plain.
+    """Augment uint8 views [B, V, S, S, 3] to images [V, B, 3, S, S]; see plain.augment.
 
-    colour.blur_rows says which images draw a blur; without it all are convolved, as by the plain
+    colour.blur_rows lists the images to blur; if it is None, all are convolved, as in the plain
     form.
     """
     pixels = views.transpose(0, 1)
@@ -62,8 +63,8 @@ def augment_fast(
 def contrast_mean(
     pixels: torch.Tensor, c: dict[str, torch.Tensor], aug: Augmentation
 ) -> torch.Tensor:
-    """The mean grey of each view when contrast's turn comes: float32 [...] for pixels
-    [..., S, S, 3]."""
+    """Mean grey of each view at the moment when contrast is due: float32 [...] for pixels [..., S,
+    S, 3]. A pass of its own: it applies the ops before contrast, and keeps only the mean."""
     slots = in_order(c)
     planes = loaded(pixels, c, aug)
     for j in range(3):
@@ -77,8 +78,11 @@ def contrast_mean(
 def coloured(
     pixels: torch.Tensor, c: dict[str, torch.Tensor], mean: torch.Tensor, aug: Augmentation
 ) -> Planes:
-    """Pixels [..., S, S, 3] to planes 0..1 with all but the blur done, and flipped already:
-    a mirror image has the same colours, and its blur is the blur's mirror image."""
+    """Apply all ops except the blur to pixels [..., S, S, 3]; return planes in 0..1.
+
+    The flip comes first here, to save a pass: flipping commutes with the colour ops and with the
+    symmetric blur.
+    """
     slots = in_order(c)
     planes = loaded(pixels, c, aug)
     level = mean[..., None, None]
@@ -93,7 +97,8 @@ def coloured(
 
 
 def loaded(pixels: torch.Tensor, c: dict[str, torch.Tensor], aug: Augmentation) -> Planes:
-    """uint8 to planes 0..1, flipped where that was drawn, grey where grey comes first."""
+    """Convert uint8 pixels to planes in 0..1, flip the views that drew it, and turn views grey if
+    grey comes first (v1)."""
     flip = c["flip"][..., None, None]
     planes = []
     for i in range(3):
@@ -103,13 +108,15 @@ def loaded(pixels: torch.Tensor, c: dict[str, torch.Tensor], aug: Augmentation) 
 
 
 def in_order(c: dict[str, torch.Tensor]) -> Slots:
-    """The draws as slots."""
+    """Sort the drawn factors into slots by each view's order of ops."""
     factors = torch.stack([c["brightness"], c["contrast"], c["saturation"], c["hue"]], dim=-1)
     order = c["order"].long()
     ordered = factors.gather(-1, order)
     hue_place = (order == HUE).long().argmax(dim=-1)
     contrast_place = (order == CONTRAST).long().argmax(dim=-1)
     factor, to_mean, to_gray, due = [], [], [], []
+    # The hue is at one of the places 0 to 3. Blends before it are at places 0 to 2, blends after it
+    # at 1 to 3.
     for slot, j in enumerate((0, 1, 2, 1, 2, 3)):
         op = order[..., j]
         mine = c["jitter"] & ((j < hue_place) if slot < 3 else (j > hue_place))
@@ -124,7 +131,8 @@ def in_order(c: dict[str, torch.Tensor]) -> Slots:
 def _blend(
     planes: Planes, slots: Slots, j: int, factor: torch.Tensor, level: torch.Tensor | None
 ) -> Planes:
-    """clamp(f x + (1 - f) y): y is black, the mean grey, or each pixel's grey."""
+    """clamp(f x + (1 - f) y): y is black (brightness), the mean grey `level` (contrast), or each
+    pixel's grey (saturation)."""
     towards = torch.where(slots.to_gray[j], _gray(planes), 0.0)
     if level is not None:
         towards = torch.where(slots.to_mean[j], level, towards)
@@ -145,11 +153,10 @@ def _grayed(planes: Planes, c: dict[str, torch.Tensor]) -> Planes:
 def blurred(
     plane: torch.Tensor, taps: torch.Tensor, rows: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Images [N, S, S], or only these rows [R] of them, each with its own symmetric kernel
-    [R, t] along both axes, edges extended.
+    """Convolve images [N, S, S], or only the given rows [R] of them, each with its own symmetric
+    kernel [R, t] along both axes; edges are repeated.
 
-    By clamped indices: compiled, a pass reads its plane and writes one; nothing is padded or
-    gathered before.
+    Uses clamped indices instead of padding: compiled, each pass reads one plane and writes one.
     """
     size, half = plane.shape[-1], taps.shape[1] // 2
     place = torch.arange(size, device=plane.device)
@@ -170,7 +177,8 @@ def blurred(
 
 
 def normalised(planes: Planes, aug: Augmentation, dtype: torch.dtype) -> torch.Tensor:
-    """Planes [..., S, S] to images [..., 3, S, S], channels last, of mean 0 and deviation 1."""
+    """Normalise planes [..., S, S] by the mean and deviation to channels-last images
+    [..., 3, S, S]."""
     scaled = [
         ((p - m) / s).to(dtype) for p, m, s in zip(planes, aug.mean, aug.std, strict=True)
     ]

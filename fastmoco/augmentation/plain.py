@@ -1,11 +1,11 @@
 """The v1 and v2 augmentations after the crop, as plain torch: the reference for every faster form.
 
 Pure functions of (views, draws): nothing is drawn here, nothing waits for the device, and every
-image and view has factors and an order of its own. The formulas are torchvision's (functional
-adjust_* on tensors): blends with clamps in [0, 1], hue as a turn in HSV, blur as PIL does it.
+view has its own factors and its own order of ops. The formulas are torchvision's (functional
+adjust_* on tensors): blends clamped to [0, 1], hue as a turn in HSV, and PIL's blur.
 
 The colour planes r, g, b are separate tensors [N, S, S] until the last line, which writes
-channels-last images: no permutation of the whole batch on the way.
+channels-last images. So the whole batch is never permuted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def augment(
     aug: Augmentation,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """uint8 views [B, V, S, S, 3] to normalised images [V, B, 3, S, S], each view channels last.
+    """Augment uint8 views [B, V, S, S, 3] to normalised images [V, B, 3, S, S], channels last.
+
+    colour holds the draws, tensors [B, V, ...] on the device of the views; dtype is the result's.
 
     Source: moco/loader.py and main_moco.py of facebookresearch/moco (2003.04297 for v2).
     """
@@ -43,7 +45,7 @@ def augment(
 
 
 def normalise(planes: Planes, aug: Augmentation, dtype: torch.dtype) -> torch.Tensor:
-    """Planes in 0..1 to channels-last images [N, 3, S, S] of mean 0 and deviation 1."""
+    """Normalise planes in 0..1 by the mean and deviation to channels-last images [N, 3, S, S]."""
     scaled = [
         ((p - m) / s).to(dtype) for p, m, s in zip(planes, aug.mean, aug.std, strict=True)
     ]
@@ -51,7 +53,7 @@ def normalise(planes: Planes, aug: Augmentation, dtype: torch.dtype) -> torch.Te
 
 
 def centre_view(views: torch.Tensor, aug: Augmentation, dtype: torch.dtype) -> torch.Tensor:
-    """Evaluation: uint8 views [B, 1, S, S, 3] to normalised images [B, 3, S, S]."""
+    """Normalise uint8 views [B, 1, S, S, 3] of an evaluation to images [B, 3, S, S]."""
     return normalise([views[:, 0, ..., i].float() / 255 for i in range(3)], aug, dtype)
 
 
@@ -69,10 +71,10 @@ def _gray(planes: Planes) -> torch.Tensor:
 
 
 def _jitter(planes: Planes, c: Colour) -> Planes:
-    """The four ops in each image's own order: blends before its hue, hue once, blends after it.
+    """Apply the four ops in each image's own order: blends before its hue, hue, blends after it.
 
-    A blend by factor 1 changes nothing, so an op that is not due yet gets factor 1 and every
-    image runs the same instructions.
+    Every image runs the same instructions: an op that is not due gets factor 1, which changes
+    nothing.
     """
     factors = torch.stack([c.brightness, c.contrast, c.saturation, c.hue], dim=1)  # [N, 4]
     order = c.order.long()  # [N, 4]
@@ -87,7 +89,8 @@ def _jitter(planes: Planes, c: Colour) -> Planes:
 
 
 def _blend(planes: Planes, op: torch.Tensor, factor: torch.Tensor, due: torch.Tensor) -> Planes:
-    """clamp(f x + (1 - f) y): y is black, the mean grey, or each pixel's grey, by the op [N]."""
+    """clamp(f x + (1 - f) y). The op [N] decides y: black (brightness), the mean grey (contrast),
+    or each pixel's grey (saturation)."""
     f = _per_image(torch.where(due, factor, 1.0))
     gray = _gray(planes)
     mean = gray.mean(dim=(1, 2), keepdim=True)
@@ -105,6 +108,7 @@ def turn_hue(planes: Planes, turns: torch.Tensor) -> Planes:
     sextant = torch.where(
         high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
     )
+    # hexcone formula: channel n of HSV is V - C * clamp(min(k, 4 - k), 0, 1), k = (n + 6 H) mod 6
     sextant = sextant + 6 * _per_image(turns)
 
     def channel(n: int) -> torch.Tensor:
@@ -115,7 +119,8 @@ def turn_hue(planes: Planes, turns: torch.Tensor) -> Planes:
 
 
 def blur(plane: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    """Each image [N, S, S] with its own symmetric kernel [N, t] along both axes, edges extended."""
+    """Convolve each image [N, S, S] with its own symmetric kernel [N, t] along both axes; edges are
+    repeated."""
     n, size, _ = plane.shape
     t = taps.shape[1]
     for axis in (1, 2):

@@ -1,12 +1,14 @@
-"""The same augmentation on the same draws, through Kornia's functional ops.
+"""The augmentation by Kornia's functional ops, on the same draws.
 
-Kornia's own containers draw one order a call and wait for the device; its functional ops are used
-here on our draws instead, each on the rows that are due. Selecting rows waits for the device, so
-this backend is for comparison and for those who want Kornia's numerics, not for speed. Its blur is
-a true Gaussian of 13 taps with edges extended, not PIL's box approximation.
+Kornia's own containers draw one order per call and wait for the device. Here its functional ops run
+on our draws instead, each on the rows that are due. Selecting rows also waits for the device, so
+this form is for comparison and for users who want Kornia's numerics, not for speed. Its blur is a
+true Gaussian with 13 taps and repeated edges, not PIL's box approximation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from kornia import color, enhance, filters
@@ -22,7 +24,8 @@ def augment_kornia(
     aug: Augmentation,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """uint8 views [B, V, S, S, 3] to normalised images [V, B, 3, S, S]; see plain.augment."""
+    """Augment uint8 views [B, V, S, S, 3] to normalised images [V, B, 3, S, S]; see
+    plain.augment."""
     x = views.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
     c = Colour(**{k: t.transpose(0, 1).flatten(0, 1) for k, t in colour.arrays().items()})
     if aug.gray_first:
@@ -49,7 +52,10 @@ def augment_kornia(
     )
 
 
-def _on(x: torch.Tensor, rows: torch.Tensor, function) -> torch.Tensor:
+def _on(
+    x: torch.Tensor, rows: torch.Tensor, function: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """Apply a function to the rows that a mask selects; the others stay."""
     if not bool(rows.any()):
         return x
     out = x.clone()

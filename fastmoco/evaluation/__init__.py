@@ -1,3 +1,3 @@
-"""How good an encoder is: features, kNN, linear classifiers, fine-tuning. Imports augmentation,
+"""Evaluates encoders: features, kNN, linear classifiers, fine-tuning. Imports augmentation,
 loading, weights, model and system.
 """

@@ -1,4 +1,4 @@
-"""One random crop of every image an epoch, flipped half the time: what classifiers train on."""
+"""Random crops for training classifiers: one per image and epoch, flipped half the time."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from data_tools.store import Store
 from fastmoco import draws
 from fastmoco.augmentation.plain import centre_view
 from fastmoco.loading.engines.engine import Engine
-from fastmoco.loading.engines.resident_gpu import ResidentEngine
 from fastmoco.loading.ring import Ring
 from fastmoco.recipe import Augmentation, Recipe, replace
 from fastmoco.system.streams import Field
 
-# torchvision's RandomResizedCrop as it comes, and RandomHorizontalFlip (main_lincls.py of
+# torchvision's RandomResizedCrop with its defaults, and RandomHorizontalFlip (main_lincls.py of
 # facebookresearch/moco; eval_semisup.py of facebookresearch/swav)
 CROP_AND_FLIP = Augmentation(scale=(0.08, 1.0), jitter_p=0.0, gray_p=0.0, flip_p=0.5)
 
 
 class CropLoader:
-    """Images and labels of a store by an engine on it, in an order and with crops that depend on
-    (seed, epoch, sample) alone; every image once an epoch, the last batch maybe smaller.
+    """Images and labels of a store, every image once per epoch; the last batch may be smaller.
 
-    The views have evaluation's side and the recipe's mean and deviation.
+    Order and crops depend only on (seed, epoch, sample). The views have the side that evaluations
+    use, and are normalised by the recipe's mean and deviation.
     """
 
     def __init__(
@@ -39,25 +38,25 @@ class CropLoader:
             CROP_AND_FLIP, mean=recipe.augmentation.mean, std=recipe.augmentation.std
         )
         self._size = recipe.eval_size or recipe.size
-        self._resident = engine if isinstance(engine, ResidentEngine) else None
+        self._crop = engine.crop_on_device
         layout = {
             "index": Field(np.int64, (self.batch,)),
             "label": Field(np.int64, (self.batch,)),
             "flip": Field(np.bool_, (self.batch,)),
         }
-        if self._resident is None:
+        if self._crop is None:
             layout["views"] = Field(np.uint8, (self.batch, 1, self._size, self._size, 3))
         else:
             layout["windows"] = Field(np.int32, (self.batch, 1, 4))
-        self._ring = Ring(None if self._resident else engine, layout, device)
+        self._ring = Ring(None if self._crop else engine, layout, device)
 
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(images [B, 3, S, S] float32, channels last, normalised; labels int64 [B]), which hold
-        until the next ones are asked for."""
+        """Batches of one epoch: (images [B, 3, S, S] float32, channels last, normalised; labels
+        int64 [B]). They are valid until the next batch is requested."""
         for t in self._ring.batches(self._plans(epoch)):
             views = t.get("views")
-            if self._resident is not None:
-                views = self._resident.views(t["index"], t["windows"], self._size)
+            if self._crop is not None:
+                views = self._crop(t["index"], t["windows"], self._size)
             assert views is not None
             flipped = torch.where(t["flip"][:, None, None, None, None], views.flip(3), views)
             yield centre_view(flipped, self._aug, torch.float32), t["label"]

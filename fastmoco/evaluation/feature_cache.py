@@ -1,10 +1,11 @@
 """Features are extracted once and cached in memory-mapped files, keyed by a hash of everything that
 determines their values.
 
-A file appears whole, by its rename: what a killed extraction leaves is not taken for one, and goes
-with the next. Every rank extracts its own share of the images into the same file. Behind the array
-is a CRC-32 per block; a file that does not match counts as missing. Opening reads all of it once,
-which whoever opens it does next anyway: 10 GB cost 2 s of one core, shared by all.
+A file is renamed when it is complete, so an incomplete one is never used; the next extraction
+deletes the remains of a killed one. Every rank extracts its own share of the images into the same
+file. After the array there is a CRC-32 per block. A file that does not match its checksums counts
+as missing. Opening reads the whole file once, which its users do anyway: 10 GB take 2 s of one
+core.
 """
 
 from __future__ import annotations
@@ -37,17 +38,18 @@ from fastmoco.run_options import EngineName
 from fastmoco.system.ranks import ALONE, Ranks
 from fastmoco.weights.read import tensors_digest
 
-VERSION = 1  # of what lies in the cache
+VERSION = 1  # of the cached values: change it if the same inputs give other features
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """How features are extracted, and whether they are kept."""
+    """Options of an extraction: device, engine, cache and progress."""
 
     device: torch.device
     threads: int = 0
     engine: EngineName = "auto"
     keep: bool = True
+    """Keep features in the cache."""
     ranks: Ranks = ALONE
     progress: ShowProgress = silent
     say: Say = unsaid
@@ -57,10 +59,11 @@ class Extraction:
 def features_of(
     encoder: Encoder, store: Store, recipe: Recipe, how: Extraction
 ) -> torch.Tensor:
-    """Pooled trunk outputs, float32 [N, width] in host memory, in the store's order: from the
-    cache, or extracted into it. If they are not kept, this process alone extracts them.
+    """Pooled trunk outputs, float32 [N, width] in host memory, in the store's order.
 
-    Raises UserError if the cache has no room, or if the features are not finite.
+    They come from the cache, or are extracted into it by all ranks. If how.keep is False, this
+    process extracts them alone. Raises UserError if the cache has no room, or if the features are
+    not finite.
     """
     features = _kept(encoder, store, recipe, how) if how.keep else extracted(
         encoder, store, recipe, how
@@ -83,7 +86,7 @@ def extracted(
     encoder: Encoder, store: Store, recipe: Recipe, how: Extraction,
     out: NDArray[np.float32] | None = None,
 ) -> torch.Tensor:
-    """extract(), with its progress shown."""
+    """extract() with a progress display."""
     with how.progress(f"features of {store.path.name}", "images") as tick:
         return extract(
             encoder, store, recipe, how.device, how.threads, tick, how.engine, out
@@ -91,32 +94,36 @@ def extracted(
 
 
 def place(encoder: Encoder, store: Store, recipe: Recipe, engine: str) -> Path:
-    """The file in the cache: of these weights, these images, this view of them."""
+    """The file in the cache for these weights, these images and this view of them."""
     view = (*view_of(recipe), engine)
     identity = f"{VERSION} {digest(encoder)} {images_digest(store)} {view}"
     return cache_dir() / "features" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
 
 
 def view_of(recipe: Recipe) -> tuple[Any, ...]:
-    """What of a recipe decides the view that is evaluated, and in which type it is computed."""
+    """The fields of a recipe that decide the values of features: the view and the precision."""
     aug = recipe.augmentation
     return recipe.eval_size or recipe.size, recipe.eval_crop, aug.mean, aug.std, recipe.precision
 
 
 def digest(encoder: Encoder) -> str:
-    """Of the trunk's tensors, buffers too, on whatever device they lie."""
+    """Hash of the trunk's parameters and buffers; the same on every device."""
     return tensors_digest(encoder.trunk.state_dict())
 
 
 def images_digest(store: Store) -> str:
-    """A store's fingerprint, and of a subset which samples it has."""
+    """Identify a store's images: its fingerprint and, for a subset, a hash of its sample ids."""
     ids = hashlib.sha256(store.ids.tobytes()).hexdigest() if isinstance(store, Subset) else "all"
     return f"{store.fingerprint} {ids}"
 
 
 def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.float32] | None:
-    """The features in a file, mapped (a write to them stays in memory); None if it is missing or
-    damaged, which say(line) reports. A file that an older release wrote has no checksums."""
+    """Map the features in a file, copy-on-write: writes to them stay in memory.
+
+    None if the file is missing, or damaged, which say(line) reports. Files of older releases have
+    no checksums: they are used as they are, which say(line) also reports.
+    """
+    # The expected header is known, so the file's own is compared and not parsed.
     header = npy_header(np.dtype(np.float32), *shape)
     end = len(header) + 4 * shape[0] * shape[1]
     try:
@@ -142,13 +149,14 @@ def opened(path: Path, shape: tuple[int, int], say: Say = unsaid) -> NDArray[np.
 
 
 def sums_bytes(end: int) -> int:
-    """Bytes of the checksums behind an array file of so many bytes."""
+    """Bytes of the checksums that follow an array file of `end` bytes."""
     return 4 * -(-end // BLOCK)
 
 
 def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extraction) -> None:
-    """Extract into a file: all ranks must come here together."""
+    """Extract features into a file. All ranks must call this together."""
     ranks, shape = how.ranks, (len(store), encoder.width)
+    # One name for all ranks. It holds rank 0's process id: sweep() asks whether that still runs.
     partial = path.with_suffix(f".{int(ranks.share(os.getpid()))}.partial")
     try:
         if ranks.rank == 0:
@@ -157,14 +165,14 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
             if path.is_dir():
                 raise UserError(f"{path}: a folder, not a file; remove it, or use --no-keep")
             reserve(partial, shape)
-        ranks.barrier()
+        ranks.barrier()  # the file is there: every rank maps it and fills its share
         out = np.lib.format.open_memmap(partial, mode="r+")
         first, end = (len(store) * r // ranks.size for r in (ranks.rank, ranks.rank + 1))
         if first < end:
             share = store if ranks.size == 1 else Subset(store, np.arange(first, end))
             extracted(encoder, share, recipe, how, out[first:end])
         out.flush()
-        ranks.barrier()
+        ranks.barrier()  # all shares are written
         if ranks.rank == 0:
             end = out.offset + out.nbytes
             with open(partial, "r+b") as file:
@@ -180,13 +188,13 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         ) from None
     finally:
         if ranks.rank == 0:
-            with contextlib.suppress(OSError):  # it would hide the error above
+            with contextlib.suppress(OSError):  # a second error would hide the first
                 partial.unlink(missing_ok=True)
 
 
 def reserve(path: Path, shape: tuple[int, int]) -> None:
-    """An array file of zeros with its blocks on the disk: writing to a map of a file that the disk
-    has no room for would end the process."""
+    """Create an array file of zeros, with its disk blocks allocated. Without them, writing to the
+    map on a full disk would kill the process (SIGBUS)."""
     made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     end = made.offset + made.nbytes
     del made
@@ -195,10 +203,10 @@ def reserve(path: Path, shape: tuple[int, int]) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what processes that are gone were extracting into this file."""
+    """Remove partial files that killed extractions of the same features left behind."""
     for partial in path.parent.glob(path.stem + ".*.partial"):
         try:
-            os.kill(int(partial.suffixes[-2][1:]), 0)
+            os.kill(int(partial.suffixes[-2][1:]), 0)  # signal 0 only asks whether it exists
         except ProcessLookupError:
             partial.unlink(missing_ok=True)
         except (OSError, ValueError):  # another user's process

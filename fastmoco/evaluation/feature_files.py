@@ -1,4 +1,4 @@
-"""Features as a file for other programs: .npy (vectors) or .parquet (key, label, vector)."""
+"""Writes features to a file for other programs: .npy (vectors) or .parquet (key, label, vector)."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from data_tools.files import replacing
 from data_tools.safe_reading.json_file import printable
 from data_tools.store import Store, npy_header
 
-ROWS = 16_384  # of a Parquet row group
+ROWS = 16_384  # rows per Parquet row group
 
 
 def write_features(features: torch.Tensor, store: Store, out: Path) -> None:
-    """Features float32 [N, D] of a store's images, in its order; the file appears whole.
+    """Write features, float32 [N, D], of a store's images in its order to a file.
 
-    Raises UserError for another ending, a folder that is not there, a full disk, or where pyarrow
-    is missing.
+    The file appears complete or not at all. Raises UserError for another suffix, a missing folder,
+    a full disk, or a missing pyarrow.
     """
     check_name(out)
     with replacing(out) as partial:
         if out.suffix == ".npy":
+            # not np.save, whose error for a full disk gives no reason
             with open(partial, "wb") as file:
                 vectors = np.ascontiguousarray(features.numpy(), np.float32)
                 file.write(npy_header(vectors.dtype, *vectors.shape))
-                file.write(vectors.data)  # np.save's error for a full disk has no reason
+                file.write(vectors.data)
         else:
             write_parquet(features, store, partial)
 
 
 def check_name(out: Path) -> None:
-    """UserError, before the long work, for a file that write_features could not write."""
+    """Raise UserError for a file that write_features could not write. Call it before the
+    extraction."""
     if out.suffix not in (".npy", ".parquet"):
         raise UserError(f"--out {out}: name a .npy or .parquet file")
     if out.is_dir() or not out.parent.is_dir():
         raise UserError(f"--out {out}: {out if out.is_dir() else out.parent} is no "
-                        f"{'file' if out.is_dir() else 'folder that is there'}")
+                        f"{'file' if out.is_dir() else 'existing folder'}")
     if out.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
             raise UserError(
-                f"--out {out}: Parquet takes pyarrow: pip install 'fastmoco[parquet]', or name a "
+                f"--out {out}: Parquet needs pyarrow: pip install 'fastmoco[parquet]', or name a "
                 f".npy file"
             ) from None
 
 
 def write_parquet(features: torch.Tensor, store: Store, path: Path) -> None:
-    """Columns: key (text), label (int64, null where there is none), class (text, or null) and
-    vector (a list of float32, of one size)."""
+    """Write the columns key (text), label (int64 or null), class (text or null) and vector (a list
+    of `width` float32)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -60,7 +62,7 @@ def write_parquet(features: torch.Tensor, store: Store, path: Path) -> None:
         ("key", pa.string()), ("label", pa.int64()), ("class", pa.string()),
         ("vector", pa.list_(pa.float32(), width)),
     ])
-    # opened here: pyarrow takes no path with undecodable bytes
+    # opened here, since pyarrow rejects paths with undecodable bytes
     with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for begin in range(0, len(features), ROWS):
             rows = range(begin, min(begin + ROWS, len(features)))

@@ -1,4 +1,4 @@
-"""Features of a store's images: one forward pass of the trunk on the centred view of each."""
+"""Extracts features: one forward pass of the trunk on the centred view of each image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from data_tools.errors import UserError
 from data_tools.progress import Tick
 from data_tools.store import Store
 from fastmoco.augmentation.plain import centre_view
+from fastmoco.loading.engines.engine import Engine
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.loading.engines.resident_gpu import LARGEST_SIDE
 from fastmoco.loading.eval_loader import EvalLoader
@@ -33,7 +34,7 @@ def extract(
     """Pooled trunk outputs, float32 [N, width] in the store's order, in host memory or in `out`.
 
     The device holds one batch of them at a time. The trunk runs in evaluation mode (running
-    BatchNorm statistics) and is left as it was.
+    BatchNorm statistics); afterwards its mode is restored. tick(done, total) counts images.
     """
     was_training = encoder.training
     encoder.eval()
@@ -47,7 +48,7 @@ def extract(
             images = centre_view(batch.views, recipe.augmentation, torch.float32)
             with autocast(device, recipe.precision):
                 pooled = encoder.trunk(images)
-            features[done : done + len(pooled)] = pooled  # the wait for the device
+            features[done : done + len(pooled)] = pooled  # waits for the device
             done += len(pooled)
             if tick is not None:
                 tick(done, len(store))
@@ -58,8 +59,10 @@ def extract(
 
 
 def check_finite(features: torch.Tensor, name: str) -> None:
-    """Raises UserError if features [N, D] of the dataset `name` hold an infinity or a NaN: weights
-    that are finite can overflow, and NaN features would be scored as one arbitrary class."""
+    """Raise UserError if features [N, D] of the dataset `name` hold an infinity or a NaN.
+
+    Finite weights can overflow, and NaN features would all be scored as one arbitrary class.
+    """
     for chunk in features.split(1 << 14):
         if not bool(torch.stack(chunk.aminmax()).isfinite().all()):  # both are NaN if one number is
             raise UserError(
@@ -68,9 +71,9 @@ def check_finite(features: torch.Tensor, name: str) -> None:
             )
 
 
-def open_pass(name: EngineName, store: Store, threads: int, device: torch.device):
-    """An engine for a single pass: threads where `auto` would first lay all images on the device,
-    which pays for many passes alone."""
+def open_pass(name: EngineName, store: Store, threads: int, device: torch.device) -> Engine:
+    """Open an engine for a single pass. For small images, for which `auto` would decode the whole
+    dataset onto the device first, take threads: that only pays off over many passes."""
     if name == "auto" and int(store.sizes.max()) <= LARGEST_SIDE:
         name = "threads"
     return open_engine(name, store, threads, device).engine

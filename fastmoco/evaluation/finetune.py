@@ -1,8 +1,8 @@
-"""Fine-tuning of trunk and classifier on few labels or all, by the published semi-supervised way.
+"""Fine-tunes trunk and classifier on few labels or all, by SwAV's semi-supervised protocol.
 
-Source: eval_semisup.py of facebookresearch/swav (2006.09882): SGD, momentum 0.9, no weight decay,
-20 epochs, x0.2 at 12 and 16, batch 256, random crops and flips; learning rates of trunk and
-classifier 0.02 and 5 for 1 % of the labels, 0.01 and 0.2 for 10 %.
+Source: eval_semisup.py of facebookresearch/swav (2006.09882). SGD, momentum 0.9, no weight decay,
+20 epochs, learning rates x0.2 at epochs 12 and 16, batch 256, random crops and flips. Learning
+rates of trunk and classifier: 0.02 and 5 for 1 % of the labels, 0.01 and 0.2 for 10 %.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ from fastmoco.evaluation.scores import Score, score
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
 from fastmoco.settings.classifiers import FinetuneSettings
+from fastmoco.settings.step_schedule import drop_epochs
 from fastmoco.system.device import autocast, grad_scaler
 from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 EPOCHS, BATCH = 20, 256
-DROPS, DROP = (0.6, 0.8), 0.2  # 12 and 16 of 20 epochs
-FEW = 0.02  # a smaller share of the labels than this takes the rates for 1 %
-RATES_FEW, RATES = (0.02, 5.0), (0.01, 0.2)  # of trunk and classifier, for a batch of 256
-STEPS = 1000  # at least: what 20 epochs are for 1 % of ImageNet
-LEAST_BATCHES = 8  # an epoch: a few hundred labels are no single batch
+DROP = 0.2  # factor of the learning rates at each of the two drops
+FEW = 0.02  # below this share of the labels, use the rates for 1 %
+RATES_FEW, RATES = (0.02, 5.0), (0.01, 0.2)  # (trunk, classifier), for a batch of 256
+STEPS = 1000  # minimum: the steps of 20 epochs over 1 % of ImageNet
+LEAST_BATCHES = 8  # batches per epoch: with few labels the batch is smaller
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings with every number filled in."""
+    """Settings with the protocol's numbers filled in. Its repr is part of the key of resume files,
+    so its name and fields must stay."""
 
     lr: float
     head_lr: float
@@ -51,12 +53,13 @@ class Plan:
     batch: int
 
     def share(self, epoch: int) -> float:
-        """Of the rates, in an epoch."""
-        return DROP ** sum(epoch >= round(drop * self.epochs) for drop in DROPS)
+        """Factor of the learning rates in an epoch."""
+        return DROP ** sum(epoch >= drop for drop in drop_epochs(self.epochs))
 
 
 def plan_of(settings: FinetuneSettings, labelled: int, images: int) -> Plan:
-    """The protocol for so many labelled images of so many. Rates go with the batch."""
+    """The protocol's numbers for `labelled` of `images` images. Rates are proportional to the
+    batch."""
     batch = settings.batch or min(BATCH, max(16, labelled // LEAST_BATCHES))
     batch = min(batch, labelled)
     lr, head_lr = RATES_FEW if labelled < FEW * images else RATES
@@ -67,24 +70,24 @@ def plan_of(settings: FinetuneSettings, labelled: int, images: int) -> Plan:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a fine-tuning found."""
+    """Result of a fine-tuning."""
 
     protocol: str
-    """In words, with every number that decides the result."""
+    """Description with every number that decides the result."""
     labelled: int
-    """Images of TRAIN whose labels were read."""
+    """Number of images of TRAIN whose labels were used."""
     rows: dict[str, Score]
-    """On VAL, by what was fine-tuned."""
+    """Scores on VAL, by the name of the fine-tuned encoder."""
 
 
 def finetune(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
     settings: FinetuneSettings = FinetuneSettings(), companions: bool = False,
 ) -> Tuned:
-    """Fine-tune trunk and a classifier on the labelled part of train; score both on val after the
-    last epoch. With companions: from the encoder at step 0, too.
+    """Fine-tune the trunk and a classifier on the labelled part of train; score them on val after
+    the last epoch. With companions, also fine-tune the encoder at step 0.
 
-    Killed, it goes on from its last epoch when it is run again. Raises UserError for data and
+    If it is killed, the next run continues from the last saved epoch. Raises UserError for data and
     settings that cannot be evaluated.
     """
     settings.check()
@@ -117,17 +120,17 @@ def finetune(
         truth = val_labels.numpy()
         top5 = float((likely == truth[:, None]).any(axis=1).mean()) if len(names) > 5 else None
         rows[name] = score(likely[:, 0].astype(np.int64), truth, names, top5)
+    first, second = drop_epochs(plan.epochs)
     return Tuned(
         f"fine-tuning, SwAV's semi-supervised protocol: {settings.labels} labels, random crops and "
         f"flips, SGD, lr {plan.lr:.3g} of the trunk and {plan.head_lr:.3g} of the classifier, "
-        f"batch {plan.batch}, {plan.epochs} epochs, x{DROP} at {round(DROPS[0] * plan.epochs)} and "
-        f"{round(DROPS[1] * plan.epochs)}, last epoch",
+        f"batch {plan.batch}, {plan.epochs} epochs, x{DROP} at {first} and {second}, last epoch",
         len(ids), rows,
     )
 
 
 class Learner:
-    """A trunk, in place, a new classifier on it, and what trains the two."""
+    """A trunk, a new classifier on it, and the optimizer that trains both in place."""
 
     def __init__(
         self, encoder: Encoder, classes: int, plan: Plan, device: torch.device, precision: str,
@@ -145,7 +148,7 @@ class Learner:
         ]
         self.optimizer = torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, fused=True)
         for group in groups:
-            for p in group["params"]:  # see moco.make_optimizer
+            for p in group["params"]:  # zeros, as in model.build.make_optimizer
                 self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         self.scaler = grad_scaler(device, precision)
         self._stateful: dict[str, Any] = {
@@ -154,7 +157,7 @@ class Learner:
         }
 
     def begin(self, epoch: int) -> None:
-        """The rates of an epoch."""
+        """Set the learning rates of an epoch."""
         rates = self._plan.lr, self._plan.head_lr
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * self._plan.share(epoch)
@@ -170,7 +173,7 @@ class Learner:
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that going on takes."""
+        """The state that a resumed fine-tuning needs."""
         return {name: part.state_dict() for name, part in self._stateful.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,7 +206,7 @@ def tune(
             for epoch in range(first, plan.epochs):
                 learner.begin(epoch)
                 for images, label in loader.epoch(epoch):
-                    if len(label) < 2:  # the last of an epoch: BatchNorm needs two
+                    if len(label) < 2:  # the last batch of an epoch: BatchNorm needs two images
                         continue
                     learner.step(images, label)
                     done += len(label)
@@ -217,7 +220,7 @@ def tune(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's generator from a seed, and as it was afterwards."""
+    """Seed torch's CPU generator inside the block; restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

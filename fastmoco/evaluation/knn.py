@@ -1,7 +1,8 @@
-"""Weighted k-nearest-neighbour classification: the protocols of the CIFAR demo and of DINO.
+"""Weighted k-nearest-neighbour classification by the protocols of MoCo's CIFAR demo and of DINO.
 
-Features lie in host memory, mapped from a file maybe; the device holds a chunk of the bank and a
-chunk of the queries at a time, and the k nearest so far.
+The bank is the set of labelled features in which neighbours are searched; queries are classified.
+Both are in host memory, possibly mapped from a file. The device holds one chunk of the bank, one
+chunk of the queries, and the k nearest so far of these queries.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 CHUNK = 1024  # queries at a time
-BANK_CHUNK = 2**26  # numbers of the bank at a time: 256 MB
+BANK_CHUNK = 2**26  # values of the bank at a time: 256 MB
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """k's and temperature; votes weigh exp(cosine / T)."""
+    """Values of k, and the temperature T: a neighbour's vote has the weight exp(cosine / T)."""
 
     name: str
     ks: tuple[int, ...]
@@ -43,7 +44,7 @@ GRID = "grid"
 
 
 def grid(ks: Sequence[int], temperatures: Sequence[float]) -> tuple[Protocol, ...]:
-    """A protocol a temperature, for k's and temperatures of one's own; what is not given is DINO's.
+    """One protocol per temperature, for the user's own values; an empty list stands for DINO's.
 
     Raises UserError for a k or a T that is not above 0.
     """
@@ -62,11 +63,12 @@ def nearest(
     leave_one_out: bool = False,
     tick: Tick | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k rows of bank [M, D] nearest to each row of queries [N, D] by cosine, nearest first:
-    similarities float32 [N, k] and places int64 [N, k], in host memory. Rows may have any length.
+    """Find the k rows of bank [M, D] nearest to each row of queries [N, D] by cosine.
 
-    A k above M is taken as M. leave_one_out: queries are the bank, and no row finds itself (where
-    k reaches M, the last has a similarity of minus infinity and stands for none).
+    Returns similarities float32 [N, k] and row numbers int64 [N, k] in host memory, nearest first.
+    Rows need not be normalised. A k above M becomes M. leave_one_out: the queries are the bank, and
+    no row finds itself; if k reaches M, the last entry is no neighbour, and its similarity is minus
+    infinity.
     """
     k, rows = min(k, len(bank)), max(1, BANK_CHUNK // bank.shape[1])
     best = torch.full((len(queries), k), -torch.inf)
@@ -77,10 +79,11 @@ def nearest(
         for first in range(0, len(queries), CHUNK):
             query = F.normalize(queries[first : first + CHUNK].to(device), dim=1)
             similarity = query @ part.T
-            if leave_one_out:
+            if leave_one_out:  # own: the place of each query in this chunk of the bank
                 own = torch.arange(first, first + len(query)) - begin
                 row = torch.arange(len(query))[(own >= 0) & (own < len(part))]
                 similarity[row.to(device), own[row].to(device)] = -torch.inf
+            # the k nearest of this chunk compete with the k nearest so far
             near, at = similarity.topk(min(k, len(part)), dim=1)
             chunk = slice(first, first + len(query))
             near = torch.cat([best[chunk].to(device), near], dim=1)
@@ -96,10 +99,11 @@ def nearest(
 def vote(
     similarity: torch.Tensor, labels: torch.Tensor, classes: int, k: int, T: float
 ) -> torch.Tensor:
-    """The class [N] for which the k nearest weigh most: similarity and labels [N, at least k].
+    """Classes int64 [N] with the largest sum of votes of the k nearest neighbours. similarity and
+    labels: [N, at least k], nearest first.
 
     Source: colab/moco_cifar10_demo (facebookresearch/moco) and eval_knn.py
-    (facebookresearch/dino): the same vote, other k and T.
+    (facebookresearch/dino): the same vote with other k and T.
     """
     found = torch.empty(len(labels), dtype=torch.int64)
     for first in range(0, len(labels), CHUNK):
@@ -119,7 +123,8 @@ def weighted_knn(
     protocol: Protocol,
     device: torch.device,
 ) -> dict[int, float]:
-    """Top-1 (0..1) for every k of a protocol; bank [M, D] and queries [N, D] of any lengths."""
+    """Top-1 (0..1) for every k of a protocol. bank [M, D] and queries [N, D] need not be
+    normalised."""
     similarity, place = nearest(bank, queries, max(protocol.ks), device)
     labels = bank_labels[place]
     return {
@@ -130,7 +135,7 @@ def weighted_knn(
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table that `fastmoco knn` shows."""
+    """One row of the table that `fastmoco knn` prints."""
 
     features: str
     protocol: str
@@ -153,12 +158,12 @@ def knn(
     protocols: Sequence[Protocol] = PROTOCOLS,
     how: Extraction | None = None,
 ) -> list[Row]:
-    """Top-1 on val with train as the bank, by every protocol; features are the pooled trunk's.
-    Without val every image of train is classified by all the others (leave one out).
+    """Classify val with train as the bank, by every protocol. Features are the pooled trunk
+    outputs. If val is None, each image of train is classified by all others (leave one out).
 
-    With companions: the same encoder at step 0 and centred raw pixels, without which a kNN
-    figure says little. Nothing is kept in the cache unless `how` says so. Raises UserError for a
-    k of grid() above the number of neighbours; in the published protocols all of them vote then.
+    With companions, also score the same encoder at step 0 and centred raw pixels, as baselines.
+    Nothing is kept in the cache unless `how` says so. Raises UserError for a k of grid() above the
+    number of neighbours; in the published protocols, all neighbours vote in that case.
     """
     how = how or Extraction(device, threads, keep=False)
     there = len(train) - (val is None)

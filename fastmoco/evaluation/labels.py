@@ -1,4 +1,4 @@
-"""Which labels an evaluation reads: classes by name, few labels of many, and a held-out part."""
+"""Selects the labels of an evaluation: classes by name, a few labels of many, a held-out part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from data_tools.errors import UserError
 from data_tools.store import Store
 from fastmoco import draws
 
-# Epochs of draws.permutation that no training run reaches: orders of their own.
+# Numbers of epochs that no training run reaches: draws.permutation gives other orders for them.
 _FEW, _HELD_OUT = 2**32 - 1, 2**32 - 2
 
 
 def shared_labels(train: Store, val: Store) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Labels of both stores by class name, int64, and the number of classes.
+    """Return labels of both stores, int64 tensors that count classes as train does, and the number
+    of classes.
 
-    Raises UserError where either is unlabelled or val has a class that train lacks.
+    Classes are matched by name if both stores have names. Raises UserError if either store has
+    unlabelled images, or val has a class that train lacks.
     """
     for store in (train, val):
         if len(store) == 0 or int(store.labels.min()) < 0:
@@ -38,10 +40,10 @@ def shared_labels(train: Store, val: Store) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def class_names(train: Store, val: Store) -> list[str]:
-    """The name of every class that the labels of shared_labels count, its number where it has none.
+    """Names of the classes that shared_labels counts; a number if a class has no name.
 
-    Raises UserError, as shared_labels does, and for a class of which train has no image: nothing
-    can be learnt of it.
+    Raises UserError as shared_labels does, and for a class that has no image in train, since no
+    classifier can learn it.
     """
     labels, _, count = shared_labels(train, val)
     count = max(count, len(train.classes))
@@ -56,11 +58,12 @@ def class_names(train: Store, val: Store) -> list[str]:
 
 
 def few_labels(labels: NDArray[np.int64], wanted: str, seed: int) -> NDArray[np.int64]:
-    """The samples that keep their label, class by class the same share: ids, int64, ascending.
+    """Choose the samples whose labels are used, the same share of every class: ids int64,
+    ascending.
 
-    wanted: 1%, 10%, 5/class or all. A share is rounded in each class and leaves at least one
-    image. A larger subset of the same seed holds the smaller. Raises UserError for other words,
-    and for a class with fewer images than asked for.
+    wanted: 1%, 10%, 5/class or all. A share is rounded in each class, to at least one image. With
+    the same seed, a larger subset contains the smaller. Raises UserError for another form, and if a
+    class has fewer images than requested.
     """
     counts = np.bincount(labels)
     if wanted == "all":
@@ -74,8 +77,9 @@ def few_labels(labels: NDArray[np.int64], wanted: str, seed: int) -> NDArray[np.
             most = np.full(len(counts), int(each))
             if int(each) > counts[counts > 0].min():
                 least = int(counts[counts > 0].min())
+                word = "image" if least == 1 else "images"
                 raise UserError(
-                    f"--labels {wanted}: a class has {least} image{'s' * (least != 1)}; use "
+                    f"--labels {wanted}: a class has {least} {word}; use "
                     f"--labels {least}/class or fewer"
                 )
         else:
@@ -88,9 +92,10 @@ def few_labels(labels: NDArray[np.int64], wanted: str, seed: int) -> NDArray[np.
 def held_out(
     labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Samples to learn from and samples to choose by, class by class the same share: (ids, ids).
+    """Split samples into those to learn from and those held out, the same share of every class:
+    (ids, ids), int64.
 
-    A class of two images or more gives at least one; of a single image, none.
+    A class of two images or more holds out at least one; a class of one image, none.
     """
     counts = np.bincount(labels)
     most = np.maximum(np.rint(counts * share), 1).astype(np.int64)
@@ -101,9 +106,11 @@ def held_out(
 def _first_of_each(
     labels: NDArray[np.int64], most: NDArray[np.int64], seed: int, use: int
 ) -> NDArray[np.int64]:
-    """The first most[c] samples of every class c, in an order drawn for this use."""
+    """Ids of the first most[c] samples of every class c, in an order drawn for this use;
+    ascending."""
     order = draws.permutation(seed, use, len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # class by class, drawn order in each
     counts = np.bincount(labels)
+    # the rank of each sample within its class
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(order[place < most[labels[order]]])

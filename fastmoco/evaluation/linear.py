@@ -1,4 +1,4 @@
-"""Linear evaluation of a frozen trunk by the official protocol, from images."""
+"""Linear evaluation of a frozen trunk by the official protocol, on random crops."""
 
 from __future__ import annotations
 
@@ -28,61 +28,62 @@ from fastmoco.evaluation.scores import Score, score
 from fastmoco.loading.engines.registry import open_engine
 from fastmoco.model.encoder import Encoder
 from fastmoco.settings.classifiers import LinearSettings
+from fastmoco.settings.step_schedule import drop_epochs
 from fastmoco.system.device import autocast
 from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.encoders import beginning, initial_encoder, load_encoder
 
 OFFICIAL_RATE, OFFICIAL_EPOCHS, OFFICIAL_BATCH = 30.0, 100, 256
-DROPS = (0.6, 0.8)  # 60 and 80 of 100 epochs
-HELD_OUT = 0.1  # of TRAIN, class by class
+HELD_OUT = 0.1  # share of each class of TRAIN that is held out to choose the rate
 
 
 @dataclass(frozen=True)
 class Found:
-    """One set of features, evaluated."""
+    """Result for one set of features."""
 
     features: str
     rate: float
-    """The learning rate of the classifier that is scored."""
+    """Learning rate of the scored classifier."""
     held_out: dict[float, float | None]
-    """Share right on the held-out part of TRAIN, by learning rate (None: it diverged); empty where
-    there was one rate, and nothing to choose."""
+    """Accuracy on the held-out part of TRAIN by learning rate (None: diverged). Empty if there was
+    only one rate."""
     score: Score
-    """On VAL."""
+    """Score on VAL."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """What a linear evaluation found."""
+    """Result of a linear evaluation."""
 
     protocol: str
-    """In words, with every number that decides the result."""
+    """Description with every number that decides the result."""
     labelled: int
-    """Images of TRAIN whose labels were read."""
+    """Number of images of TRAIN whose labels were used."""
     held_out: int
-    """How many of them chose the rate."""
+    """Number of these images that were held out to choose the rate."""
     rows: list[Found]
     trunk: str = ""
-    """The proof that the trunk stayed what it was."""
+    """A line that states that the trunk did not change, verified by its hash."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Labels, and which images of TRAIN are learnt from and chosen by."""
+    """Labels of both sets, and the split of TRAIN into images to learn from and held-out ones."""
 
     names: list[str]
     train_labels: NDArray[np.int64]
     val_labels: NDArray[np.int64]
     ids: NDArray[np.int64]
-    """All images of TRAIN whose labels are read."""
+    """Ids of the images of TRAIN whose labels are used."""
     fit: NDArray[np.int64]
-    """Places in ids."""
+    """Places in ids of the images to learn from."""
     held: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Places in ids; empty where there is nothing to choose."""
+    """Places in ids of the held-out images; empty if there is only one rate."""
 
 
 def parts_of(train: Store, val: Store, settings: LinearSettings, rates: int) -> Parts:
-    """The labels of both stores; UserError where they don't serve."""
+    """The labels of both stores, and the split for this number of rates. Raises UserError if they
+    cannot be evaluated."""
     names = class_names(train, val)
     train_labels, val_labels, _ = shared_labels(train, val)
     ids = few_labels(train_labels.numpy(), settings.labels, settings.seed)
@@ -92,8 +93,8 @@ def parts_of(train: Store, val: Store, settings: LinearSettings, rates: int) -> 
         fit, held = held_out(labels, HELD_OUT, settings.seed)
         if not len(held):
             raise UserError(
-                f"--labels {settings.labels}: one image a class leaves none to choose the learning "
-                f"rate by; use --labels 2/class or more, or name one rate with --lr"
+                f"--labels {settings.labels}: one image per class leaves none to choose the "
+                f"learning rate by; use --labels 2/class or more, or name one rate with --lr"
             )
     return Parts(names, labels, val_labels.numpy(), ids, fit, held)
 
@@ -102,15 +103,16 @@ def linear(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
     settings: LinearSettings = LinearSettings(), companions: bool = False,
 ) -> Linear:
-    """The official protocol (main_lincls.py of facebookresearch/moco): the trunk frozen in
-    evaluation mode, its pooled outputs as they are, random crops and flips from the images,
-    SGD, lr 30, batch 256, 100 epochs, x0.1 at 60 and 80; the last epoch's classifier is scored (the
-    official code keeps the epoch that VAL likes best).
+    """Linear classification by the official protocol (main_lincls.py of facebookresearch/moco).
 
-    Several rates are trained at once on the same batches, less a held-out part of TRAIN that
-    chooses among them. With companions: the same encoder at step 0, and centred raw pixels.
-    Killed, it goes on from its last epoch when it is run again. Raises UserError for data and
-    settings that cannot be evaluated.
+    The trunk is frozen in evaluation mode, and its pooled outputs are used unchanged. Random crops
+    and flips, SGD, lr 30, batch 256, 100 epochs, x0.1 at 60 and 80. The classifier of the last
+    epoch is scored; the official code reports the best epoch on VAL.
+
+    Several rates are trained at once on the same batches, without a held-out part of TRAIN, which
+    then chooses among them. With companions, also evaluate the same encoder at step 0 and centred
+    raw pixels. If it is killed, the next run continues from the last saved epoch. Raises UserError
+    for data and settings that cannot be evaluated.
     """
     settings.check()
     rates = settings.lr or (OFFICIAL_RATE,)
@@ -126,7 +128,7 @@ def linear(
     for features, build in builders.items():
         encoder = build()
         recipe = checkpoint.recipe
-        # before the training, which features that are not finite would waste
+        # before the training, since features that are not finite would waste it
         of_val = features_of(encoder, val, recipe, how)
         before = digest(encoder)
         heads = train_heads(encoder, checkpoint, train, parts, how, settings, rates, epochs)
@@ -138,20 +140,20 @@ def linear(
             held = features_of(encoder, Subset(train, parts.ids[parts.held]), recipe, how)
         rows.append(scored(features, heads, held, of_val, parts))
     exact = (rates, epochs, settings.batch) == ((OFFICIAL_RATE,), OFFICIAL_EPOCHS, OFFICIAL_BATCH)
+    first, second = drop_epochs(epochs)
     name = "official linear protocol" if exact else "official linear protocol, changed"
     return Linear(
         f"{name}: {settings.labels} labels, random crops and flips, SGD, lr {shown(rates)}, batch "
-        f"{settings.batch}, {epochs} epochs, x0.1 at {round(DROPS[0] * epochs)} and "
-        f"{round(DROPS[1] * epochs)}, last epoch",
+        f"{settings.batch}, {epochs} epochs, x0.1 at {first} and {second}, last epoch",
         len(parts.ids), len(parts.held), rows,
-        f"the trunk is bit for bit what it was: {frozen} tensors, BatchNorm's statistics too",
+        f"the trunk is unchanged, bit for bit: {frozen} tensors, with BatchNorm's statistics",
     )
 
 
 def encoders(
     checkpoint: Checkpoint, device: torch.device, companions: bool
 ) -> dict[str, Callable[[], Encoder]]:
-    """What to evaluate, by name: one encoder in memory at a time."""
+    """Builders of the encoders to evaluate, by name: only one need be in memory at a time."""
     found: dict[str, Callable[[], Encoder]] = {"trained": lambda: load_encoder(checkpoint, device)}
     if companions:
         found[beginning(checkpoint)] = lambda: initial_encoder(checkpoint.recipe, device).eval()
@@ -162,7 +164,7 @@ def train_heads(
     encoder: Encoder, checkpoint: Checkpoint, train: Store, parts: Parts, how: Extraction,
     settings: LinearSettings, rates: tuple[float, ...], epochs: int,
 ) -> Heads:
-    """One head a rate, trained on random crops through the frozen trunk."""
+    """Train one classifier (head) per rate on random crops through the frozen trunk."""
     recipe, device = checkpoint.recipe, how.device
     store = Subset(train, parts.ids[parts.fit])
     heads = Heads(encoder.width, len(parts.names), rates, device, settings.seed)
@@ -180,7 +182,7 @@ def train_heads(
         with torch.no_grad(), how.progress("linear", "images") as tick:
             done = 0
             for epoch in range(first, epochs):
-                share = 0.1 ** sum(epoch >= round(drop * epochs) for drop in DROPS)
+                share = 0.1 ** sum(epoch >= drop for drop in drop_epochs(epochs))
                 for images, label in loader.epoch(epoch):
                     with autocast(device, recipe.precision):
                         pooled = encoder.trunk(images)
@@ -197,7 +199,7 @@ def train_heads(
 def scored(
     name: str, heads: Heads, held: torch.Tensor | None, val: torch.Tensor, parts: Parts
 ) -> Found:
-    """The head that the held-out features choose (or the only one), scored on val."""
+    """Score on val of the head that is best on the held-out features, or of the only head."""
     if held is None:
         return Found(name, heads.rates[0], {}, score_of(heads, 0, val, parts))
     chosen = choose(heads, held, parts.train_labels[parts.held])
@@ -207,7 +209,7 @@ def scored(
 
 
 def best(shares: list[float | None]) -> int:
-    """The place of the best share; UserError where no head learnt anything finite."""
+    """Place of the largest share. Raises UserError if every head diverged."""
     if all(share is None for share in shares):
         raise UserError("every --lr diverged; give smaller ones")
     known = [-1.0 if share is None else share for share in shares]
@@ -215,7 +217,7 @@ def best(shares: list[float | None]) -> int:
 
 
 def score_of(heads: Heads, at: int, val: torch.Tensor, parts: Parts) -> Score:
-    """One head's score on features of VAL [N, D]."""
+    """Score of one head on features of VAL [N, D]."""
     likely = heads.predict(val)[at]
     top5 = None
     if len(parts.names) > 5:
@@ -224,7 +226,8 @@ def score_of(heads: Heads, at: int, val: torch.Tensor, parts: Parts) -> Score:
 
 
 def shown(rates: tuple[float, ...]) -> str:
-    """30, or `0.0001 to 1 (9 of them, chosen on a held-out part of TRAIN)`."""
+    """The rates in words: "30", or "0.0001 to 1 (9 of them, the best by a held-out part of
+    TRAIN)"."""
     if len(rates) == 1:
         return f"{rates[0]:g}"
     return (

@@ -1,6 +1,6 @@
-"""Linear classifiers on the same features, one a learning rate, trained at once (as DINOv2 does).
+"""Linear classifiers on the same features, one per learning rate, trained together as in DINOv2.
 
-B: images, C: classes, D: numbers of a feature, L: learning rates.
+Letters of shapes: B images, C classes, D values per feature, L learning rates.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ MOMENTUM = 0.9
 
 
 class Heads:
-    """L heads that begin alike, weights N(0, 0.01) and biases 0, and learn by SGD with momentum
-    0.9 and no weight decay (main_lincls.py of facebookresearch/moco), each as if it were alone."""
+    """L heads with the same start, weights N(0, 0.01) and biases 0. SGD with momentum 0.9 and
+    without weight decay trains each as if it were alone (main_lincls.py of
+    facebookresearch/moco)."""
 
     def __init__(
         self, width: int, classes: int, rates: Sequence[float], device: torch.device, seed: int
@@ -32,16 +33,18 @@ class Heads:
         self._rate = torch.tensor(self.rates, device=device).repeat_interleave(classes)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, L, C] of features [B, D]."""
+        """Logits [B, L, C] of features [B, D]."""
         return torch.addmm(self.bias, x, self.weight.T).view(len(x), len(self.rates), -1)
 
     def step(self, x: torch.Tensor, label: torch.Tensor, share: float = 1.0) -> None:
-        """One step of SGD on cross entropy, at `share` of the rates: x [B, D], label int64 [B].
+        """One step of SGD on cross entropy: features x [B, D], label int64 [B]. The rates are
+        multiplied by `share`.
 
-        Softmax regression's gradient in closed form: (p - y) x^T / B.
+        The gradient of softmax regression has a closed form: (p - y) x^T / B.
         """
         p = self.logits(x).softmax(dim=2)
         hit = label[:, None, None].expand(-1, len(self.rates), 1)
+        # p - y, where y is one-hot: subtract 1 at the label
         error = p.scatter_add_(2, hit, torch.full_like(hit, -1.0, dtype=p.dtype))
         error = error.flatten(1) / len(x)  # [B, L * C]
         v_weight, v_bias = self._velocity
@@ -51,8 +54,8 @@ class Heads:
         self.bias.addcmul_(v_bias, self._rate, value=-share)
 
     def predict(self, features: torch.Tensor) -> NDArray[np.int64]:
-        """The five likeliest classes, likeliest first, by every head: int64 [L, N, 5] of features
-        [N, D] (fewer where there are fewer classes)."""
+        """The five likeliest classes (fewer if there are fewer classes) by every head, likeliest
+        first: int64 [L, N, 5] for features [N, D]."""
         parts = []
         for first in range(0, len(features), CHUNK):
             logits = self.logits(features[first : first + CHUNK].to(self.weight.device))
@@ -60,12 +63,12 @@ class Heads:
         return torch.cat(parts).transpose(0, 1).numpy()
 
     def finite(self) -> NDArray[np.bool_]:
-        """Whether each head's weights are finite numbers: [L]."""
+        """For each head, True if all its weights are finite: bool [L]."""
         good = torch.isfinite(self.weight).all(dim=1) & torch.isfinite(self.bias)
         return good.view(len(self.rates), -1).all(dim=1).cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that going on takes."""
+        """The state that a resumed training needs."""
         return {"weight": self.weight, "bias": self.bias, "velocity": list(self._velocity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -77,6 +80,6 @@ class Heads:
 
 
 def choose(heads: Heads, features: torch.Tensor, labels: NDArray[np.int64]) -> list[float | None]:
-    """What share of held-out features [N, D] every head has right; None for one that diverged."""
+    """Accuracy (0..1) of every head on held-out features [N, D]; None for a head that diverged."""
     right = (heads.predict(features)[:, :, 0] == labels).mean(axis=1)
     return [float(r) if good else None for r, good in zip(right, heads.finite(), strict=True)]

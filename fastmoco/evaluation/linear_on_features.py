@@ -1,4 +1,4 @@
-"""Linear evaluation on cached features: minutes where the official protocol takes hours."""
+"""Linear evaluation on cached features: takes minutes, while the official protocol takes hours."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.system.hardware import free_memory
 from fastmoco.weights.checkpoint import Checkpoint
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of standardised features
-EPOCHS, STEPS = 20, 1000  # at least so many of both
-SHARE = 0.25  # of the device's free memory, for features
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # for standardised features
+EPOCHS, STEPS = 20, 1000  # minimum of each
+SHARE = 0.25  # of the device's free memory that features may take
 
 
 def quick(
     checkpoint: Checkpoint, train: Store, val: Store, how: Extraction,
     settings: LinearSettings = LinearSettings(), companions: bool = False,
 ) -> Linear:
-    """Linear classification of cached features, one centred view an image: softmax regression on
-    features standardised by TRAIN, SGD with a cosine, all rates at once; the rate that a held-out
-    part of TRAIN likes best learns again from all of TRAIN. Under a minute for small sets.
+    """Linear classification of cached features, one centred view per image.
 
-    With companions: the same encoder at step 0, and centred raw pixels.
+    Softmax regression on features standardised by TRAIN's statistics; SGD with a cosine schedule
+    trains all rates at once. The rate that is best on a held-out part of TRAIN is trained again on
+    all of TRAIN. Takes less than a minute for small datasets.
+
+    With companions, also evaluate the same encoder at step 0 and centred raw pixels.
     Raises UserError for data and settings that cannot be evaluated.
     """
     settings.check()
@@ -69,7 +71,7 @@ def quick(
 
 
 def epochs_of(settings: LinearSettings, images: int) -> int:
-    """Passes over the features: more of them over few."""
+    """Number of passes over the features: more if there are few of them, to reach STEPS."""
     steps = -(-images // settings.batch)
     return settings.epochs or max(EPOCHS, -(-STEPS // steps))
 
@@ -78,7 +80,7 @@ def row_of(
     name: str, features: torch.Tensor, val: torch.Tensor, parts: Parts, how: Extraction,
     settings: LinearSettings, rates: tuple[float, ...],
 ) -> Found:
-    """One set of features, float32 [N, D] and [N', D] in host memory, evaluated."""
+    """Evaluate one set of features: float32 [N, D] of TRAIN and [N', D] of VAL, in host memory."""
     classes = len(parts.names)
     labels = torch.from_numpy(parts.train_labels)
 
@@ -96,7 +98,7 @@ def row_of(
                     heads.step((x - mean) / deviation, label[rows].to(how.device), share)
                     done += 1
                 tick((epoch + 1) * len(ids), epochs * len(ids))
-        # the standardisation goes into the weights: they take features as they are
+        # fold the standardisation into the weights, so that they apply to raw features
         heads.weight /= deviation
         heads.bias -= heads.weight @ mean
         return heads
@@ -117,8 +119,8 @@ def row_of(
 
 
 def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Deviation and mean [D] of features [N, D], a chunk in memory at a time; a number that is
-    the same everywhere has the deviation 1."""
+    """Standard deviation and mean [D] of features [N, D], computed in chunks. A constant feature
+    gets deviation 1, to avoid a division by zero."""
     total = torch.zeros(2, features.shape[1], dtype=torch.float64)
     for chunk in features.split(1 << 16):
         total += torch.stack([chunk.double().sum(0), chunk.double().square().sum(0)])

@@ -1,4 +1,4 @@
-"""Pixels as features: the baseline that an encoder must beat."""
+"""Raw pixels as features: the baseline that an encoder must beat."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fastmoco.recipe import Recipe
 def raw_pixels(
     store: Store, recipe: Recipe, centre: torch.Tensor | None = None, threads: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an encoder must beat: pixels of the 32 x 32 centred view, less their mean, of length 1.
+    """Pixels of the 32 x 32 centred view of each image, minus their mean, normalised to length 1.
 
-    Returns float32 [N, 3072] and the mean [3072]; give the training set's mean for the other set.
+    Returns float32 [N, 3072] and the mean [3072]. For a validation set, pass the training set's
+    mean as `centre`.
     """
     small = Recipe(size=32, eval_crop=recipe.eval_crop, augmentation=recipe.augmentation)
     engine = ThreadsEngine(store, threads)
@@ -35,7 +36,7 @@ def raw_pixels(
 
 
 class RawPixels(nn.Module):
-    """raw_pixels as a trunk: normalised views [B, 3, S, S] to [B, 3072], of length 1."""
+    """raw_pixels as a trunk: normalised views [B, 3, S, S] to pixels [B, 3072] of length 1."""
 
     centre: torch.Tensor
     mean: torch.Tensor
@@ -58,6 +59,7 @@ class RawPixels(nn.Module):
 def pixel_encoder(
     store: Store, recipe: Recipe, device: torch.device, threads: int = 0
 ) -> Encoder:
-    """What an encoder must beat where views are cropped anew: pixels, centred by a store's mean."""
+    """An encoder whose features are the pixels, minus a store's mean: the baseline if the views are
+    random crops, which raw_pixels() cannot cache."""
     _, centre = raw_pixels(store, recipe, threads=threads)
     return Encoder(RawPixels(centre, recipe), len(centre), nn.Identity()).to(device).eval()

@@ -1,4 +1,4 @@
-"""Resume file of a long evaluation, saved after every epoch: run it again, and it goes on."""
+"""Resume file of a long evaluation, saved after its epochs: run again, it continues from there."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class EpochState:
     """One evaluation's state, keyed by everything that determines its result; removed when the
     evaluation is done.
 
-    Written at most every `seconds`: later epochs are done again, to the same bits. A file with a
-    changed bit counts as missing.
+    The file is written at most every `seconds`. Epochs after the last save are repeated, to the
+    same bits. A file with a changed bit counts as missing.
     """
 
     def __init__(self, identity: object, seconds: float = 30.0) -> None:
         name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         self.path = cache_dir() / "evaluations" / f"{name}.state"
-        self._old = self.path.with_suffix(".pt")  # an older release's, without a checksum
+        self._old = self.path.with_suffix(".pt")  # file of an older release, without a checksum
         self._seconds, self._saved = seconds, time.monotonic()
 
     def load(self, device: torch.device, say: Say = unsaid) -> dict[str, Any] | None:
-        """The state that save() kept last; None if there is none, or if it is damaged, which
-        say(line) reports."""
+        """The last saved state; None if there is none, or if it is damaged, which say(line)
+        reports."""
         try:
             content = unsealed(read_all(self.path), self.path.stem)
         except OSError:
@@ -55,7 +55,8 @@ class EpochState:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep a state of tensors and plain values, if it is time; atomic."""
+        """Save a state of tensors and plain values, atomically, unless the last save was less than
+        `seconds` ago."""
         if time.monotonic() - self._saved < self._seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,6 @@ class EpochState:
         self._saved = time.monotonic()
 
     def drop(self) -> None:
-        """The evaluation is done."""
+        """Remove the file: the evaluation is done."""
         self.path.unlink(missing_ok=True)
         self._old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How right predictions are: top-1 with its interval, each class, and what is taken for what."""
+"""Accuracy: top-1 with its 95 % interval, per-class recall and precision, confusions."""
 
 from __future__ import annotations
 
@@ -7,45 +7,49 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95  # of the interval
+LEVEL = 0.95  # confidence level of the interval
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class."""
+    """Score of one class."""
 
     name: str
     images: int
-    """Of this class among those predicted."""
+    """Number of images of this class in the evaluated set."""
     right: float | None
-    """Share of them that was predicted as it (recall); None where there are none."""
+    """Recall, 0..1: share of these images that was predicted as this class; None if there are
+    none."""
     precise: float | None
-    """Share of what was predicted as it that is it (precision); None where nothing was."""
+    """Precision, 0..1: share of the images predicted as this class that belong to it; None if no
+    image was."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of predictions on a labelled set."""
+    """Score of predictions on a labelled set."""
 
     images: int
     top1: float
-    """Share that is right, 0..1."""
+    """Share of correct predictions, 0..1."""
     low: float
-    """Of the 95 % interval of top1: see interval()."""
+    """Lower end of the 95 % interval of top1; `high` is the upper end. See interval()."""
     high: float
     top5: float | None
-    """Share whose class is among the five likeliest; None where that was not asked for."""
+    """Share of images whose class is among the five likeliest, 0..1; None if it was not
+    computed."""
     classes: list[ClassScore]
     confusion: list[tuple[int, int, int]]
-    """(class, predicted class, images), of all that occur: what is right too."""
+    """(class, predicted class, number of images) for all pairs that occur, correct ones
+    included."""
 
 
 def score(
     predicted: NDArray[np.int64], truth: NDArray[np.int64], names: list[str],
     top5: float | None = None,
 ) -> Score:
-    """The score of predictions [N] against labels [N], both places in names."""
+    """Score predictions [N] against labels [N]; both are indices into names."""
     count = len(names)
     table = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
     hits, of_class, of_prediction = np.diag(table), table.sum(axis=1), table.sum(axis=0)
@@ -69,8 +73,8 @@ def score(
 def interval(right: int, images: int, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of a share, over the images (Efron 1979).
 
-    Of a resample, N images drawn with replacement from N of which `right` are right, only the
-    number that is right matters, and that is binomial: it is drawn as such.
+    A resample draws N images with replacement from N, of which `right` are correct. Only the number
+    of correct ones in it matters. That number is binomial, so it is drawn directly.
     """
     rng = np.random.default_rng(seed)
     shares = rng.binomial(images, right / images, RESAMPLES) / images

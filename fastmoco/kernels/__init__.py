@@ -1,1 +1,1 @@
-"""Compiled loops over plain arrays, by numba and LLVM. Imports draws alone."""
+"""Compiled loops over plain arrays, by numba and LLVM. Imports only draws."""

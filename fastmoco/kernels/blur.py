@@ -1,18 +1,23 @@
-"""A plane by a symmetric kernel, edges extended: compiled loops for augment_numba."""
+"""Separable blur of a colour plane with a symmetric kernel: compiled loops for augmentation.cpu."""
 
 from __future__ import annotations
 
 from numba import njit
 
-# Lets multiply and add become one, and sums use vector registers.
+# Lets LLVM fuse a multiplication and an addition, and reorder sums to use vector registers.
 SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def blur_plane(plane, out, line, taps):
-    """A plane by a symmetric kernel along both axes, edges extended. Most kernels are no wider than
-    seven taps (sigma below 1.2), and none of the paper's than thirteen: those are unrolled."""
+    """Convolve a plane, float32 [S, S], into out with a symmetric kernel along both axes; beyond
+    its edges the plane repeats its border.
+
+    taps: float32 [t], t odd. line: scratch, float32 [S + t] or longer. Most kernels have at most
+    seven taps (sigma below 1.2), and the paper's at most thirteen: these two lengths are unrolled.
+    """
     half = taps.shape[0] // 2
+    # All kernels are padded with zeros to one length: skip the zeros.
     while half > 0 and taps[taps.shape[0] // 2 + half] == 0:
         half -= 1
     weights = taps[taps.shape[0] // 2 :]
@@ -25,6 +30,7 @@ def blur_plane(plane, out, line, taps):
             _down6(plane, y, weights, row)
         else:
             _down(plane, y, weights, half, row)
+        # One row, blurred down, with its border repeated on both sides; then blur it across.
         line[:half] = row[0]
         line[half + size : 2 * half + size] = row[size - 1]
         if half == 3:

@@ -14,6 +14,13 @@ from fastmoco.kernels.normalise import write_image
 def augment_rows(
     pixels, out, jitter, order, factors, gray, flip, blurred, taps, gray_first, scale, shift
 ):
+    """Augment uint8 views [n, V, S, S, 3] into out [V, n, S, S, 3] (float32, or uint16 that holds
+    bfloat16), image by image, so that its planes stay in cache from the first op to the last.
+
+    The draws, [n, V, ...]: jitter, gray, flip and blurred are bool; order int [.., 4] lists the
+    ops; factors float32 [.., 4] (brightness, contrast, saturation, hue); taps float32 [.., t].
+    gray_first is v1's order of ops. An output channel is x * scale + shift, with float32 [3] each.
+    """
     n, views, size = pixels.shape[0], pixels.shape[1], pixels.shape[2]
     x = np.empty((3, size * size), np.float32)
     y = np.empty((3, size * size), np.float32)
@@ -100,17 +107,19 @@ def _blend_gray(x, f):
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER, inline="always")
 def _hue_channel(n, sextant, high, chroma):
     k = n + sextant
-    k -= np.float32(6) * np.floor(k / np.float32(6))
+    k -= np.float32(6) * np.floor(k / np.float32(6))  # k modulo 6
     return high - chroma * _clamp(min(k, np.float32(4) - k))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def _turn_hue(x, turns):
+    """Turn the hue in HSV, in place; see plain.turn_hue. Without a division per channel."""
     shift = np.float32(6) * turns
     for p in range(x.shape[1]):
         r, g, b = x[0, p], x[1, p], x[2, p]
         high, low = max(max(r, g), b), min(min(r, g), b)
         chroma = high - low
+        # A grey pixel has no hue: any sextant gives back the same grey.
         inverse = np.float32(1) / (chroma if chroma > 0 else np.float32(1))
         sextant = (g - b) * inverse
         sextant = np.float32(2) + (b - r) * inverse if high == g else sextant

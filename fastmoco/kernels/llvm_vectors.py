@@ -1,8 +1,9 @@
-"""Explicit vectors for numba, which has none of its own: small pieces of LLVM to build steps from.
+"""Vector instructions for numba, which has none: helpers that emit pieces of LLVM code.
 
-The vectors are LLVM's generic ones, of sixteen lanes, which it fits to the machine it compiles for.
-Addresses are integers (numba's `array.ctypes.data`); nothing here checks a bound. numba's cache
-looks at the file of a function alone: after a change here remove the __pycache__ beside it.
+The functions run while numba compiles, and append instructions to `builder`. The vectors are LLVM's
+generic ones with sixteen lanes; LLVM splits or joins them to fit the machine's registers. Addresses
+are integers (numba's `array.ctypes.data`). Nothing here checks bounds. numba's cache only watches
+the file of the compiled function: after a change in this file, delete the __pycache__ beside it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 from llvmlite import ir
 from numba import extending
 
-intrinsic: Any = extending.intrinsic  # its types leave the typing context out of the call
+intrinsic: Any = extending.intrinsic  # Any: numba's annotations omit the typing context
 LANES = 16
 BYTES = ir.VectorType(ir.IntType(8), LANES)
 WORDS = ir.VectorType(ir.IntType(16), LANES)
-DOUBLE = ir.VectorType(ir.IntType(32), LANES)
+DOUBLE = ir.VectorType(ir.IntType(32), LANES)  # double words, 32 bits; not floating point
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
 
@@ -26,6 +27,7 @@ def pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value
 
 
 def load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+    # align=1: crops start at any byte
     return builder.load(pointer(builder, address, kind), align=1)
 
 
@@ -34,7 +36,7 @@ def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
 
 
 def everywhere(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """One number in every lane."""
+    """A vector with one number in every lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
     return builder.shuffle_vector(one, one, lanes)
@@ -45,7 +47,8 @@ def constant(kind: ir.VectorType, value: int) -> ir.Constant:
 
 
 def upper_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """(a * b) >> 16 of unsigned 16-bit lanes: one instruction (pmulhuw) where there is one."""
+    """(a * b) >> 16 of unsigned 16-bit lanes. LLVM turns this into one instruction (pmulhuw on x86)
+    if the machine has it."""
     wide = builder.mul(builder.zext(a, DOUBLE), builder.zext(b, DOUBLE))
     return builder.trunc(builder.lshr(wide, constant(DOUBLE, 16)), WORDS)
 
@@ -58,7 +61,11 @@ def loop(
     builder: ir.IRBuilder, end: ir.Value, values: list[ir.Value],
     body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
 ) -> list[ir.Value]:
-    """values = body(index, values), for index in range(end); returns the last values."""
+    """Emit a loop: values = body(index, values) for index in range(end). Return the last values.
+
+    LLVM's values never change (static single assignment): the loop variables are phi nodes, which
+    take the initial value on entry and the following value after each pass.
+    """
     before = builder.block
     head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
     builder.branch(head)
@@ -82,7 +89,7 @@ def loop(
 
 
 def interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> list[ir.Value]:
-    """Three vectors as a0 b0 c0 a1 b1 c1 ...: three vectors."""
+    """Interleave three vectors to a0 b0 c0 a1 b1 c1 ...: again three vectors (planes to pixels)."""
     number = ir.IntType(32)
 
     def shuffle(x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
@@ -90,6 +97,7 @@ def interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> 
             x, y, ir.Constant(ir.VectorType(number, len(lanes)), lanes)
         )
 
+    # A shuffle takes lanes from two vectors of one length: first join a and b, then mix in c.
     both = shuffle(a, b, list(range(2 * LANES)))
     third = shuffle(c, c, list(range(2 * LANES)))  # as long as `both`; its second half is not used
     out = []
@@ -100,6 +108,6 @@ def interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> 
 
 
 def reverse(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """The last lane first."""
+    """The lanes in reverse order."""
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES - 1, -1, -1)))
     return builder.shuffle_vector(x, x, lanes)

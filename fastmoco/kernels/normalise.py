@@ -1,4 +1,4 @@
-"""Planes to a normalised image, channels last: the last pass of augment_numba, in vectors."""
+"""Writes colour planes as a normalised channels-last image: the last pass of augmentation.cpu."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ from fastmoco.kernels.llvm_vectors import (
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 def write_image(x, out, flip, scale, shift):
-    """Planes to one image [S, S, 3], mirrored or not, normalised; uint16 holds bfloat16."""
+    """Write planes x, float32 [3, S * S], to out [S, S, 3], mirrored if `flip`, as x * scale +
+    shift.
+
+    out is float32, or uint16 that holds bfloat16. scale, shift: float32 [3].
+    """
     size = out.shape[0]
-    if size < LANES:
+    if size < LANES:  # no full vector in a row: pixel by pixel
         rounded = np.empty(1, np.float32)
         for row in range(size):
             for column in range(size):
@@ -58,11 +62,12 @@ def _write_one(value, out, row, column, channel):
         out[row, column, channel] = value[0]
     else:
         bits = value.view(np.uint32)[0]
+        # bfloat16 is the upper half of float32; round to the nearest, ties to even
         out[row, column, channel] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
 def _normalised(builder, args):
-    """Sixteen pixels of the three planes, mirrored where asked, times scale plus shift."""
+    """Emit three vectors, one per plane: 16 pixels, mirrored if `flip`, times scale plus shift."""
     planes, plane, flip, scale, shift, _ = args
     found = []
     for channel in range(3):
@@ -93,7 +98,7 @@ def _write_floats(typing, planes, plane, flip, scale, shift, target):
 
 @intrinsic
 def _write_bfloat16(typing, planes, plane, flip, scale, shift, target):
-    """Rounded to the nearest, ties to even; the pixels are finite."""
+    """Round to bfloat16 as _write_one does. The pixels must be finite."""
 
     def generate(context, builder, signature, args):
         words = []

@@ -1,13 +1,14 @@
 """Crops by antialiased bilinear resampling, as Pillow does it, in vectors of sixteen lanes.
 
-Weights are Pillow's (Resample.c, precompute_coeffs): a triangle as wide as the reduction. Each pass
-sums 16-bit products, (pixel * 256 * weight) >> 16, the upper half that every vector unit multiplies
-in one instruction; what that cuts off stays below 1/50 of a grey level. Going down comes first,
-straight from the decoded image, so the window is never copied, and sixteen output rows at a time
-then lie side by side: across, the same sixteen lanes serve every pixel, without a gather. Pillow
-goes across first; the order moves the rounding in between by 0.13/255 on average.
+The weights are Pillow's (Resample.c, precompute_coeffs): a triangle as wide as the reduction. Each
+pass sums the upper halves of 16-bit products, (pixel * 256 * weight) >> 16, which every vector unit
+computes in one instruction. The lower halves, which are dropped, add up to less than 1/50 of a grey
+level. The vertical pass comes first and reads the decoded image directly, so the window is never
+copied. It makes sixteen output rows at a time; in the horizontal pass these are the sixteen lanes,
+so every pixel has the same weights in all lanes and nothing has to be gathered. Pillow's horizontal
+pass comes first; the different rounding in between is 0.13/255 on average.
 
-The four inner steps are written as vectors (kernels.llvm_vectors), the rest is plain numba.
+The four inner steps are written in LLVM vectors (kernels.llvm_vectors), the rest is plain numba.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from fastmoco.kernels.llvm_vectors import (
     upper_product,
 )
 
-LEAST_SIDE = 16  # of a view: below, there is no full vector of rows
-LEAST_WIDTH = 6  # of a window: 18 bytes, a full vector of a row
-_HALF = 128 + 2  # rounds, and makes up for what the products cut off
+LEAST_SIDE = 16  # side of a view in pixels: smaller views do not fill a vector of rows
+LEAST_WIDTH = 6  # width of a window in pixels: 18 bytes, which fill a vector
+_HALF = 128 + 2  # 128 rounds to the nearest; 2 makes up for the dropped halves of the products
 
 
 def fits(image: NDArray[np.uint8], windows: NDArray[np.int32], out: NDArray[np.uint8]) -> bool:
-    """Whether crop_views takes these arrays."""
+    """True if crop_views accepts these arrays."""
     contiguous = all(x.flags.c_contiguous for x in (image, windows, out))
     return contiguous and out.shape[1] >= LEAST_SIDE and int(windows[:, 3].min()) >= LEAST_WIDTH
 
@@ -46,17 +47,18 @@ def fits(image: NDArray[np.uint8], windows: NDArray[np.int32], out: NDArray[np.u
 def crop_views(
     image: NDArray[np.uint8], windows: NDArray[np.int32], out: NDArray[np.uint8]
 ) -> None:
-    """Every window [V, 4] (top, left, height, width) of an image [H, W, 3] into out [V, S, S, 3].
+    """Crop windows [V, 4] (top, left, height, width) of an image [H, W, 3] into out [V, S, S, 3].
 
-    All arrays contiguous; windows inside the image, at least 6 pixels wide, S at least 16.
+    All arrays must be contiguous, the windows inside the image and at least 6 pixels wide, and S at
+    least 16: nothing is checked here; see fits().
     """
     size = out.shape[1]
     line = size * 3
     widest = windows[:, 3].max() * 3
     pitch = -(-widest // LANES) * LANES
     rows = np.empty(LANES * pitch, np.uint8)  # sixteen output rows, as wide as the window
-    lanes = np.empty(pitch * LANES, np.uint16)  # the same turned: one column a vector
-    done = np.empty((line + LANES) * LANES, np.uint8)  # sixteen rows of the view, turned
+    lanes = np.empty(pitch * LANES, np.uint16)  # the same transposed: one vector per column
+    done = np.empty((line + LANES) * LANES, np.uint8)  # sixteen rows of the view, transposed
     for v in range(windows.shape[0]):
         top, left, height, width = windows[v]
         first_y, count_y, weight_y = _weights(height, size)
@@ -92,8 +94,9 @@ def crop_images(
     pixels: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int32],
     ids: NDArray[np.int64], windows: NDArray[np.int32], out: NDArray[np.uint8],
 ) -> None:
-    """crop_views of many images, windows [B, V, 4] into out [B, V, S, S, 3]: one call, as small
-    images take less time than a call. Image i of the ids [B] lies at pixels[starts[i]]."""
+    """crop_views of many images: windows [B, V, 4] into out [B, V, S, S, 3]. One call for all,
+    since cropping a small image takes less time than a call. Image i of ids [B] starts at
+    pixels[starts[i]] and has sizes[i] (height, width)."""
     for n in range(len(ids)):
         i = ids[n]
         height, width = sizes[i]
@@ -105,7 +108,8 @@ def crop_images(
 def _weights(
     length: int, size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
-    """For each output: its first input, how many, and their weights in 1/65536."""
+    """For each output pixel: its first input pixel, the number of inputs, and their weights in
+    units of 1/65536."""
     scale = length / size
     reach = max(scale, 1.0)
     most = int(np.ceil(reach)) * 2 + 1
@@ -134,7 +138,7 @@ def _weight(builder: ir.IRBuilder, weights: ir.Value, t: ir.Value) -> ir.Value:
 
 @intrinsic
 def _down(typing, source, pitch, weights, count, target, length):
-    """One output row: a weighted sum of `count` rows of `length` bytes (at least a vector)."""
+    """Write one output row: a weighted sum of `count` rows of `length` bytes (at least LANES)."""
 
     def generate(context, builder, signature, args):
         source, pitch, weights, count, target, length = args
@@ -168,7 +172,7 @@ def _down(typing, source, pitch, weights, count, target, length):
 
 @intrinsic
 def _across(typing, source, weights, count, target):
-    """One pixel of sixteen rows: three channels, each a weighted sum of `count` vectors."""
+    """Write one pixel of sixteen rows: three channels, each a weighted sum of `count` vectors."""
 
     def generate(context, builder, signature, args):
         source, weights, count, target = args
@@ -191,7 +195,7 @@ def _across(typing, source, weights, count, target):
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """Sixteen vectors of sixteen bytes, rows to columns: four rounds of interleaving."""
+    """Transpose sixteen vectors of sixteen bytes, by four rounds of interleaving."""
     number = ir.VectorType(ir.IntType(32), LANES)
     low = ir.Constant(number, [i // 2 + LANES * (i % 2) for i in range(LANES)])
     high = ir.Constant(number, [8 + i // 2 + LANES * (i % 2) for i in range(LANES)])
@@ -205,7 +209,7 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 @intrinsic
 def _turn_up(typing, source, pitch, target):
-    """Sixteen rows of sixteen bytes to sixteen columns of words, 256 times the byte."""
+    """Transpose sixteen rows of sixteen bytes to columns of words, each 256 times its byte."""
 
     def generate(context, builder, signature, args):
         source, pitch, target = args
@@ -223,7 +227,7 @@ def _turn_up(typing, source, pitch, target):
 
 @intrinsic
 def _turn_back(typing, source, target, pitch):
-    """Sixteen columns of sixteen bytes to sixteen rows that lie `pitch` bytes apart."""
+    """Transpose sixteen columns of sixteen bytes to sixteen rows, `pitch` bytes apart."""
 
     def generate(context, builder, signature, args):
         source, target, pitch = args

@@ -1,4 +1,4 @@
-"""What a loader hands to a step, and what an engine promises to a loader."""
+"""The batches that loaders return: as loaded, and with augmented images."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from fastmoco.draws import Colour
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device. The tensors lie in a ring slot: they hold until the next batch is
-    asked for, so copy what must live longer."""
+    """One batch on the device. Its tensors are in a ring slot: they are valid until the next batch
+    is requested, so copy those that must live longer."""
 
     views: torch.Tensor
     """uint8 [B, V, S, S, 3], RGB: the crops of each image."""
     colour: Colour | None
     """The factors of each view as tensors [B, V]; None for evaluation."""
     label: torch.Tensor
-    """int64 [B], -1 where unlabelled."""
+    """int64 [B]: classes, -1 for unlabelled images."""
     index: torch.Tensor
     """int64 [B]: sample ids in the store."""
     shuffle: torch.Tensor | None
-    """int64 [whole batch]: how the keys are dealt to the parts of split BatchNorm; None for
-    evaluation."""
+    """int64 [whole batch]: the permutation that assigns keys to the parts of split BatchNorm; None
+    for evaluation."""
     drawn: torch.Tensor | None = None
-    """int64 [K]: the negatives drawn from a memory bank; None for the other mechanisms."""
+    """int64 [K]: sample ids of the negatives drawn from the memory bank; None for other
+    mechanisms."""
 
     def prepared(self, images: torch.Tensor) -> Prepared:
-        """This batch with its augmented images; on a GPU it no longer needs the ring slot."""
+        """Join this batch with its augmented images. On a GPU the result does not use the ring
+        slot."""
 
         def keep(x: torch.Tensor | None) -> torch.Tensor | None:
             return x.clone() if x is not None and x.device.type != "cpu" else x
@@ -41,14 +43,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch that is ready for a step: images, and what else the step reads."""
+    """A batch that is ready for a training step: augmented images and the tensors of Batch that the
+    step reads."""
 
     images: torch.Tensor
-    """[2, B, 3, S, S], channels last, normalised: queries' and keys' views."""
+    """[2, B, 3, S, S], channels last, normalised: the views of the queries and of the keys."""
     index: torch.Tensor
     shuffle: torch.Tensor | None
     drawn: torch.Tensor | None
 
     def tensors(self) -> list[torch.Tensor]:
-        """All of them."""
+        """Its tensors, all of them."""
         return [t for t in vars(self).values() if t is not None]

@@ -1,4 +1,4 @@
-"""The mean and deviation that a run normalises by: its recipe's, or its dataset's own."""
+"""The mean and deviation that a run normalises images by: its recipe's, or its dataset's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from fastmoco.recipe import Recipe
 
 
 def normalised(recipe: Recipe, store: Store, saved: Recipe | None) -> tuple[Recipe, str | None]:
-    """The recipe with the mean and deviation that --stats asks for, and a line on them.
+    """Return the recipe with the mean and deviation that --stats selects, and a line on them (None
+    if nothing was measured).
 
-    They are measured where a run begins; one that goes on takes its checkpoint's recipe, `saved`,
-    so that evaluation, export and a resumed run all use the same. Raises UserError where no image
-    decodes, or where a channel has no deviation.
+    A new run measures them. A resumed run takes them from its checkpoint's recipe, `saved`, so that
+    evaluation, export and all parts of a run use the same. Raises UserError if no image decodes, or
+    if a channel has standard deviation 0.
     """
     if recipe.stats == "recipe":
         return recipe, None

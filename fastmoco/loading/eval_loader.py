@@ -1,4 +1,4 @@
-"""The loader of evaluations: the centred view of each image, in order."""
+"""Loads the centred view of each image, in the store's order, for evaluations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastmoco.system.streams import Field
 
 
 class EvalLoader:
-    """One centred view of every image, in the store's order, to the last one."""
+    """One centred view per image, in the store's order; the last batch may be smaller."""
 
     def __init__(
         self, store: Store, recipe: Recipe, engine: Engine, device: torch.device, batch: int = 256

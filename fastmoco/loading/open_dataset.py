@@ -1,4 +1,4 @@
-"""A folder that was never prepared, prepared once into the user's cache."""
+"""Opens any dataset: an unprepared folder is prepared once, into the user's cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from data_tools.files import cache_dir
 from data_tools.manifest import UNFINISHED, summary
 from data_tools.open import is_dataset, is_store
 from data_tools.prepare import prepare
+from data_tools.progress import Tick
 from data_tools.sources.registry import open_source
 
 
 def prepared(
     data: str | os.PathLike[str],
     say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Path:
-    """The dataset at `data`: itself where it is prepared (or a beton), else its preparation in the
-    cache, made now if it is not there. The cache knows a source by its fingerprint, so a folder
-    that changed is prepared anew."""
+    """Return the path of the prepared dataset for `data`.
+
+    A dataset that is prepared (or a beton) is returned as it is. Any other source is prepared into
+    the cache, unless it is there already. The cache is keyed by the source's fingerprint, so a
+    folder that changed is prepared again. say(line) reports each step.
+    """
     path = Path(data)
     if not path.exists() or is_store(path):
         return path

@@ -1,7 +1,7 @@
-"""torchvision's own datasets as a source: torchvision:NAME, as in torchvision:CIFAR10.
+"""Reads torchvision's datasets as a source: torchvision:NAME, for example torchvision:CIFAR10.
 
-Options of the dataset's constructor follow behind commas: torchvision:STL10,split=unlabeled.
-root is where the files lie ("data" if not given); nothing is downloaded but with download=true.
+Options of the dataset's constructor follow after commas: torchvision:STL10,split=unlabeled. root is
+the folder of the files [default: data]. Files are only downloaded with download=true.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ import hashlib
 import inspect
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.label_values import number_labels
+from data_tools.progress import Tick
 from data_tools.sources.keys import RowKeys
 
 PREFIX = "torchvision:"
 ROOT = "data"
-# Where torchvision's classes keep the labels, or pairs of a file and its label.
+# Attributes in which torchvision's classes keep labels, or pairs of a file and its label.
 LABELS = ("targets", "labels", "_labels", "y", "_samples", "samples", "imgs",
           "_flat_character_images", "index")
-# Without labels of its own a set is read once for them, if it is at most this long.
+# A dataset without such an attribute is read once for its labels, if it has at most this many
+# items.
 READ_FOR_LABELS = 10_000
 
-# Options that are functions.
+# Options that are functions, which a command line cannot give.
 CALLED = frozenset({"transform", "target_transform", "transforms", "loader", "is_valid_file"})
-# Folders, which prep reads by itself; videos, clips, flow and pairs of images.
+# Not accepted: folders, which prep reads by itself; videos, clips, optical flow, pairs of images.
 NO_IMAGES = frozenset({
     "ImageFolder", "DatasetFolder", "VisionDataset", "Kinetics", "HMDB51", "UCF101", "MovingMNIST",
     "PhotoTour", "FlyingChairs", "FlyingThings3D", "HD1K", "Sintel", "KittiFlow", "LFWPairs",
 })
-
-Tick = Callable[[int, int], None]  # (done, total)
 
 
 def recognises(name: str) -> bool:
@@ -45,10 +45,10 @@ def recognises(name: str) -> bool:
 
 
 def open(name: str, progress: Tick | None = None) -> TorchvisionSource:
-    """The dataset "torchvision:NAME,option=value,...".
+    """Open the dataset "torchvision:NAME,option=value,...".
 
-    Raises UserError for a name or an option that torchvision doesn't have, and for what the
-    dataset itself refuses (files that are not there, a split it hasn't).
+    Raises UserError for a name or an option that torchvision doesn't have, and for errors of the
+    dataset itself (missing files, an unknown split).
     """
     import torchvision
 
@@ -59,7 +59,7 @@ def open(name: str, progress: Tick | None = None) -> TorchvisionSource:
                         + close_to(title, known, "; it has {}", ", ".join(known[:8]) + ", ..."))
     make = getattr(torchvision.datasets, title)
     accepted = parameters(make)
-    # Some would download unasked.
+    # download=False: some datasets download by default.
     options: dict[str, Any] = {"root": ROOT, "download": False}
     options = {option: options[option] for option in options if option in accepted}
     for pair in pairs:
@@ -82,7 +82,7 @@ def open(name: str, progress: Tick | None = None) -> TorchvisionSource:
         raise
     except Exception as error:  # each dataset has its own way to say that its files are missing
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = reason.split(" You can use download")[0]  # said below, in our own form
+        reason = reason.split(" You can use download")[0]  # the hint below says it in our own form
         hint = ""
         if "download" in accepted and not options.get("download"):
             hint = f"; files are looked for in {options.get('root')}: root=DIR names another " \
@@ -98,9 +98,9 @@ def is_image_dataset(name: str) -> bool:
 
 
 def parameters(make: type) -> dict[str, bool]:
-    """The options of a dataset's constructor; True for those that must be given."""
+    """Options of a dataset's constructor; True for required ones."""
     found: dict[str, bool] = {}
-    # Its own, and through **kwargs those of the class that it extends.
+    # Its own options; if it takes **kwargs, also those of its base class.
     for cls in make.__mro__:
         listed = inspect.signature(cls).parameters
         for option, parameter in listed.items():
@@ -113,7 +113,7 @@ def parameters(make: type) -> dict[str, bool]:
 
 
 def close_to(word: str, words: Sequence[str], near: str, otherwise: str) -> str:
-    """What to suggest for a misspelt word, in any case of letters."""
+    """Suggest words close to a misspelt one, ignoring case; `otherwise` if none is close."""
     lower = {w.lower(): w for w in words}
     found = [lower[w] for w in difflib.get_close_matches(word.lower(), lower, 3)]
     return near.format(", ".join(found) if found else otherwise)
@@ -129,7 +129,8 @@ def value_of(text: str) -> bool | int | str:
 
 
 class TorchvisionSource:
-    """A torchvision dataset of (image, target) items. One lock: not all of them bear threads."""
+    """A torchvision dataset of (image, target) items. A lock protects it, since not all datasets
+    can be read from several threads."""
 
     ignored = 0
 
@@ -153,7 +154,7 @@ class TorchvisionSource:
         self.fingerprint = digest.hexdigest()
 
     def _find_labels(self, samples: int, progress: Tick | None) -> np.ndarray:
-        """int64 [N], -1 where there are none: from the dataset's own list, or item by item."""
+        """Labels, int64 [N], -1 for none: from the dataset's own list, or read item by item."""
         for attribute in LABELS:
             found = labels_in(getattr(self._dataset, attribute, None), samples)
             if found is not None:
@@ -176,6 +177,7 @@ class TorchvisionSource:
         return none
 
     def _name(self, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Labels int64 [N] and class names: the dataset's own if they fit, else numbered here."""
         names = getattr(self._dataset, "classes", None) or getattr(
             self._dataset, "categories", None)
         known = values[values != -1]
@@ -200,7 +202,8 @@ class TorchvisionSource:
         return item[0], item[1]
 
     def read(self, i: int) -> bytes | np.ndarray:
-        """RGB and grey images as arrays; of other modes a PNG, for the policy's own conversion."""
+        """Image i: an array if it is RGB or grey; else an encoded file (PNG or TIFF), which the
+        preparation converts by its policy."""
         from PIL import Image
 
         try:
@@ -223,11 +226,12 @@ class TorchvisionSource:
 
 
 def labels_in(found: Any, samples: int) -> np.ndarray | None:
-    """Class numbers, int64 [N], of what a dataset keeps; None where it is something else."""
+    """Class numbers, int64 [N], from the value of a dataset's attribute; None if it holds anything
+    else."""
     if found is None or not hasattr(found, "__len__") or len(found) != samples:
         return None
     if isinstance(found, (list, tuple)) and isinstance(found[0], (tuple, list)):
-        # (file, class) pairs; iNaturalist's are the other way round.
+        # (file, class) pairs; iNaturalist has (class, file).
         numbers = [[v for v in row if isinstance(v, int)] for row in found]
         if not all(len(row) == 2 and len(n) == 1 for row, n in zip(found, numbers, strict=True)):
             return None

@@ -1,4 +1,4 @@
-"""Store + draws + engine -> Batch, prefetched, on the device."""
+"""Loads the batches of training: store + draws + engine -> Batch on the device, loaded ahead."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from fastmoco.draws import Colour
 from fastmoco.loading import read_ahead
 from fastmoco.loading.batch import Batch
 from fastmoco.loading.engines.engine import Engine
-from fastmoco.loading.engines.resident_gpu import ResidentEngine
 from fastmoco.loading.ring import Ring
 from fastmoco.recipe import Recipe
 from fastmoco.system.ranks import ALONE, Ranks
 from fastmoco.system.streams import Field
 
-DRAWN = 1024  # samples whose numbers are drawn at a time: numpy's calls cost as much for a few
+DRAWN = 1024  # samples drawn at a time: numpy calls for few samples cost as much as for many
 
 
 class TrainLoader:
-    """Two augmentable views of every image, in an order and with draws that depend on
-    (recipe.seed, epoch, sample, view) alone; the last incomplete batch is left out.
+    """Two crops of every image, with the draws that augment them.
 
-    Of several ranks each brings its own part of every batch: together they are the batch of one.
-    Raises UserError where the batch does not divide into the ranks.
+    The order depends only on (recipe.seed, epoch), the draws also on sample and view. The last
+    incomplete batch of an epoch is left out. With several ranks, each loads its part of every
+    batch; together the parts equal the batch of a single process. Raises UserError if the batch
+    does not divide into the ranks.
     """
 
     def __init__(
@@ -48,17 +48,18 @@ class TrainLoader:
         self.order, _ = read_ahead.pick_order(recipe.order, store)
         self.steps_per_epoch = len(store) // recipe.batch
         self._engine, self._device = engine, device
-        self._resident = engine if isinstance(engine, ResidentEngine) else None
+        self._crop = engine.crop_on_device
         self._ring, self._size, self._waited = self._ring_of(recipe.size), recipe.size, 0.0
 
     def _ring_of(self, size: int) -> Ring:
+        """A ring whose slots fit plans for views of this side."""
         plan = next(self._plans(0, 0, np.zeros(self.recipe.batch, np.int64), size))
-        if self._resident is None:
-            del plan["windows"]  # which only the engine needs
+        if self._crop is None:
+            del plan["windows"]  # only the engine needs them, on the host
             plan["views"] = np.empty((self._local, 2, size, size, 3), np.uint8)
         layout = {k: Field(a.dtype, a.shape) for k, a in plan.items()}
         layout["blur_rows"] = Field(np.int64, (2 * self._local,))
-        return Ring(None if self._resident else self._engine, layout, self._device)
+        return Ring(None if self._crop else self._engine, layout, self._device)
 
     @property
     def data_wait(self) -> float:
@@ -68,8 +69,8 @@ class TrainLoader:
     def epoch(
         self, epoch: int, first_step: int = 0, size: int | None = None
     ) -> Iterator[Batch]:
-        """The batches of one epoch, from its first_step on, with views of the side given (or the
-        recipe's)."""
+        """The batches of one epoch, from first_step on. size: side of the views in pixels [default:
+        the recipe's]."""
         size = size or self.recipe.size
         if size != self._size:
             self._waited += self._ring.data_wait
@@ -87,8 +88,8 @@ class TrainLoader:
             order = order[: self.steps_per_epoch * self.recipe.batch]
             for t in self._ring.batches(self._plans(epoch, first_step, order, size, reach)):
                 views = (
-                    t["views"] if self._resident is None
-                    else self._resident.views(t["index"], t["windows"], size)
+                    t["views"] if self._crop is None
+                    else self._crop(t["index"], t["windows"], size)
                 )
                 yield Batch(
                     views, Colour(**{k: t.get(k) for k in colour}), t["label"], t["index"],
@@ -99,11 +100,11 @@ class TrainLoader:
         self, epoch: int, first_step: int, order: NDArray[np.int64], size: int,
         reach: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, NDArray]]:
-        """What each step from first_step on does to its part of the order [steps * batch];
-        `reach` hears how far that is."""
+        """Plan of each step from first_step on: the arrays of its part of the order [steps *
+        batch]. reach(position) is called with the position in the order that is drawn next."""
         r, aug, batch = self.recipe, self.recipe.augmentation_at(size), self.recipe.batch
         steps = len(order) // batch
-        together = max(1, DRAWN // batch)
+        together = max(1, DRAWN // batch)  # steps drawn at a time
         for begin in range(first_step, steps, together):
             end = min(begin + together, steps)
             ids = order[begin * batch : end * batch]

@@ -41,8 +41,11 @@ def timm_trunk(arch: str, splits: int, sizes: tuple[int, ...]) -> tuple[nn.Modul
 
 
 def create(arch: str, sizes: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
-    """timm's model as it comes, and the options it was made with: vision transformers are made for
-    one side, and some take others if told so; the rest have no such argument."""
+    """Build timm's model, randomly initialised; return it and the options that it was built with.
+
+    Vision transformers are built for one side of views; some can take several sides. Other models
+    have no such argument and raise TypeError, so the options are tried in turn.
+    """
     try:
         import timm
     except ImportError:
@@ -53,13 +56,16 @@ def create(arch: str, sizes: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise UserError(f"--arch {arch}: timm {timm.__version__} has no such model{hint}")
-    one: dict[str, Any] = {"img_size": max(sizes)}
-    for options in ([one | {"dynamic_img_size": True}] if len(sizes) > 1 else []) + [one, {}]:
+    one_side: dict[str, Any] = {"img_size": max(sizes)}
+    attempts: list[dict[str, Any]] = [one_side, {}]
+    if len(sizes) > 1:
+        attempts.insert(0, one_side | {"dynamic_img_size": True})
+    for options in attempts:
         before = torch.get_rng_state()
         try:
             return timm.create_model(name, pretrained=False, num_classes=0, **options), options
         except TypeError:
-            torch.set_rng_state(before)
+            torch.set_rng_state(before)  # a failed attempt must not change the random weights
             if not options:
                 raise
     raise AssertionError

@@ -1,3 +1,3 @@
-"""The machine: devices, streams, memory, ranks, compilers, versions. The only folder that names
-torch.cuda. Imports recipe alone.
+"""The machine: devices, streams, memory, ranks, compilers, versions. Only this folder may use
+torch.cuda. Imports only recipe.
 """

@@ -1,4 +1,4 @@
-"""The only file that names CUDA: devices, pinned slots, streams, precision."""
+"""Chooses the device and the precision, and sets up CUDA, cuDNN and mixed precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' to a device; UserError where there is none such. Under
-    torchrun, cuda is the GPU of this process."""
+    """Resolve 'auto', 'cpu', 'cuda' or 'cuda:N' to a device. Under torchrun, 'cuda' is the GPU of
+    this process.
+
+    Raises UserError if the name is invalid or the device does not exist.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     numbered = name.startswith("cuda:")
@@ -25,11 +28,13 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        device = torch.device("meta")
+        device = torch.device("meta")  # not a device name: refused below
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N")
     if numbered and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise UserError(f"--device {name} is one GPU for all ranks; use --device cuda, one each")
+        raise UserError(
+            f"--device {name} would give all ranks one GPU; use --device cuda, one per rank"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(
@@ -40,7 +45,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Precision:
-    """Resolve 'auto': bfloat16 where the hardware multiplies it, else float16 or float32."""
+    """Resolve 'auto': bfloat16 if the hardware multiplies it; else float16 on a GPU, float32 on a
+    CPU."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -49,25 +55,25 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def collectives() -> str:
-    """The backends by which ranks talk: of tensors on the CPU, and of those on GPUs."""
+    """torch.distributed's backends: gloo for tensors on the CPU, NCCL for those on GPUs."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def make_current(device: torch.device) -> None:
-    """What names no GPU means this one: without it, every rank also holds memory on the first."""
+    """Make this GPU the default one. Otherwise every rank also holds memory on the first GPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def choose_deterministic(device: torch.device) -> None:
-    """cuDNN's reproducible kernels: what makes a resumed run equal one never stopped."""
+    """Use cuDNN's reproducible kernels, so that a resumed run equals an uninterrupted one."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
 
 
 def same_bits(device: torch.device) -> str:
-    """What the bits of a run depend on, of its device: a CPU's instruction set is written down
-    elsewhere; another GPU has other kernels, and so has another cuDNN."""
+    """Identify the part of a device that decides a run's bits: the GPU and the version of cuDNN,
+    since each has its own kernels. A CPU's instruction set is recorded in versions()."""
     if device.type != "cuda":
         return device.type
     return f"{describe(device)}, cuDNN {torch.backends.cudnn.version()}"
@@ -79,5 +85,5 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """float16 needs its gradients scaled; for the others the scaler passes through."""
+    """Scales gradients for float16; for other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")

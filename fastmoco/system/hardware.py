@@ -1,4 +1,4 @@
-"""What this machine's devices are called, and how much memory they have."""
+"""Names of this machine's devices, and their memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_tools.machine import memory
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, as results cite it."""
+    """Name of the device (and torch's number of threads on a CPU), as results cite it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = "cpu"
@@ -25,7 +25,7 @@ def describe(device: torch.device) -> str:
 
 
 def cards() -> list[str]:
-    """The CUDA devices that torch sees, each in words."""
+    """The CUDA devices that torch sees: name, memory and architecture of each."""
     if not torch.cuda.is_available():
         return []
     found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -33,7 +33,7 @@ def cards() -> list[str]:
 
 
 def driver() -> str | None:
-    """Version of NVIDIA's driver; None where there is none."""
+    """Version of NVIDIA's driver; None if there is no driver."""
     try:
         with open("/proc/driver/nvidia/version") as file:
             words = file.readline().split()
@@ -43,28 +43,28 @@ def driver() -> str | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that nobody uses on a CUDA device; on the CPU, all that this process may use."""
+    """Unused bytes on a CUDA device; on the CPU, all bytes that this process may use."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _own_memory()
 
 
 def _own_memory() -> int:
-    """Bytes of the machine's memory for this process: ranks on one machine share it."""
+    """This process's share of the machine's memory in bytes: its ranks get equal shares."""
     return memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def usable_memory(device: torch.device) -> int:
-    """Bytes of a CUDA device that this process has or could get, which others (a desktop) leave; on
-    the CPU, all that this process may use."""
+    """Bytes of a CUDA device that this process holds or could still get, so without the memory of
+    other programs (a desktop); on the CPU, all bytes that this process may use."""
     if device.type != "cuda":
         return _own_memory()
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes at the most so far: of this process on the device, or of its memory on the CPU."""
+    """Peak of this process so far, in bytes: reserved on a CUDA device, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    # ru_maxrss would be the parent's, where that was larger when it started this process
+    # ru_maxrss includes the parent's memory at the fork, so VmHWM comes first
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         for line in file:
             if line.startswith("VmHWM:"):
@@ -73,5 +73,5 @@ def used_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes of device memory at the most so far; 0 on the CPU."""
+    """Peak of memory allocated on the device so far, in bytes; 0 on the CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""Facts about this process that every command asks for: this file imports no torch."""
+"""Facts about this process that every command needs. Imports no torch, to start fast."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""One process a device: who there is, what they hand each other, and that they agree.
+"""One process (rank) per device: data that ranks exchange, and checks that they agree.
 
     torchrun --nproc-per-node 8 -m fastmoco train DATA ...
 
-and on several machines, on each with its own number as --node-rank (DATA and --out at the same
-paths on all, best on a file system that all see: the first rank writes, all read):
+On several machines, start each with its own --node-rank. DATA and --out must have the same paths on
+all of them, best on a shared file system: the first rank writes, all read.
 
     torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port 29500 \\
         -m fastmoco train DATA ...
 
-A rank holds its own part of every batch, on the GPU that LOCAL_RANK names. Nothing is broadcast in
-training: the queue stays the same on all ranks because all write the same gathered keys into it,
-which a checksum proves.
+A rank holds its own part of every batch, on the GPU that LOCAL_RANK names. Training broadcasts
+nothing: the queue stays the same on all ranks because all write the same gathered keys into it. A
+checksum verifies this.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_tools.errors import UserError
 R = TypeVar("R")
 
 
-WORDS = 2**22  # of a tensor that a checksum widens at a time: 32 MB
+WORDS = 2**22  # words that a checksum widens to int64 at a time: 32 MB
 
 # torch 2.14 renames both
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -43,16 +43,16 @@ _buffers_stay: dict[str, Any] = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run; alone where torchrun did not start it."""
+    """This process among the processes of a run; the only one if torchrun did not start it."""
 
     rank: int = 0
     size: int = 1
     here: int = 1
-    """How many of them share this machine."""
+    """Number of ranks on this machine."""
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, ...] of every rank, in their order: [n * size, ...]; no gradient. Images keep
-        channels last."""
+        """Concatenate x, [n, ...], of all ranks in rank order: [n * size, ...]. No gradient flows
+        back. Channels-last images stay channels last."""
         if self.size == 1:
             return x
         if x.dim() == 4 and not x.is_contiguous():
@@ -64,7 +64,8 @@ class Ranks:
         return out
 
     def gather_with_gradient(self, x: torch.Tensor) -> torch.Tensor:
-        """The same; a rank's gradient is the sum over all ranks of theirs to its part."""
+        """As gather, with a gradient: a rank receives the sum over all ranks of the gradients of
+        its part."""
         return x if self.size == 1 else _Gather.apply(x, self)
 
     def mean_(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -80,13 +81,14 @@ class Ranks:
         torch._foreach_copy_(tensors, views)
 
     def any_(self, flag: torch.Tensor) -> torch.Tensor:
-        """A flag (0 or 1, []) that is 1 where it is on any rank; in place, on the device."""
+        """Set a flag (0 or 1, shape []) to 1 if it is 1 on any rank; in place, on the device."""
         if self.size > 1:
             dist.all_reduce(flag, dist.ReduceOp.MAX)
         return flag
 
     def differing(self, state: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of the tensors whose bits are not the same on all ranks, by a checksum (waits)."""
+        """Names of the tensors whose bits differ between ranks, found by checksums. Waits for the
+        other ranks and the device."""
         if self.size == 1:
             return []
         sums = torch.stack([checksum(t) for t in state.values()])
@@ -96,7 +98,7 @@ class Ranks:
         return [n for n, same in zip(state, (most == least).tolist(), strict=True) if not same]
 
     def agree(self, facts: Mapping[str, object]) -> None:
-        """UserError where a fact is another one on this or that rank (waits)."""
+        """Raise UserError if a fact differs between ranks. Waits for the other ranks."""
         if self.size == 1:
             return
         ours = {name: str(value) for name, value in facts.items()}
@@ -107,7 +109,7 @@ class Ranks:
                 if value != all_facts[0][name]:
                     raise UserError(
                         f"rank {rank} has {name} {value}, and rank 0 {all_facts[0][name]}: start "
-                        f"all ranks by the same command, on the same data"
+                        f"all ranks with the same command, on the same data"
                     )
 
     def barrier(self) -> None:
@@ -116,7 +118,7 @@ class Ranks:
             dist.all_reduce(torch.zeros(1))  # on the host: dist.barrier would guess a GPU
 
     def share(self, value: R) -> R:
-        """Rank 0's value, on all ranks (waits)."""
+        """Rank 0's value, on all ranks. Waits for rank 0."""
         if self.size == 1:
             return value
         box = [value]
@@ -124,8 +126,11 @@ class Ranks:
         return box[0]
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """The encoder as one whose gradients are means over the ranks. Its buffers are not
-        exchanged: BatchNorm's statistics are each rank's own by design."""
+        """Wrap an encoder so that its gradients are averaged over the ranks.
+
+        Buffers are not exchanged: each rank keeps its own BatchNorm statistics by design (shuffled
+        BatchNorm, 1911.05722 section 3.3).
+        """
         if self.size == 1:
             return encoder
         return _DDP(encoder, gradient_as_bucket_view=True, **_buffers_stay)
@@ -152,8 +157,10 @@ GO_ON, SAVE, STOP = range(3)
 
 
 def checksum(x: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor's words as integers, weighed by their places, int64 []: equal bits give
-    equal sums, and two keys that changed places do not."""
+    """Sum of a tensor's words as integers, weighted by their positions: int64, shape [].
+
+    Equal bits give equal sums. The weights make two swapped keys give another sum.
+    """
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     words = x.detach().contiguous().view(-1).view(whole)
     total = torch.zeros((), dtype=torch.int64, device=x.device)

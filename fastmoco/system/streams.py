@@ -1,4 +1,4 @@
-"""Pinned slots and side streams: the next batch is copied and prepared while a step runs."""
+"""Pinned slots and side streams: the next batch is copied and augmented while a step runs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ P = TypeVar("P", bound="HoldsTensors")
 
 
 class HoldsTensors(Protocol):
-    """What one_ahead can hand from one stream to another."""
+    """A prepared batch that one_ahead hands from one stream to another."""
 
     def tensors(self) -> list[torch.Tensor]:
-        """All of them."""
+        """Its tensors, all of them."""
         ...
 
 
 def one_ahead(
     batches: Iterator[T], prepare: Callable[[T], P], device: torch.device
 ) -> Iterator[P]:
-    """prepare(batch) of each batch, in order. On CUDA it is launched on a stream of its own, one
-    batch ahead of the step that works on the main stream. The host waits for the step two earlier:
-    the device always has one to do, and never more than three batches in its memory. What prepare
-    returns must not lie in memory that the batches use again."""
+    """Yield prepare(batch) of each batch, in order.
+
+    On CUDA, prepare runs on a side stream, one batch ahead of the step on the main stream. The host
+    waits for the step before the last one, so that the device always has a step to run and never
+    holds more than three batches. The result of prepare must not share memory with the batch, whose
+    slot is filled again.
+    """
     if device.type != "cuda":
         yield from map(prepare, batches)
         return
     side, main = side_stream(device), torch.cuda.current_stream(device)
 
     def begin() -> tuple[P, torch.cuda.Event] | None:
-        with torch.cuda.stream(side):  # the loader's copies and its slots' events too
+        with torch.cuda.stream(side):  # also the loader's copies and its slots' events
             batch = next(batches, None)
             if batch is None:
                 return None
@@ -48,15 +51,15 @@ def one_ahead(
 
     now, steps = begin(), deque[torch.cuda.Event]()
     while now is not None:
-        if len(steps) == 2:
+        if len(steps) == 2:  # two steps are queued: let the older one end before launching more
             steps.popleft().synchronize()
         following = begin()
         prepared, done = now
         main.wait_event(done)
         for tensor in prepared.tensors():
-            tensor.record_stream(main)  # its memory is not given out again before
+            tensor.record_stream(main)  # keeps the allocator from reusing it before the step ends
         yield prepared
-        # a waiting host that sleeps leaves its core to the threads that decode
+        # blocking: while the host waits it sleeps, so its core is free for the decoding threads
         steps.append(torch.cuda.Event(blocking=True))
         steps[-1].record(main)
         now = following
@@ -64,8 +67,8 @@ def one_ahead(
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one on which batches are prepared: the allocator keeps memory by stream, so that another
-    one each epoch would hold more and more of it."""
+    """The stream on which batches are prepared, one per device for the whole run: the allocator
+    caches memory per stream, so a new stream in every epoch would leak memory."""
     return torch.cuda.Stream(device)
 
 
@@ -80,15 +83,16 @@ class Field:
 class Slot:
     """One batch's arrays in a single host buffer, and that buffer's copy on the device.
 
-    On the CPU the tensors are the host buffer itself. On CUDA the host buffer is pinned, one
-    asynchronous copy moves everything on a side stream, and two events say when the host side
-    (copy done) and the device side (last reader done) may be written again.
+    On the CPU the tensors are the host buffer itself. On CUDA the host buffer is pinned, and one
+    asynchronous copy on a side stream moves everything. Two events record when the buffers may be
+    written again: the host buffer after the copy, the device buffer after its last reader.
     """
 
     def __init__(self, layout: dict[str, Field], device: torch.device) -> None:
         places, size = {}, 0
         for name, field in layout.items():
             places[name] = size
+            # each array starts at a multiple of 64 bytes, a cache line
             size += -(-int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize // 64) * 64
         self.device = device
         on_cuda = device.type == "cuda"
@@ -116,7 +120,8 @@ class Slot:
                 if self._device is None
                 else self._device[part].view(like.dtype).view(like.shape)
             )
-        # The allocator may hand out memory that launched work still reads: that comes first.
+        # The allocator may return memory that launched work still reads: the first copy waits for
+        # it.
         self.mark_used()
 
     def wait_writable(self) -> None:
@@ -125,13 +130,14 @@ class Slot:
             self._copied.synchronize()
 
     def wait_unused(self) -> None:
-        """Block this host thread until no launched work needs either buffer: before they go."""
+        """Block this host thread until no launched work needs either buffer. Call it before the
+        slot is deleted."""
         self.wait_writable()
         if self._used is not None:
             self._used.synchronize()
 
     def to_device(self, copy_stream: torch.cuda.Stream | None) -> dict[str, torch.Tensor]:
-        """Start the copy and make the current stream wait for it; no host wait."""
+        """Start the copy and make the current stream wait for it. The host does not wait."""
         if self._device is not None and copy_stream is not None:
             assert self._used is not None and self._copied is not None
             copy_stream.wait_event(self._used)
@@ -142,13 +148,14 @@ class Slot:
         return self._tensors
 
     def mark_used(self) -> None:
-        """What was launched so far on the current stream is the last reader of the tensors."""
+        """Record that the work launched so far on the current stream is the last to read the
+        tensors: the next copy waits for it."""
         if self._used is not None:
             self._used.record(torch.cuda.current_stream(self.device))
 
 
 def copy_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A side stream for the copies, where there are streams."""
+    """A new side stream for copies; None if the device is no GPU."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 

@@ -16,18 +16,18 @@ from fastmoco.system.device import collectives
 from fastmoco.system.ranks import ALONE, R, Ranks
 
 P = ParamSpec("P")
-# A rank that dies is noticed at once, its connections close; a machine that vanishes after so long.
-# Not less: the others wait while rank 0 measures kNN.
+# A killed rank is noticed at once, since its connections close; a machine that vanishes only after
+# this time. A shorter time could end a healthy run: all ranks wait while rank 0 measures kNN.
 PATIENCE = timedelta(minutes=30)
 _meeting: dist.Store | None = None
 _joined = itertools.count()
 
 
 def join() -> Ranks:
-    """Join the run that torchrun started; Ranks() where it did not. Tensors travel by NCCL between
-    GPUs and by gloo between hosts.
+    """Join the run that torchrun started; ALONE if torchrun did not start this process.
 
-    Raises UserError where the others cannot be reached.
+    NCCL exchanges tensors between GPUs, gloo those on CPUs. Raises UserError if the other ranks
+    cannot be reached.
     """
     global _meeting
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -36,7 +36,7 @@ def join() -> Ranks:
     if not dist.is_initialized():
         try:
             store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-            # a process may train twice: the second time must not find what the first one left
+            # a process may train twice: the second run must not read keys of the first
             _meeting = dist.PrefixStore(f"fastmoco/{next(_joined)}", store)
             dist.init_process_group(
                 collectives(), store=_meeting, rank=rank, world_size=size, timeout=PATIENCE
@@ -50,17 +50,18 @@ def join() -> Ranks:
 
 
 def leave() -> None:
-    """The end of what join began."""
+    """Leave the process group that join() entered."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def as_one(run: Callable[P, R]) -> Callable[P, R]:
-    """What all ranks run together: what fails on one ends all, and one of them tells it.
+    """Decorator for code that every rank runs. If one rank fails, all stop, and exactly one reports
+    the error.
 
-    The first to fail raises its error, a UserError where it is the others that are gone; the rest
-    leave by SystemExit(2) without a word. Joins before, where that is still to be done, and leaves
-    after.
+    The first rank to fail raises its error, or a UserError if it failed because other ranks are
+    gone. All other ranks raise SystemExit(2) silently. The decorator joins the run if that was not
+    done before, and then leaves it at the end.
     """
 
     @functools.wraps(run)
@@ -72,9 +73,9 @@ def as_one(run: Callable[P, R]) -> Callable[P, R]:
         try:
             result = run(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
-            if not _is_mine_to_tell(ranks.rank):
+            if not _reports_the_error(ranks.rank):
                 raise SystemExit(2) from None
-            if not _says_they_are_gone(error):
+            if not _means_ranks_are_gone(error):
                 raise
             raise UserError(
                 f"rank {ranks.rank} of {ranks.size} has lost the others: one of them was killed, "
@@ -87,16 +88,19 @@ def as_one(run: Callable[P, R]) -> Callable[P, R]:
     return together
 
 
-def _is_mine_to_tell(rank: int) -> bool:
+def _reports_the_error(rank: int) -> bool:
+    """True on the first rank that asks: it alone reports the error."""
     try:
         assert _meeting is not None
+        # an atomic compare-and-set: every rank gets the number of the first that wrote
         return int(_meeting.compare_set("told", "", str(rank))) == rank
-    except RuntimeError:  # the place to meet is gone too
+    except RuntimeError:  # the store on rank 0's machine is gone too
         return True
 
 
-def _says_they_are_gone(error: BaseException) -> bool:
-    """gloo has no type of its own for it."""
+def _means_ranks_are_gone(error: BaseException) -> bool:
+    """True for errors of lost connections. gloo has no exception type for them, so the words are
+    compared."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error).lower()
     )

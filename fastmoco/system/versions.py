@@ -1,4 +1,4 @@
-"""The versions of what a result depends on."""
+"""Versions of the libraries that a result depends on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from fastmoco import __version__
 
 
 def versions() -> dict[str, str]:
-    """What the bits of a run depend on besides the recipe."""
+    """Versions of Python and the libraries, and the CPU's instruction set: with the recipe and the
+    data, they decide the bits of a run on a CPU."""
     names = ("torch", "torchvision", "numpy", "numba", "simplejpeg", "pillow")
     found = {name: importlib.metadata.version(name) for name in names}
     return {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from fastmoco.recipe import Recipe
-
-DROPS = (0.6, 0.8)  # 120 and 160 of 200 epochs in main_moco.py
+from fastmoco.settings.step_schedule import DROPS
 
 
 def learning_rate(

@@ -1,1 +1,1 @@
-"""Checkpoints: ours written and read, others read. Imports model, runs and system."""
+"""Checkpoints: writes and reads ours, and reads other systems'. Imports model, runs and system."""

@@ -19,12 +19,13 @@ from fastmoco.weights.read import WeightsFile, read_weights, tensors_digest
 from fastmoco.weights.write import write_weights
 
 FORMAT = 2
+# Types of a line of the plan; see Checkpoint.plan.
 PLAN_LINES = ([int, float, int], [int, int, int])
 SETTINGS_BYTES = 1 << 20  # most bytes of a checkpoint in addition to its tensors
 NO_DIGESTS = (
-    "written before checkpoints held digests of their tensors: opened by its zip's checksums alone"
+    "written by a release without digests of tensors: only the checksums of its zip were verified"
 )
-NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be seen"
+NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be detected"
 
 
 @dataclass(repr=False)
@@ -37,7 +38,7 @@ class Checkpoint:
     moco: dict[str, torch.Tensor]
     """Encoders, their BatchNorm buffers, the dictionary (the queue [K, dim] and its pointer)."""
     optimizer: dict[str, Any]
-    """Empty in a checkpoint of weights alone: the best by kNN."""
+    """Empty in a checkpoint that holds only weights: the best by kNN."""
     scaler: dict[str, Any]
     step: int
     """Number of steps done over the whole run. Times recipe.batch it is the number of samples."""
@@ -108,7 +109,7 @@ def refuse_full_disk(path: Path, tensors: Iterable[torch.Tensor], keep: int) -> 
         disk = shutil.disk_usage(folder)
     except OSError:
         return
-    if disk.total and disk.free + there < (2 + keep) * each:  # some network disks give no figures
+    if disk.total and disk.free + there < (2 + keep) * each:  # some network disks report 0 bytes
         raise UserError(
             f"{path.parent}: {2 + keep} checkpoints of {human(each)} need more than the "
             f"{human(disk.free)} that are free there: no space left on device; make room, "

@@ -1,11 +1,11 @@
-"""Checkpoints of other systems, recognised by their names (foreign_layouts) and read as ours.
+"""Reads checkpoints of other systems, recognised by the names of their tensors (foreign_layouts).
 
-The tensors determine arch, stem, head, dim and K of the recipe. All else is taken from the recipe
-of ours that fits best, and `origin` says so.
+The tensors determine arch, stem, head, dim and K of the recipe. All other fields come from our
+named recipe that fits best, and `origin` says so.
 
-The released MoCo, and all that followed it, moves the key encoder before it encodes the keys, we
-after the optimizer's step: the key encoder of their checkpoints is one update behind ours. It is
-taken as it is.
+The released MoCo, and all systems that follow it, update the key encoder before they encode the
+keys; fastmoco updates it after the optimizer's step. So the key encoder in their checkpoints is one
+update behind ours. It is read unchanged.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from fastmoco.weights.checkpoint import Checkpoint, check_types
 from fastmoco.weights.foreign_layouts import Choice, Trunk, choose, head_of, left_out, queue_of
 from fastmoco.weights.foreign_tensors import Tensors, short, tensors_of
 from fastmoco.weights.other_trunks import other_resnet, what_it_is
-from fastmoco.weights.resnets import DEPTHS
+from fastmoco.weights.resnets import RESNETS, ResNet
 
-ONLY = f"of other systems' encoders only {', '.join(DEPTHS.values())} are read"
+ONLY = f"of other systems' encoders only {', '.join(RESNETS)} are read"
 
 
 def from_foreign(content: Any, path: str) -> Checkpoint:
-    """The content of another system's file as a checkpoint of ours.
+    """Make a checkpoint of ours from the content of another system's file.
 
     `moco` holds encoder_q.trunk.* and, if the file has them, encoder_q.head.*, encoder_k.*,
-    dictionary.keys [K, dim] and dictionary.pointer; the optimizer of an official file is that of
-    the same parameters. `origin` says in one line which encoder was taken and what was left out.
-    Raises UserError, naming what the file holds, if that is none of our encoders, or if it holds
-    several and no name says which one was trained.
+    dictionary.keys [K, dim] and dictionary.pointer. The optimizer is only taken from official
+    files. `origin` says in one line which encoder was read and which tensors were left out.
+
+    Raises UserError, which names the network in the file, if it is none of our encoders, or if the
+    file holds several encoders and no name says which one was trained.
     """
     inside = content.get("fastmoco") if isinstance(content, Mapping) else None
     ours = _ours_inside(inside, path)
-    if ours is not None and ours.recipe.arch not in DEPTHS.values():
-        # a trunk that other systems have no layout for, under its own names
+    if ours is not None and ours.recipe.arch not in RESNETS:
+        # an export of ours whose trunk no other system has: it is under its own names
         named = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
         moco = {f"encoder_q.trunk.{k}": v for k, v in named.items()}
         check_encoder(ours.recipe, moco, "encoder_q.", path)
@@ -57,8 +58,9 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
         raise UserError(f"{path}: {other}; {ONLY}")
     channels = trunk["conv1.weight"].shape[1]
     if channels != 3:
-        raise UserError(f"{path}: its first convolution takes images of {channels} "
-                        f"channel{'s' * (channels != 1)}; fastmoco's images have 3 (RGB)")
+        word = "channel" if channels == 1 else "channels"
+        raise UserError(f"{path}: its first convolution takes images of {channels} {word}; "
+                        "fastmoco's images have 3 (RGB)")
     arch, width = _arch(trunk, path)
     moco, lacks, used = _moco(found, choice, trunk, width)
     recipe = _recipe(arch, trunk, moco) if ours is None else ours.recipe
@@ -76,7 +78,7 @@ def from_foreign(content: Any, path: str) -> Checkpoint:
 
 
 def _unknown(found: Tensors, path: str) -> UserError:
-    """The refusal of a file without a trunk that is known here."""
+    """The error for a file without a trunk that we can read."""
     kind = what_it_is(found)
     if kind is not None:
         return UserError(f"{path}: {kind}; {ONLY}")
@@ -88,7 +90,7 @@ def _unknown(found: Tensors, path: str) -> UserError:
 
 
 def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
-    """The arch whose blocks the trunk has, and its width."""
+    """Return the arch that has the trunk's blocks, and the width of its features."""
     blocks: dict[int, set[int]] = {}
     for name in trunk:
         found = re.match(r"layer(\d)\.(\d{1,4})\.", name)
@@ -96,20 +98,24 @@ def _arch(trunk: Tensors, path: str) -> tuple[str, int]:
             blocks.setdefault(int(found[1]), set()).add(int(found[2]))
     depth = tuple(len(blocks.get(stage, ())) for stage in (1, 2, 3, 4))
     convolutions = 3 if "layer1.0.conv3.weight" in trunk else 2
-    arch = DEPTHS.get((depth, convolutions))
+    structure = ResNet(depth, convolutions)
+    arch = next((name for name, resnet in RESNETS.items() if resnet == structure), None)
     if arch is None:
         raise UserError(
             f"{path}: its stages have {' '.join(map(str, depth))} blocks of {convolutions} "
-            f"convolutions: none of {', '.join(DEPTHS.values())}"
+            f"convolutions: none of {', '.join(RESNETS)}"
         )
-    return arch, 2048 if convolutions == 3 else 512
+    return arch, structure.width
 
 
 def _moco(
     found: Tensors, choice: Choice, trunk: Tensors, width: int
 ) -> tuple[Tensors, list[str], set[str]]:
-    """Both encoders and the queue under our names, as far as they are there; what is not there;
-    and the names of the tensors that were taken. A key encoder is taken whole or not at all."""
+    """Rename the tensors of both encoders and the queue, as far as the file has them.
+
+    Returns the renamed tensors, a phrase for each missing part, and the names in the file of the
+    tensors that were taken. A key encoder is taken completely or not at all.
+    """
     layout = choice.layout
     head, why = head_of(found, layout.head, width)
     used = set(choice.trunk.names) | set(head.values())
@@ -131,13 +137,14 @@ def _moco(
 
 
 def _key_trunk(choice: Choice) -> Trunk | None:
-    """The trunk of the key encoder, if the layout has one and the file too."""
+    """The trunk of the key encoder, if both the layout and the file have one."""
     prefix = choice.layout.key_trunk
     return next((t for t, _ in choice.others if prefix and t.prefix == prefix), None)
 
 
 def _recipe(arch: str, trunk: Tensors, moco: Tensors) -> Recipe:
-    """What the tensors tell; the rest of the named recipe that has most of it."""
+    """The recipe that the tensors determine; other fields come from the named recipe that fits
+    best."""
     cifar = trunk["conv1.weight"].shape[-1] == 3
     mlp = "encoder_q.head.2.weight" in moco
     linear = "encoder_q.head.weight" in moco
@@ -171,9 +178,9 @@ def _check_shapes(recipe: Recipe, moco: Tensors, path: str) -> None:
 
 
 def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None:
-    """Raises UserError, in one line, unless the tensors under a prefix are the recipe's encoder,
-    whole and of the right shapes; its head may be missing as a whole."""
-    with torch.device("meta"):
+    """Raise UserError, in one line, unless the tensors under a prefix are the recipe's encoder,
+    complete and in the right shapes. The head may be missing completely."""
+    with torch.device("meta"):  # names and shapes only, without memory
         wanted = build_encoder(recipe).state_dict()
     here = {k[len(prefix) :]: v for k, v in moco.items() if k.startswith(prefix)}
     if not any(k.startswith("head.") for k in here):
@@ -184,7 +191,7 @@ def check_encoder(recipe: Recipe, moco: Tensors, prefix: str, path: str) -> None
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             of = f"of a {recipe.arch}" if word == "lacks" else f"which a {recipe.arch} has not"
-            raise UserError(f"{path}: {word} {prefix}{short(names[0])}{more} {of}: not whole")
+            raise UserError(f"{path}: {word} {prefix}{short(names[0])}{more} {of}: not complete")
     for k, v in wanted.items():
         if k in here and not k.endswith("num_batches_tracked"):
             _check_numbers(here[k], f"{prefix}{k}", path)
@@ -201,8 +208,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _check_numbers(tensor: torch.Tensor, name: str, path: str) -> None:
-    """Raises UserError unless a tensor holds plain, finite floats: a file may also hold quantised,
-    sparse or meta tensors, of which torch can not even tell whether they are finite."""
+    """Raise UserError unless a tensor holds plain, finite floats. A file may also hold quantised,
+    sparse or meta tensors, for which torch has no isfinite()."""
     plain = tensor.layout == torch.strided and tensor.device.type != "meta"
     if not plain or tensor.is_quantized or tensor.dtype not in FLOATS:
         kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
@@ -214,7 +221,8 @@ def _check_numbers(tensor: torch.Tensor, name: str, path: str) -> None:
 def _origin(
     layout: str, epoch: int | None, recipe: Recipe, moco: Tensors, lacks: list[str], left: str
 ) -> str:
-    """One line that says what the file was found to be."""
+    """One line on the file: layout, epoch, the parts that were read, missing ones and left out
+    ones."""
     parts = [layout + ("" if epoch is None else f", epoch {epoch}")]
     parts[0] += f": {recipe.arch}" + (" with a CIFAR stem" if recipe.stem == "cifar" else "")
     if any(k.startswith("encoder_q.head.") for k in moco):
@@ -232,7 +240,8 @@ def _origin(
 
 
 def _ours_inside(inside: Any, path: str) -> Checkpoint | None:
-    """What our own export to the official layout added: all that the layout has no place for."""
+    """The fields of a checkpoint that our own exports add beside the tensors; None in files of
+    others."""
     if not isinstance(inside, Mapping):
         return None
     try:
@@ -244,8 +253,8 @@ def _ours_inside(inside: Any, path: str) -> Checkpoint | None:
 
 
 def _optimizer(content: Any, moco: Tensors) -> dict[str, Any]:
-    """The optimizer of an official file, of the query encoder's parameters alone: the official
-    code lists the key encoder's after them."""
+    """The optimizer state of an official file, cut to the query encoder's parameters: the official
+    code lists the key encoder's parameters after them."""
     saved = content.get("optimizer") if isinstance(content, Mapping) else None
     if not isinstance(saved, Mapping) or not saved.get("param_groups"):
         return {}
@@ -255,5 +264,5 @@ def _optimizer(content: Any, moco: Tensors) -> dict[str, Any]:
         state = {i: v for i, v in saved.get("state", {}).items() if i < count}
         group = {**saved["param_groups"][0], "params": list(range(count))}
     except (TypeError, AttributeError, KeyError, IndexError):
-        return {}  # not an optimizer's: what counts are the weights
+        return {}  # not an optimizer's state: the weights are still useful
     return {"state": state, "param_groups": [group]} if state else {}

@@ -1,9 +1,9 @@
-"""Where other systems keep the trunk, the head and the queue in their checkpoints.
+"""Finds the trunk, the head and the queue in other systems' checkpoints.
 
-A trunk is found by its own names under any prefix. If a file holds several, the one that gradients
-trained is taken, and its moving averages (teacher, momentum, key, target, ema) are left out. Known
-layouts add where the head, the key encoder and the queue are: those of the official MoCo, MoCo v3,
-lightly, solo-learn, mmselfsup and mmpretrain, and VISSL.
+A trunk is found by the names of its tensors, under any prefix. If a file holds several, the one
+that gradients trained is taken; its moving averages (teacher, momentum, key, target, ema) are left
+out. For known layouts the table also says where the head, the key encoder and the queue are: the
+official MoCo, MoCo v3, lightly, solo-learn, mmselfsup and mmpretrain, and VISSL.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastmoco.weights.resnets import from_huggingface, from_layer0, from_sequent
 
 @dataclass(frozen=True)
 class Layout:
-    """How a system prefixes its tensors; a trunk's own names come after the prefix."""
+    """The prefixes of a system's tensors; after them come the trunk's own names."""
 
     name: str
     trunk: str
@@ -31,7 +31,7 @@ class Layout:
     key_head: str = ""
 
 
-# The first that fits: those with more of their own come first.
+# The first that fits is taken, so layouts with more prefixes of their own come first.
 LAYOUTS = (
     Layout("official MoCo", "encoder_q.", "encoder_q.fc.", "encoder_k.", "encoder_k.fc."),
     Layout(
@@ -39,9 +39,9 @@ LAYOUTS = (
         "momentum_encoder.fc.",
     ),
     Layout("mmselfsup", "encoder_q.0.", "encoder_q.1.", "encoder_k.0.", "encoder_k.1."),
-    # its encoder_k.module.0., where "module" is a wrapper's
+    # it writes encoder_k.module.0.; "module" is a wrapper's, and already removed
     Layout("mmpretrain", "backbone.", "neck.", "encoder_k.0.", "encoder_k.1."),
-    # of lightly's ImageNet benchmark, whose bare names are the key encoder's
+    # lightly's ImageNet benchmark, in which the bare names are the key encoder's
     Layout(
         "lightly", "query_backbone.", "query_projection_head.", "backbone.", "projection_head.",
     ),
@@ -56,45 +56,45 @@ LAYOUTS = (
     Layout("VISSL", "trunk.base_model._feature_blocks.", "heads."),
     Layout("official MoCo without its head", "encoder_q."),
 )
-# Keys of files under which systems put a whole state dict: they say nothing about it.
+# Keys under which files hold a whole state dict. They say nothing about its layout.
 CONTAINERS = frozenset({"classy_state_dict", "base_model", "model", "state_dict",
                         "model_state_dict"})
-# Words in the name of a network whose weights follow another's, by an exponential moving average.
+# Words in the names of networks whose weights are an exponential moving average of another's.
 AVERAGES = frozenset({"teacher", "momentum", "ema", "target", "key", "k", "averaged", "avg", "swa",
                       "polyak", "slow", "shadow"})
-MOST_TRUNKS = 64
+MOST_TRUNKS = 64  # a file with more is no checkpoint of an encoder
 MOST_LEFT_OUT = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A ResNet's trunk in a file."""
+    """A ResNet's trunk that was found in a file."""
 
     prefix: str
     naming: str
     names: dict[str, str] = field(repr=False)
-    """Whole name in the file -> torchvision's name."""
+    """Full name in the file -> torchvision's name."""
 
     def tensors(self, found: Tensors) -> Tensors:
-        """Its tensors by torchvision's names."""
+        """Its tensors under torchvision's names."""
         return {ours: found[theirs] for theirs, ours in self.names.items()}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The trunk that is taken, and what is known of the layout around it."""
+    """The trunk that is read, and the layout around it."""
 
     trunk: Trunk
     layout: Layout
-    """With whole prefixes."""
+    """The layout with full prefixes."""
     root: str
     """The prefix that all names of the layout have in this file."""
     others: list[tuple[Trunk, str]]
-    """The other trunks in the file, and why they are not taken."""
+    """The other trunks in the file, each with the reason why it is not read."""
 
     @property
     def name(self) -> str:
-        """The layout's name for people, and the prefix that it is under."""
+        """The layout's name for messages, with its prefix."""
         parts = self.root.split(".")[:-1]
         while parts and parts[0] in CONTAINERS:
             parts.pop(0)
@@ -103,9 +103,9 @@ class Choice:
 
 
 def trunks_in(found: Tensors, path: str) -> list[Trunk]:
-    """Every ResNet trunk in a file, under whatever prefix.
+    """Find every ResNet trunk in a file, under any prefix.
 
-    Raises UserError if there are so many that the file is no encoder's.
+    Raises UserError if there are more than MOST_TRUNKS.
     """
     names = sorted(found)
     stages: dict[str, set[int]] = {}
@@ -115,6 +115,7 @@ def trunks_in(found: Tensors, path: str) -> list[Trunk]:
             prefix = name.removesuffix(first)
             if prefix != name and prefix[-1:] in ("", ".") and prefix + block in found:
                 plain[prefix] = naming, rename
+        # the first convolution of a stage in an nn.Sequential, whose children have numbers
         if numbered := re.fullmatch(r"((?:.*\.)?)(\d{1,4})\.0\.conv1\.weight", name, re.DOTALL):
             stages.setdefault(numbered[1], set()).add(int(numbered[2]))
         if len(plain) + len(stages) > MOST_TRUNKS:
@@ -133,7 +134,7 @@ def trunks_in(found: Tensors, path: str) -> list[Trunk]:
     return out
 
 
-# Name, first convolution, a convolution of the first block, how each name is translated.
+# Naming, its first convolution, a convolution of its first block, and the function that renames.
 NAMINGS: tuple[tuple[str, str, str, Callable[[str], str]], ...] = (
     ("torchvision", "conv1.weight", "layer1.0.conv1.weight", str),
     ("torchvision", "layer0.0.weight", "layer1.0.conv1.weight", from_layer0),
@@ -145,7 +146,7 @@ NAMINGS: tuple[tuple[str, str, str, Callable[[str], str]], ...] = (
 
 
 def under(names: list[str], prefix: str) -> Iterable[str]:
-    """The names with a prefix, of sorted ones."""
+    """Those of some sorted names that start with a prefix."""
     at = bisect_left(names, prefix)
     while at < len(names) and names[at].startswith(prefix):
         yield names[at]
@@ -153,16 +154,16 @@ def under(names: list[str], prefix: str) -> Iterable[str]:
 
 
 def of_trunk(renamed: dict[str, str]) -> dict[str, str]:
-    """Without a classifier beside the trunk."""
+    """Only the names of a trunk: without a classifier beside it."""
     return {k: v for k, v in renamed.items() if re.match(r"(conv1|bn1|layer\d)\.", v)}
 
 
 def choose(found: Tensors, path: str) -> Choice | None:
-    """The trunk to take, by this rule: not one that is a moving average of another by its name or
-    its layout, if the file has another. None if the file has no trunk.
+    """Choose the trunk to read; None if the file has no trunk.
 
-    Raises UserError if several trunks with different weights are left: nothing says which one was
-    trained.
+    A trunk that is a moving average, by its name or its layout, is only taken if there is no other.
+    Raises UserError if several trunks with different weights are left, since nothing says which one
+    was trained.
     """
     trunks, names = trunks_in(found, path), sorted(found)
     layouts: dict[str, tuple[Layout, str]] = {}
@@ -178,6 +179,7 @@ def choose(found: Tensors, path: str) -> Choice | None:
             layouts[trunk.prefix] = layout, root
             if layout.key_trunk:
                 averages.add(root + layout.key_trunk)
+    # Trunks without a known layout, or with one that has no key encoder: their names decide.
     for trunk in trunks:
         _, root = layouts.get(trunk.prefix, (None, trunk.prefix))
         if AVERAGES & words(root):
@@ -211,7 +213,7 @@ def words(prefix: str) -> set[str]:
 
 
 def equal(a: Tensors, b: Tensors) -> bool:
-    """The same names with the same values."""
+    """True if both have the same names with the same values."""
     return a.keys() == b.keys() and all(
         a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a
     )
@@ -223,13 +225,14 @@ def shown(prefix: str) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = len(names) - MOST_LEFT_OUT
     return ", ".join(names[:MOST_LEFT_OUT]) + (f" and {more} more" if more > 0 else "")
 
 
 def left_out(found: Tensors, choice: Choice, used: set[str]) -> str:
-    """Other trunks, each with the reason, and all else that is not taken, by its first name."""
+    """List the parts of a file that were not read: other trunks, each with the reason, and all
+    other tensors by the first part of their names."""
     others = [(t.prefix, why) for t, why in choice.others if used.isdisjoint(t.names)]
     parts = [f"{shown(prefix)} ({why})" for prefix, why in others]
     groups: dict[str, None] = {}
@@ -244,8 +247,9 @@ def left_out(found: Tensors, choice: Choice, used: set[str]) -> str:
 
 
 def head_of(found: Tensors, prefix: str, width: int) -> tuple[dict[str, str], str]:
-    """The projection head: our names -> names in the file, and why there is none. It is linear, or
-    linear, ReLU, linear with `width` hidden units, whatever its layers are called."""
+    """Find the projection head: return our names -> names in the file, and the reason if there is
+    none. It must be linear, or linear, ReLU, linear with `width` hidden units; its layers may have
+    any names."""
     inside = {k: v for k, v in found.items() if prefix and k.startswith(prefix)}
     weights = [k for k, v in inside.items() if k.endswith("weight") and v.dim() == 2]
     pairs = [(k, k.removesuffix("weight") + "bias") for k in weights]
@@ -266,9 +270,11 @@ def head_of(found: Tensors, prefix: str, width: int) -> tuple[dict[str, str], st
 
 
 def queue_of(found: Tensors, root: str) -> tuple[Tensors, set[str]]:
-    """A queue [dim, K] as ours, [K, dim], and the names of its tensors; solo-learn's two of a
-    symmetric loss are not one. It is beside the encoders or above them, or in a part "loss"
-    there."""
+    """Find a queue [dim, K] beside the encoders, or above them, or there in a part named "loss".
+
+    Returns it as ours, [K, dim], and the names of its tensors. solo-learn's pair of queues, for a
+    symmetric loss, is not read.
+    """
     above = root.split(".")[:-1]
     for depth in range(len(above), -1, -1):
         for part in ("", "loss."):
@@ -276,7 +282,8 @@ def queue_of(found: Tensors, root: str) -> tuple[Tensors, set[str]]:
             queue = found.get(prefix + "queue")
             if queue is not None and queue.dim() == 2:
                 at = found.get(prefix + "queue_ptr", torch.zeros(1, dtype=torch.int64))
-                pointer = at.to(queue.device, torch.int64).flatten()[:1].sum()  # of none: 0
+                # the sum also accepts an empty pointer, as 0
+                pointer = at.to(queue.device, torch.int64).flatten()[:1].sum()
                 ours = {"dictionary.keys": queue.T.contiguous(), "dictionary.pointer": pointer}
                 return ours, {prefix + "queue", prefix + "queue_ptr"}
     return {}, set()

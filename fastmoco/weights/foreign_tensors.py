@@ -1,4 +1,4 @@
-"""The tensors of another system's checkpoint by their dotted names, without wrappers' prefixes."""
+"""Lists the tensors of another system's checkpoint by dotted names, without wrappers' prefixes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from data_tools.errors import UserError, escaped
 
 Tensors = dict[str, torch.Tensor]
 
-# Names under which wrapper modules hold the module that they wrap: DataParallel, DDP, EMA copies
-# and DeepSpeed; torch.compile; FSDP, the old one too; activation checkpointing; Lightning Fabric;
-# Opacus. They may be anywhere in a name, and several times.
+# Names under which wrappers hold the wrapped module: DataParallel, DDP, EMA copies and DeepSpeed;
+# torch.compile; FSDP, also the old one; activation checkpointing; Lightning Fabric; Opacus. They
+# may be anywhere in a name, and several times.
 WRAPPERS = frozenset({
     "module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module",
     "_forward_module", "_module",
 })
-# State of training, not of the network, and what our own exports add.
+# Keys of training state (not of the network), and the key that our own exports add.
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|^fastmoco$", re.IGNORECASE)
-DEEPEST = 12  # mappings in mappings: a pickle can hold one that contains itself
-MOST = 200_000  # entries: a small pickle can repeat one mapping without end
+DEEPEST = 12  # levels of mappings: a pickle can hold a mapping that contains itself
+MOST = 200_000  # entries: a small pickle can repeat one mapping endlessly
 
 
 def tensors_of(content: Any, path: str) -> Tensors:
     """All tensors of a file by their dotted names, without the prefixes of wrappers.
 
-    Raises UserError if two names are the same without these prefixes, or if the file nests its
-    mappings without end.
+    Raises UserError if two names become equal without these prefixes, or if the file nests its
+    mappings too deep.
     """
     out: Tensors = {}
     named: dict[str, str] = {}  # name without wrappers -> name in the file
@@ -65,6 +65,7 @@ def unwrapped(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """A name for a message: a hostile file's may be as long as the file, or steer the terminal."""
+    """A name, shortened and escaped for a message: names in a hostile file may be as long as the
+    file, or hold control characters of a terminal."""
     name = escaped(name if len(name) <= 200 else name[:100] + name[-100:])
     return name if len(name) <= 100 else f"{name[:60]} ... {name[-30:]}"

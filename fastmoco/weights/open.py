@@ -1,4 +1,4 @@
-"""Any checkpoint, ours or another system's, as ours: what every command reads weights through."""
+"""Opens any checkpoint, ours or another system's. Every command reads weights through this file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMES = ("checkpoint.pt", "checkpoint.pth.tar", "model.safetensors")
 def open_checkpoint(
     path: str | os.PathLike[str], device: torch.device | str = "cpu"
 ) -> Checkpoint:
-    """A checkpoint file, run directory or directory of exported weights, with its tensors on the
-    device. Its `origin` is a line where it is another system's: what was found there, and what was
-    not (see fastmoco.weights.foreign).
+    """Open a checkpoint file, a run directory or a directory of exported weights, with its tensors
+    on the device.
 
-    Nothing in the file is run. Raises UserError, in one line, for what is no checkpoint, is cut
-    short, or has missing or misshapen tensors.
+    For another system's file, `origin` is a line on the parts that were found and those that were
+    not (see fastmoco.weights.foreign). Nothing in the file is run. Raises UserError, in one line,
+    if it is no checkpoint, is cut short, or has missing or misshapen tensors.
     """
     path = Path(path)
     if path.is_dir():

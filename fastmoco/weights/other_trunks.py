@@ -1,4 +1,4 @@
-"""Names networks that are none of our encoders, by their tensors: a refusal gives the true reason.
+"""Recognises networks that fastmoco cannot read by their tensors, to name them in the error.
 
 The patterns follow the names in torchvision, timm, transformers, CLIP and detectron2.
 """
@@ -11,7 +11,7 @@ from itertools import islice
 
 from fastmoco.weights.foreign_tensors import Tensors
 
-# Kind, and patterns that must each match one of the names. The first row that fits counts.
+# Kind, and patterns of which each must match one of the names. The first row that fits is taken.
 NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("FSDP's flattened parameters: save a full state dict", (r"_?flat_param(_\d+)?$",)),
     (
@@ -44,11 +44,11 @@ NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("a VGG, an AlexNet or a network like them", (r"(^|\.)features\.0\.(0\.)?weight",)),
 )
-FEW = 5_000  # names that are looked at: a hostile file has more
+FEW = 5_000  # names that are examined: a hostile file may have many more
 
 
 def what_it_is(names: Iterable[str]) -> str | None:
-    """The kind of network that has tensors of these names, if it is known here."""
+    """The kind of network that has tensors with these names; None if it is unknown."""
     names = list(islice(names, FEW))
     for kind, patterns in NETWORKS:
         if all(any(re.search(pattern, name[-300:]) for name in names) for pattern in patterns):
@@ -57,10 +57,10 @@ def what_it_is(names: Iterable[str]) -> str | None:
 
 
 def other_resnet(trunk: Tensors, beside: set[str]) -> str | None:
-    """How a trunk under torchvision's names differs from the ResNets of the paper; None if it does
-    not, or in a way that only its shapes can say.
+    """Describe a trunk that has torchvision's names but is not one of the paper's ResNets; None if
+    it is, or if only the check of shapes can find the difference.
 
-    beside: other names under the same prefix.
+    beside: all names under the same prefix.
     """
     if {"conv2.weight", "conv3.weight"} & beside:
         return "a ResNet with a stem of three convolutions, such as CLIP's"

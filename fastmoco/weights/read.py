@@ -1,10 +1,10 @@
-"""Weight files of any origin, read without running anything that is in them.
+"""Reads weight files of any origin without running anything in them.
 
-The file is walked and its pickle read by code of ours first (weights.zip_records,
-weights.torch_pickle); only what both let through is given to torch, whose weights_only reader
-then builds the tensors. Where a training library pickled its settings beside the weights
-(Lightning, mmengine), what it names is replaced by an empty container: the library is neither
-needed nor asked.
+Our own code first checks the file and its pickle (weights.zip_records, weights.torch_pickle). Only
+a file that passes is given to torch, whose weights_only reader builds the tensors. Some training
+libraries (Lightning, mmengine) pickle their settings beside the weights. Objects of these libraries
+are replaced by empty containers, so the libraries need not be installed and none of their code
+runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from data_tools.errors import UserError
 from data_tools.safe_reading.bounded_pickle import PickleRefused
 from fastmoco.weights import record_digests
 from fastmoco.weights.safetensors_header import NotSafetensors, read_safetensors
-from fastmoco.weights.torch_pickle import Settings, WeightsPickle
+from fastmoco.weights.stand_ins import Settings
+from fastmoco.weights.torch_pickle import WeightsPickle
 from fastmoco.weights.zip_records import (
     MAGIC,
     NotFromTorchSave,
@@ -34,31 +35,35 @@ from fastmoco.weights.zip_records import (
     read_records,
 )
 
-PICKLE_BYTES = 32 << 20
+PICKLE_BYTES = 32 << 20  # largest pickle that is read
+# Records that torch writes with a few bytes.
 SMALL = (
     "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id",
 )
 SMALL_BYTES = 64
-# The first pickles of torch's old layout (torch/serialization.py)
+# The values of the first two pickles in torch's old layout (torch/serialization.py)
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 UNREADABLE = "not a checkpoint that can be read, or cut short"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
+    """The content of a weight file, and the checks that it passed."""
+
     content: Any
     digests: bool | None
-    """Whether the tensors were compared with digests that were written with them."""
+    """True if the tensors were compared with digests in the file; None in safetensors files of
+    others."""
     zipped: bool = False
-    """Whether the file is a zip, whose checksums were compared."""
+    """True if the file is a zip, whose checksums were compared."""
 
 
 def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
-    """The content of a .safetensors file, or of one that torch.save wrote (zipped or old).
+    """Read a .safetensors file, or one that torch.save wrote (as a zip, or in the old layout).
 
-    Raises UserError, in one line, for a file that is missing, cut short, damaged, something else,
-    or that would run code when unpickled the usual way; or that would take more memory than a few
-    times its size.
+    Raises UserError, in one line, if the file is missing, cut short, damaged, or of another kind;
+    if ordinary unpickling would run code; or if it would take more memory than a few times its
+    size.
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
@@ -67,7 +72,8 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
     with _in_one_line(path):
         if path.suffix == ".safetensors":
             return WeightsFile(*read_safetensors(path, device))
-        with open(path, "rb") as file:  # the same file for the checks and for torch
+        # One open file for the checks and for torch: another file cannot take its place in between.
+        with open(path, "rb") as file:
             zipped = file.read(len(MAGIC)) == MAGIC
             pickled, digests = _check_zip(file) if zipped else (_check_old(file), False)
             return WeightsFile(_load(file, pickled, device), digests, zipped)
@@ -75,6 +81,7 @@ def read_weights(path: Path, device: torch.device | str = "cpu") -> WeightsFile:
 
 @contextmanager
 def _in_one_line(path: Path) -> Iterator[None]:
+    """Turn the errors of the readers into a UserError of one line."""
     try:
         yield
     except ZipCutShort:
@@ -89,14 +96,14 @@ def _in_one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {UNREADABLE}: {error}") from None
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
-        if isinstance(error, OSError) and error.filename:  # not to be opened at all
+    except Exception as error:  # a damaged file may raise any error in the readers
+        if isinstance(error, OSError) and error.filename:  # the file cannot be opened
             raise
         raise UserError(f"{path}: {UNREADABLE}") from None
 
 
 def _check_zip(file: IO[bytes]) -> tuple[WeightsPickle, bool]:
-    """The pickle of a zipped file, whose records are whole, and whether digests say so."""
+    """Check a zipped file. Return its pickle, and True if digests confirmed the records."""
     records = read_records(file)
     if "data.pkl" not in records:
         raise NotFromTorchSave("a zip file without data.pkl")
@@ -116,8 +123,9 @@ def _check_zip(file: IO[bytes]) -> tuple[WeightsPickle, bool]:
 
 
 def _check_old(file: IO[bytes]) -> WeightsPickle:
-    """The pickles of torch's layout before 1.6: two numbers, the system, the content, the keys of
-    its storages; each storage follows behind a count of its items. There are no checksums."""
+    """Check a file in torch's layout before 1.6. It is a row of pickles: two numbers, the system,
+    the content, the keys of its storages. Then each storage follows, after its number of items. The
+    layout has no checksums."""
     size = os.fstat(file.fileno()).st_size
     pickled = WeightsPickle(os.pread(file.fileno(), PICKLE_BYTES, 0), size)
     try:
@@ -142,7 +150,8 @@ def _check_old(file: IO[bytes]) -> WeightsPickle:
 
 
 def _load(file: IO[bytes], pickled: WeightsPickle, device: torch.device | str) -> Any:
-    made: list[dict] = []  # by this file's stand-ins
+    """Let torch read a file that passed the checks, with stand-ins for foreign classes."""
+    made: list[dict] = []  # objects that stand in for those of other libraries
 
     class Here(Settings):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -153,15 +162,16 @@ def _load(file: IO[bytes], pickled: WeightsPickle, device: torch.device | str) -
                             for name, kind in pickled.stand_ins.items()]
     file.seek(0)
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickle protocols other than torch's
+        warnings.simplefilter("ignore")  # about pickle protocols other than torch's
         loaded = torch.load(file, map_location=device, weights_only=True)
     for settings in made:
-        vars(settings).clear()  # attributes named as a dict's methods would be called for them
+        # Their attributes go: one named like a dict's method would be called in its place.
+        vars(settings).clear()
     return loaded
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256, in hexadecimal, of tensors by their names, on whatever device they lie."""
+    """SHA-256, in hexadecimal, of named tensors; the same on every device."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

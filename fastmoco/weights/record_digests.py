@@ -1,9 +1,9 @@
-"""A digest of every record of a checkpoint, in a record of its own: it is read as it was written.
+"""Adds a digest of every record to a checkpoint, and checks the digests.
 
-The records of a checkpoint are its pickle (names, shapes, settings) and the storage of each
-tensor. Their digests are CRC-32C, which has another polynomial than the zip's own CRC-32 and takes
-0.1 s per GB on any processor of the last fifteen years. Both are checked. They find damage, not
-forgery.
+The records of a checkpoint are its pickle (names, shapes, settings) and the storage of each tensor.
+The digests are in a record of their own. They are CRC-32C, which has another polynomial than the
+zip's CRC-32, and takes 0.1 s per GB on any processor of the last fifteen years. Both are checked.
+They detect damage, not forgery.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fastmoco.weights.safetensors_header import bounded_json
 from fastmoco.weights.zip_records import Record, ZipDamaged, chunks, content, read_records
 
 NAME = "fastmoco/crc32c"
-MOST_BYTES = 16 << 20
-BEFORE_TIME = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever they are written
+MOST_BYTES = 16 << 20  # largest record of digests that is read
+BEFORE_TIME = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal content gives equal bytes
 
 
 def add_digests(file: IO[bytes]) -> None:
-    """Append the digests of its records to a file that torch.save has written, open for reading and
-    writing. torch.load passes the new record over."""
+    """Append digests of its records to a file that torch.save wrote, open for reading and writing.
+    torch.load ignores the new record."""
     file.flush()
     records = read_records(file)
     digests = {name: _crc32c(file, record) for name, record in records.items()}
@@ -36,9 +36,10 @@ def add_digests(file: IO[bytes]) -> None:
 
 
 def check(file: IO[bytes], records: dict[str, Record]) -> bool:
-    """Read all records and compare them with their checksums; False if the file has no digests.
+    """Compare all records with their checksums and digests. Return False if the file has no
+    digests.
 
-    A file that torch wrote with checksums off has zeros in their places, and is not compared.
+    A file that torch wrote with checksums off has zeros for its CRC-32, which are not compared.
     Raises ZipDamaged, which names the record.
     """
     others = [r for name, r in records.items() if name != NAME]
@@ -74,5 +75,5 @@ def _digests(file: IO[bytes], record: Record) -> dict[str, str]:
         raise ZipDamaged(f"{NAME} in it is not what was written")
     found = bounded_json(text)
     if not isinstance(found, dict) or not found or not all(type(v) is str for v in found.values()):
-        raise ZipDamaged("its digests are none")
+        raise ZipDamaged("its record of digests is no list of digests")
     return found

@@ -1,11 +1,34 @@
-"""How other systems name the parts of a ResNet. The reference is torchvision's naming, without fc.
+"""The ResNets of the paper: their blocks, and the names of their tensors in other systems.
 
-Every function but from_sequential maps the name of one tensor.
+The reference is torchvision's naming, without fc. Every function except from_sequential maps the
+name of one tensor.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
+
+
+class ResNet(NamedTuple):
+    """The structure of a ResNet."""
+
+    blocks: tuple[int, ...]
+    """Number of blocks in each of the four stages."""
+    convolutions: int
+    """Convolutions per block: 2 in basic blocks, 3 in bottleneck blocks."""
+
+    @property
+    def width(self) -> int:
+        """Values per feature."""
+        return 2048 if self.convolutions == 3 else 512
+
+
+RESNETS = {
+    "resnet18": ResNet((2, 2, 2, 2), 2), "resnet34": ResNet((3, 4, 6, 3), 2),
+    "resnet50": ResNet((3, 4, 6, 3), 3), "resnet101": ResNet((3, 4, 23, 3), 3),
+    "resnet152": ResNet((3, 8, 36, 3), 3),
+}
 
 KINDS = {"conv": "convolution", "bn": "normalization"}
 STEM = {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization"}
@@ -17,7 +40,7 @@ HUGGINGFACE = re.compile(
 
 def to_huggingface(name: str) -> str:
     """layer1.0.conv2.weight -> encoder.stages.0.layers.0.layer.1.convolution.weight, as
-    transformers.ResNetModel has it."""
+    transformers.ResNetModel names it."""
     module, _, leaf = name.rpartition(".")
     if module in STEM:
         return f"{STEM[module]}.{leaf}"
@@ -28,7 +51,7 @@ def to_huggingface(name: str) -> str:
 
 
 def from_huggingface(name: str) -> str:
-    """The inverse; another name stays."""
+    """The inverse of to_huggingface; other names stay."""
     for ours, theirs in STEM.items():
         if name.startswith(theirs + "."):
             return ours + name[len(theirs) :]
@@ -55,8 +78,8 @@ def to_detectron2(name: str) -> str:
 
 
 def from_layer0(name: str) -> str:
-    """layer0.1.weight -> bn1.weight, of networks that put their stem into an nn.Sequential;
-    another name stays."""
+    """layer0.1.weight -> bn1.weight, for networks that have their stem in an nn.Sequential; other
+    names stay."""
     for ours, theirs in (("conv1.", "layer0.0."), ("bn1.", "layer0.1.")):
         if name.startswith(theirs):
             return ours + name[len(theirs) :]
@@ -64,12 +87,12 @@ def from_layer0(name: str) -> str:
 
 
 def from_sequential(children: list[int], stages: set[int]) -> dict[str, str] | None:
-    """The parts of an nn.Sequential that was made of a ResNet's children, by their numbers:
-    {"0": "conv1", "1": "bn1", "4": "layer1", ...} for torchvision's order, as lightly's tutorials
-    build their backbones. Other numbers are as good: some leave out the max pooling.
+    """Name the parts of an nn.Sequential that was built from a ResNet's children, as lightly's
+    tutorials build their backbones: {"0": "conv1", "1": "bn1", "4": "layer1", ...} in torchvision's
+    order. Other numbers are accepted too, since some leave out the max pooling.
 
-    children: the numbers of those with tensors, ascending; stages: those that hold blocks. None if
-    they are not a convolution, a BatchNorm and stages, in this order.
+    children: numbers of the children that have tensors, ascending. stages: numbers of those that
+    hold blocks. None if they are not a convolution, a BatchNorm and stages, in this order.
     """
     first = min(stages)
     stem = [number for number in children if number < first]
@@ -78,9 +101,3 @@ def from_sequential(children: list[int], stages: set[int]) -> dict[str, str] | N
     parts = {str(stem[0]): "conv1", str(stem[1]): "bn1"}
     return parts | {str(number): f"layer{i + 1}" for i, number in enumerate(sorted(stages))}
 
-
-# (blocks a stage, convolutions a block) -> the arch
-DEPTHS: dict[tuple[tuple[int, ...], int], str] = {
-    ((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4, 6, 3), 3): "resnet50",
-    ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152",
-}

@@ -1,7 +1,7 @@
-"""Files of safetensors: their header is read and bounded here before the library opens them.
+"""Reads and writes safetensors files; checks their header before the library opens them.
 
-Format: github.com/huggingface/safetensors, "Format". Eight bytes of the header's length, the header
-in JSON, and the tensors' bytes without a gap.
+Format: github.com/huggingface/safetensors, "Format". Eight bytes hold the length of the header;
+then follow the header in JSON and the tensors' bytes without gaps.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import google_crc32c
 import torch
 
-HEADER_BYTES = 8 << 20  # 150 bytes a tensor: 50,000 of them
-LEVELS = 32
+HEADER_BYTES = 8 << 20  # largest header that is read: 50,000 tensors of 150 bytes each
+LEVELS = 32  # nesting of its JSON
 ITEM_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16,
     "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
@@ -29,12 +29,15 @@ OURS, DIGEST = "fastmoco", "fastmoco_crc32c"  # keys of the metadata
 
 
 class NotSafetensors(ValueError):
-    """A file is damaged, or not of this format. `str(error)` says which, in a line."""
+    """A file is damaged, or not in this format. The error's text is the reason, in one line."""
 
 
 def read_safetensors(path: Path, device: torch.device | str) -> tuple[dict[str, Any], bool | None]:
-    """Its tensors by name, with "fastmoco" what an export of ours says in the metadata; and whether
-    they were compared with digests: None in a file of others. Raises NotSafetensors."""
+    """Return the tensors by name, and True if they were compared with digests (None in files of
+    others). In an export of ours, the name "fastmoco" holds the metadata that it added.
+
+    Raises NotSafetensors.
+    """
     from safetensors import SafetensorError, safe_open
 
     metadata = _check_header(path)
@@ -43,12 +46,12 @@ def read_safetensors(path: Path, device: torch.device | str) -> tuple[dict[str, 
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, OSError) as error:
         raise NotSafetensors(str(error).splitlines()[0]) from None
-    told = metadata.get(OURS)
-    if DIGEST in metadata and metadata[DIGEST] != digest(tensors, told or ""):
+    ours = metadata.get(OURS)
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors, ours or ""):
         raise NotSafetensors("it is not what was written")
-    if told is None:
+    if ours is None:
         return tensors, None
-    return tensors | {OURS: bounded_json(told)}, DIGEST in metadata
+    return tensors | {OURS: bounded_json(ours)}, DIGEST in metadata
 
 
 def write_safetensors(
@@ -58,14 +61,15 @@ def write_safetensors(
     with the system's reason."""
     from safetensors.torch import save
 
-    told = {**metadata, DIGEST: digest(tensors, metadata[OURS])}
-    path.write_bytes(save(dict(tensors), told))  # the library's own writer has no OSError
+    with_digest = {**metadata, DIGEST: digest(tensors, metadata[OURS])}
+    # not the library's own writer, whose errors give no reason of the system
+    path.write_bytes(save(dict(tensors), with_digest))
 
 
-def digest(tensors: Mapping[str, torch.Tensor], told: str) -> str:
+def digest(tensors: Mapping[str, torch.Tensor], ours: str) -> str:
     """CRC-32C, in hexadecimal, of tensors with their names, types and shapes, and of our metadata:
     the format itself has no checksums."""
-    found = google_crc32c.value(told.encode())
+    found = google_crc32c.value(ours.encode())
     for name, tensor in sorted(tensors.items()):
         found = google_crc32c.extend(found, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -74,7 +78,8 @@ def digest(tensors: Mapping[str, torch.Tensor], told: str) -> str:
 
 
 def bounded_json(text: str | bytes) -> Any:
-    """JSON of at most 32 levels, without NaN, infinity or a key twice; ValueError for any other."""
+    """Parse JSON of at most 32 levels, without NaN, infinity or repeated keys. Raises ValueError
+    for any other: Python's parser would recurse as deep as the text nests."""
     levels = deepest = 0
     for found in PARTS.finditer(text.encode() if isinstance(text, str) else text):
         levels += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
@@ -94,14 +99,16 @@ def bounded_json(text: str | bytes) -> Any:
 
 
 def _check_header(path: Path) -> dict[str, str]:
-    """The metadata, of a header whose tensors fill the file exactly."""
+    """Check that the tensors of the header fill the file exactly; return the metadata."""
     size = os.stat(path).st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise NotSafetensors("cut short")
         if length > HEADER_BYTES:
-            raise NotSafetensors(f"its header has {length:,} bytes; {HEADER_BYTES:,} are many")
+            raise NotSafetensors(
+                f"its header has {length:,} bytes; at most {HEADER_BYTES:,} are read"
+            )
         try:
             header = bounded_json(file.read(length))
         except NotSafetensors:
@@ -124,7 +131,8 @@ def _check_header(path: Path) -> dict[str, str]:
 
 
 def _place(name: str, entry: Any) -> tuple[int, int]:
-    """(begin, end) of a tensor in the data, as many bytes as its shape needs."""
+    """Return (begin, end) of a tensor in the data, in bytes; check that its shape needs this
+    many."""
     try:
         kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end)):

@@ -1,21 +1,22 @@
-"""The pickles that torch.save writes, read before torch sees them.
+"""Checks the pickles that torch.save writes, before torch reads them.
 
-torch's weights_only reader runs no foreign code, but it hashes any key, allocates any size that the
-file claims, and lets a tensor be larger than its storage. This reader, of the same opcodes, refuses
-these; what it lets through is known by its storages and by the stand-ins that torch needs for it.
+torch's weights_only reader runs no foreign code. But it hashes any key, allocates any size that the
+file claims, and accepts tensors larger than their storage. This reader knows the same opcodes and
+refuses all of that. It collects the storages, and the stand-ins that torch needs for the names of
+other libraries.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from data_tools.safe_reading.bounded_pickle import BoundedPickle, PickleRefused
+from fastmoco.weights.stand_ins import Emptied, Inert, Name, Scalar, Settings, Storage, Tensor
 
-# Packages whose objects lie in checkpoints beside the weights, as settings and counters.
+# Packages whose objects (settings, counters) checkpoints hold beside the weights.
 SETTINGS_OF = {
     "argparse", "classy_vision", "lightly", "lightning", "lightning_fabric", "mmcv", "mmengine",
     "mmpretrain", "mmselfsup", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "solo",
@@ -24,8 +25,8 @@ SETTINGS_OF = {
 PLAIN = {"builtins." + name for name in ("dict", "list", "tuple", "int", "float", "str", "bool",
                                          "object", "bytes", "slice")}
 PLAIN |= {"torch.torch_version.TorchVersion"}
-PYTHON_2 = {"long": "int", "unicode": "str"}  # as protocol 2 writes them even now
-NAMES = 200  # of other packages in one file, at most
+PYTHON_2 = {"long": "int", "unicode": "str"}  # protocol 2 still writes these names
+NAMES = 200  # most names of other packages in one file
 
 ITEM_BYTES = {
     f"torch.{name}Storage": size for name, size in {
@@ -43,63 +44,19 @@ CONTAINERS = {
     "builtins.complex", "torch.Size", "torch.device", "_codecs.encode",
 }
 TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
-# Those that torch's reader knows.
+# The opcodes that torch's reader knows.
 OPCODES = frozenset(b"\x80.cb\x81Raesu(t\x85\x86\x87N\x88\x89)]}\x8fJKMGXUQhjqr\x8a")
-DIMENSIONS = 25
-MANY = 8  # times that all storages may be seen by tensors: tied weights, averages
-FREE_BYTES = 64 << 20  # that tensors may have beyond
-
-
-class Scalar:
-    """Stands for numpy's scalars and types, which carry their state in a tuple."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class Settings:
-    """Stands for an object of a library that is not asked."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return OrderedDict()  # what torch's reader lets have items and state
-
-
-@dataclass(frozen=True, eq=False)
-class Name:
-    """A class or function that a pickle names."""
-
-    name: str
-    stand_in: type | None = None
-
-
-@dataclass(frozen=True)
-class Storage:
-    key: str | int
-    item_bytes: int
-    items: int
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    bytes: int
-
-
-class Emptied(dict[Any, Any]):
-    """An object of another library, whose attributes are forgotten (fastmoco.weights.read)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inert:
-    """A value that nobody looks into: a device, a numpy scalar."""
+DIMENSIONS = 25  # most dimensions of a tensor
+# Tensors may share storages (tied weights), but together they may be at most MANY times as large as
+# the storages, plus FREE_BYTES.
+MANY = 8
+FREE_BYTES = 64 << 20
 
 
 class WeightsPickle(BoundedPickle):
     """One pickle of torch.save, or the five of its old layout.
 
-    `storages` are the bytes of every storage by its key, `stand_ins` what torch's reader needs for
+    `storages` holds every storage by its key, `stand_ins` the classes that torch's reader needs for
     the names of other libraries.
     """
 
@@ -107,7 +64,7 @@ class WeightsPickle(BoundedPickle):
     encoding = "utf-8"
 
     def __init__(self, data: bytes, most: int) -> None:
-        """`most`: bytes that all storages may have together, those of the file."""
+        """most: bytes that all storages may have together, the size of the file."""
         super().__init__(data)
         self.storages: dict[str | int, Storage] = {}
         self._names: dict[str, Name] = {}
@@ -118,8 +75,8 @@ class WeightsPickle(BoundedPickle):
         return {n.name: n.stand_in for n in self._names.values() if n.stand_in is not None}
 
     def check_tensors(self) -> None:
-        """Raises PickleRefused if the last value's tensors are far larger than their storages,
-        as those of a single byte with strides of 0 may be."""
+        """Raise PickleRefused if the last value's tensors are far larger than their storages: with
+        strides of 0, a tensor of any size fits into a single number."""
         stored = sum(s.items * s.item_bytes for s in self.storages.values())
         if self.extent.bytes > MANY * stored + FREE_BYTES:
             raise PickleRefused("its tensors are far larger than what is stored of them")
@@ -133,8 +90,8 @@ class WeightsPickle(BoundedPickle):
         return self._names[full]
 
     def _stand_in(self, name: str) -> type | None:
-        """None for a name that torch's reader knows. Raises PickleRefused for one that nobody
-        should."""
+        """The stand-in for a name; None if torch's reader knows the name. Raises PickleRefused for
+        a name outside the known packages."""
         package, _, last = name.partition(".")
         if name in TENSORS | CONTAINERS | TYPES or name in ITEM_BYTES:
             return None
@@ -143,20 +100,21 @@ class WeightsPickle(BoundedPickle):
         if package not in SETTINGS_OF and name not in PLAIN or len(name) > 200:
             raise PickleRefused(
                 f"names {name[:200]}, which unpickling would run: nothing was run; use a file that "
-                "holds tensors alone (.safetensors, or a bare state dict)"
+                "holds only tensors (.safetensors, or a bare state dict)"
             )
         if len(self.stand_ins) == NAMES:
             raise PickleRefused(f"names more than {NAMES} classes of other libraries")
         return Scalar if package == "numpy" else Settings
 
     def is_identity(self, value: Any) -> bool:
-        return isinstance(value, Name)  # Lightning's callbacks, by their classes
+        return isinstance(value, Name)  # Lightning keys its callbacks by their classes
 
     def array_bytes(self, value: Any) -> int:
         return value.bytes if isinstance(value, Tensor) else 0
 
     def persistent(self, key: Any) -> Storage:
-        """A storage: ("storage", class, key, device, items), and in the old layout its view."""
+        """Read a reference to a storage: ("storage", class, key, device, items), and in the old
+        layout also a view of it."""
         if type(key) is not tuple or len(key) not in (5, 6) or key[0] != "storage":
             raise PickleRefused("its pickle refers to something that is no storage")
         kind, name, device, items = key[1:5]
@@ -204,7 +162,8 @@ class WeightsPickle(BoundedPickle):
         raise PickleRefused("its pickle sets the state of something that has none")
 
     def _container(self, name: str, args: tuple[Any, ...]) -> Any:
-        """Makes collections, sets, bytes and sizes; their other arguments are refused."""
+        """Build a collection, a set, bytes or a size; refuse arguments that torch.save never
+        writes."""
         one: Any = args[0] if len(args) == 1 else None
         if type(one) in (dict, list, tuple):
             self.spend(values=len(one))
@@ -227,13 +186,14 @@ class WeightsPickle(BoundedPickle):
                 return complex(*args)
         elif len(args) == 2 and type(args[0]) is str and args[1] in ("latin1", "latin-1"):
             self.spend(characters=len(args[0]))
-            return args[0].encode("latin1")  # as protocol 2 writes bytes and bytearray
+            return args[0].encode("latin1")  # protocol 2 writes bytes and bytearray so
         elif name == "builtins.bytearray" and (not args or type(one) is bytes):
             self.spend(characters=len(one or b""))
             return b""
         raise PickleRefused(f"its pickle calls {name} in a way that torch.save does not write")
 
     def _tensor(self, name: str, args: tuple[Any, ...]) -> Tensor:
+        """Check the call of one of torch's functions that rebuild tensors (torch/_utils.py)."""
         kind = name.rpartition(".")[2]
         marks: Any = ()
         if kind == "_rebuild_from_type_v2":
@@ -247,7 +207,7 @@ class WeightsPickle(BoundedPickle):
         elif kind.startswith("_rebuild_parameter"):
             tensor, _, *marks, state = args if kind.endswith("state") else (*args, None)
             _check_attributes(state)
-        elif kind == "_rebuild_tensor_v3":  # of a storage in bytes
+        elif kind == "_rebuild_tensor_v3":  # its storage is untyped, in bytes
             storage, *place, _, hooks, dtype, metadata = (*args, None)[:8]
             tensor = _strided(_items_of(storage, dtype), *place)
             marks = hooks, metadata
@@ -262,23 +222,24 @@ class WeightsPickle(BoundedPickle):
 
 
 def _sizes(values: Any) -> bool:
-    """Whether these are integers that a size can be."""
+    """True if these values are integers that can be sizes or offsets."""
     return all(type(v) is int and 0 <= v < 1 << 62 for v in values)
 
 
 def _items_of(storage: Storage, dtype: Name) -> Storage:
-    """A storage in numbers of another type."""
+    """A storage, counted in numbers of another dtype."""
     size = vars(torch)[dtype.name.removeprefix("torch.")].itemsize
     return Storage(storage.key, size, storage.items * storage.item_bytes // size)
 
 
 def _strided(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    """A tensor inside its storage. torch would let the storage grow to what the tensor claims."""
+    """A tensor that fits into its storage; else PickleRefused. torch would enlarge the storage to
+    the size that the tensor claims."""
     if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
         raise PickleRefused("its pickle is damaged")
     if len(size) != len(stride) or len(size) > DIMENSIONS or not _sizes([offset, *size, *stride]):
-        raise PickleRefused("holds a tensor of a shape that is none")
-    count, last = 1, offset
+        raise PickleRefused("holds a tensor with an invalid shape")
+    count, last = 1, offset  # numbers, and the place of the last one
     for n, step in zip(size, stride, strict=True):
         count *= n
         last += (n - 1) * step
@@ -288,7 +249,7 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def _check_attributes(state: Any = None) -> None:
-    """The state of a tensor: a dict of names that it has not already."""
+    """Refuse the state of a tensor unless it is a dict of names that torch.Tensor does not have."""
     if state is None or type(state) is dict and not any(hasattr(torch.Tensor, k) for k in state):
         return
     raise PickleRefused("holds a tensor with attributes that are not read")

@@ -1,10 +1,10 @@
-"""Weight files of ours: on disk whole or not at all, each with the digests of its records."""
+"""Writes weight files atomically, with digests of their records."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -13,8 +13,8 @@ from fastmoco.weights.record_digests import add_digests
 
 
 class _Noticing:
-    """A file for torch's zip writer, which makes a RuntimeError without a reason of the system's
-    errors: the first of them is kept."""
+    """A file that keeps its first error. torch's zip writer turns errors of the system into a
+    RuntimeError without their reason."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -36,15 +36,18 @@ class _Noticing:
 
 
 def write_weights(content: Any, path: Path) -> None:
-    """torch.save, with digests. Written beside, synced and renamed: at every instant the old file
-    or the new one is whole. Raises OSError with the system's reason, and leaves nothing behind."""
-    # One name for all times: a killed run leaves gigabytes there, which the next save replaces.
+    """Save content by torch.save, with digests. The file is written under another name, synced and
+    renamed, so at any moment the old or the new file is complete.
+
+    Raises OSError with the system's reason; no partial file is left then.
+    """
+    # Always the same name: a killed run leaves gigabytes there, which the next save replaces.
     with atomic(path, path.with_name(path.name + ".partial")) as partial, open(
         partial, "w+b"
     ) as file:
         noticing = _Noticing(file)
         try:
-            torch.save(content, noticing)  # type: ignore[arg-type]
+            torch.save(content, cast(IO[bytes], noticing))  # it only calls write and flush
         except RuntimeError:
             if noticing.error is None:
                 raise

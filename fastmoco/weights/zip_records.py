@@ -1,9 +1,11 @@
-"""The records of a zip file as torch.save writes it, found in one way only or not at all.
+"""Finds the records of a zip file that torch.save wrote, and refuses files that contradict
+themselves.
 
-A zip says everything twice: in a header before each record, and in a directory at its end. torch
-reads a record's bytes behind the first and its name and size in the second, so that a file whose
-two sides disagree gives other weights without a word. Here both must agree in every field, records
-must be stored as they are (torch never compresses), and must fill the file without gap or overlap.
+A zip describes each record twice: in a header before the record, and in a directory at the end of
+the file. torch takes the place of a record's bytes from the first, its name and size from the
+second. So torch reads wrong weights, without an error, from a file in which the two disagree. Here
+both must agree in every field, records must be stored uncompressed (torch never compresses), and
+they must fill the file without gaps or overlaps.
 
 Format: APPNOTE.TXT 6.3 of PKWARE, sections 4.3.6 to 4.3.16; 4.5.3 for files beyond 4 GB.
 """
@@ -22,41 +24,43 @@ CENTRAL = struct.Struct("<4s6H3L5H2L")
 END = struct.Struct("<4s4H2LH")
 END64_PLACE = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
-ALL_16, ALL_32 = 0xFFFF, 0xFFFFFFFF
-RECORDS = 100_000
-DIRECTORY_BYTES = 64 << 20
-DOS_DIRECTORY = 0x10  # an attribute
-ENCRYPTED, DESCRIPTOR, UTF8 = 1, 8, 1 << 11
-ZIP64, PADDING, UNIX_TIMES = 1, 0x4246, {0x5455, 0x5855, 0x7875}
-CHUNK = 256 << 10  # larger ones are new memory from the system each time, which costs more
+ALL_16, ALL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders: the value is in a zip64 field
+RECORDS = 100_000  # most records of a file
+DIRECTORY_BYTES = 64 << 20  # largest directory
+DOS_DIRECTORY = 0x10  # attribute of a folder
+ENCRYPTED, DESCRIPTOR, UTF8 = 1, 8, 1 << 11  # flags
+ZIP64, PADDING, UNIX_TIMES = 1, 0x4246, {0x5455, 0x5855, 0x7875}  # kinds of extra fields
+CHUNK = 256 << 10  # for larger reads the system gives fresh memory each time, which is slower
 
 
 class ZipDamaged(ValueError):
-    """A zip file does not agree with itself. `str(error)` says where, in a line."""
+    """A zip file contradicts itself. The error's text says where, in one line."""
 
 
 class ZipCutShort(ZipDamaged):
-    """A zip file has no end."""
+    """A zip file has no end record."""
 
 
 class NotFromTorchSave(ZipDamaged):
-    """A zip file holds something else than torch.save writes."""
+    """A zip file holds something that torch.save never writes."""
 
 
 @dataclass(frozen=True)
 class Record:
+    """One record (file) of a zip."""
+
     name: str
-    """Without the folder that torch puts all records into."""
+    """Name without the folder into which torch puts all records."""
     start: int
-    """The offset of its bytes in the file."""
+    """Offset of its bytes in the file."""
     size: int
     crc: int
-    """CRC-32 of its bytes, as the file says."""
+    """CRC-32 of its bytes according to the file; not verified here."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A record by the directory."""
+    """A record as the directory describes it."""
 
     name: bytes
     flags: int
@@ -64,11 +68,11 @@ class _Entry:
     crc: int
     size: int
     header: int
-    """The offset of its own header."""
+    """Offset of the record's own header."""
 
 
 def read_records(file: IO[bytes]) -> dict[str, Record]:
-    """The records by their names. Raises ZipDamaged."""
+    """All records by name. Raises ZipDamaged."""
     size = os.fstat(file.fileno()).st_size
     start, end, count = _directory(file, size)
     entries = list(_entries(_read(file, start, end - start), count))
@@ -78,32 +82,34 @@ def read_records(file: IO[bytes]) -> dict[str, Record]:
                                "with torch.save")
     records: dict[str, Record] = {}
     seen: set[bytes] = set()
+    # Each record must end where the next one's header starts, the last one at the directory.
     for entry, behind in zip(entries, [*(e.header for e in entries[1:]), start], strict=True):
         record = _record(file, entry, folder, behind)
-        if entry.name.lower() in seen:  # torch's reader takes upper for lower case
+        if entry.name.lower() in seen:  # torch's reader ignores case
             raise ZipDamaged(f"it holds {record.name} twice")
         seen.add(entry.name.lower())
         records[record.name] = record
     if entries[0].header != 0:
-        raise ZipDamaged("something lies before its first record")
+        raise ZipDamaged("there are bytes before its first record")
     return records
 
 
 def chunks(file: IO[bytes], record: Record) -> Iterator[bytes]:
-    """A record's bytes."""
+    """A record's bytes, in chunks."""
     for at in range(record.start, record.start + record.size, CHUNK):
         yield _read(file, at, min(CHUNK, record.start + record.size - at))
 
 
 def content(file: IO[bytes], record: Record, most: int) -> bytes:
-    """All of a record's bytes. Raises ZipDamaged if they are more than `most`."""
+    """All of a record's bytes. Raises ZipDamaged if there are more than `most`."""
     if record.size > most:
         raise ZipDamaged(f"{record.name} has {record.size:,} bytes, at most {most:,} are read")
     return b"".join(chunks(file, record))
 
 
 def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
-    """(start, end, records) of the directory, by the two or three end records."""
+    """Return (start, end, number of records) of the directory, from the end record and, in large
+    files, the two zip64 end records before it."""
     if size < END.size:
         raise ZipCutShort
     magic, disk, first, here, count, length, start, comment = END.unpack(
@@ -122,6 +128,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
         magic, more, _, _, disk, first, here64, count64, length64, start64 = END64.unpack(
             _read(file, end, END64.size)
         )
+        # Each short field must equal the long one, or be the placeholder for it.
         for short, long, full in ((count, count64, ALL_16), (length, length64, ALL_32),
                                   (start, start64, ALL_32)):
             if short not in (long, full):
@@ -135,6 +142,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
 
 
 def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
+    """The entries of the directory, in the order of their headers in the file."""
     at, header = 0, -1
     for _ in range(count):
         if len(directory) - at < CENTRAL.size:
@@ -148,10 +156,11 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         if magic != b"PK\1\2" or at > len(directory) or disk or comment:
             raise ZipDamaged("its directory is damaged")
         if attributes & DOS_DIRECTORY or name.endswith(b"/"):
-            # torch's reader gives memory as it finds it for the bytes of a folder
-            raise ZipDamaged("its directory has a folder in a record's place")
+            # for a folder, torch's reader returns uninitialised memory
+            raise ZipDamaged("its directory has a folder in place of a record")
         if flags & ENCRYPTED:
             raise NotFromTorchSave("it is encrypted, which a checkpoint never is")
+        # The zip64 field holds only the values that do not fit into 32 bits, in this order.
         large = fields.get(ZIP64, b"")
         wide = [v for v in (size, packed, place) if v == ALL_32]
         if len(large) != 8 * len(wide):
@@ -167,7 +176,8 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
 
 
 def _record(file: IO[bytes], entry: _Entry, folder: bytes, behind: int) -> Record:
-    """The record that begins at the entry's header and ends where the next begins."""
+    """Read the header of a record; check that it agrees with the directory's entry, and that the
+    record ends at `behind`, where the next one starts."""
     if entry.method:
         raise NotFromTorchSave("it is compressed, which torch.save never does")
     if entry.flags & ~(DESCRIPTOR | UTF8):
@@ -175,9 +185,9 @@ def _record(file: IO[bytes], entry: _Entry, folder: bytes, behind: int) -> Recor
     try:
         name = entry.name.decode()
     except UnicodeDecodeError:
-        raise ZipDamaged("a record's name is no text") from None
+        raise ZipDamaged("a record's name is not UTF-8") from None
     if not entry.name.startswith(folder) or "\0" in name:
-        raise ZipDamaged("its records do not lie in one folder")
+        raise ZipDamaged("its records are not in one folder")
     inside = name[len(folder.decode()) :]
     disagrees = ZipDamaged(f"{inside} in it is not where its directory says")
     magic, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = LOCAL.unpack(
@@ -187,18 +197,19 @@ def _record(file: IO[bytes], entry: _Entry, folder: bytes, behind: int) -> Recor
     if magic != MAGIC or method or start + entry.size > behind:
         raise disagrees
     raw = _read(file, entry.header + LOCAL.size, name_bytes + extra_bytes)
-    # The one flag that may differ says how a name is written: Python drops it from ASCII names.
+    # Only the flag for UTF-8 names may differ: Python omits it in one place for ASCII names.
     if raw[:name_bytes] != entry.name or (flags ^ entry.flags) & ~UTF8:
         raise disagrees
-    told, end = (crc, packed, size), start + entry.size
+    sums, end = (crc, packed, size), start + entry.size
     large = _extra(raw[name_bytes:]).get(ZIP64, b"")
     if ALL_32 in (packed, size):
         if len(large) != 16 or (packed, size) != (ALL_32, ALL_32):
             raise disagrees
-        told = (crc, *struct.unpack("<2Q", large))
-    if told != (entry.crc, entry.size, entry.size) and not (flags & DESCRIPTOR and not any(told)):
+        sums = (crc, *struct.unpack("<2Q", large))
+    # With a descriptor, the header may hold zeros: its values follow after the record.
+    if sums != (entry.crc, entry.size, entry.size) and not (flags & DESCRIPTOR and not any(sums)):
         raise disagrees
-    if behind > end:  # a descriptor, whose sizes have 8 bytes in or behind the first 4 GB
+    if behind > end:  # a descriptor follows; its sizes have 4 or 8 bytes
         layout = {16: "<4s3L", 24: "<4sL2Q"}.get(behind - end if flags & DESCRIPTOR else 0)
         if layout is None or struct.unpack(layout, _read(file, end, behind - end)) != (
             b"PK\7\x08", entry.crc, entry.size, entry.size
@@ -210,7 +221,7 @@ def _record(file: IO[bytes], entry: _Entry, folder: bytes, behind: int) -> Recor
 
 
 def _extra(raw: bytes) -> dict[int, bytes]:
-    """A header's extra fields, by their numbers."""
+    """The extra fields of a header by their numbers."""
     fields: dict[int, bytes] = {}
     at = 0
     while at < len(raw):
@@ -227,6 +238,7 @@ def _extra(raw: bytes) -> dict[int, bytes]:
 
 
 def _read(file: IO[bytes], at: int, size: int) -> bytes:
+    """Bytes at an offset. Raises ZipCutShort if the file ends before."""
     found = os.pread(file.fileno(), size, at)
     if len(found) != size:
         raise ZipCutShort

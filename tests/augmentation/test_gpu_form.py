@@ -1,4 +1,5 @@
-"""The form for GPUs against the plain one, on the CPU; the rows that blur; what picks a form."""
+"""The GPU form against the plain form, on the CPU; the rows that are blurred; the choice of a
+form."""
 
 import dataclasses
 
@@ -120,7 +121,7 @@ def test_a_function_is_compiled_for_as_many_shapes_as_a_run_has():
 
 
 def test_what_compiling_lacks_is_told(monkeypatch):
-    lacks = compiler.lacks_compiler.__wrapped__  # whose answer is kept
+    lacks = compiler.lacks_compiler.__wrapped__  # without the cache of its answers
     line = lacks(torch.device("cuda"))  # really tried: this machine has no such device, or it works
     assert (line is None) == torch.cuda.is_available()
     monkeypatch.setattr(compiler.shutil, "which", lambda name: None)

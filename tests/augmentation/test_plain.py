@@ -1,4 +1,4 @@
-"""Each op against torchvision and Pillow on the same factors; the fast forms against the plain."""
+"""Each op against torchvision and Pillow with the same factors; Kornia's form against the plain."""
 
 import dataclasses
 
@@ -124,7 +124,7 @@ def test_it_compiles_to_one_graph():
 
 
 def test_blur_follows_the_resolution():
-    """Sigma is in pixels: the papers' range is for 224, and small images have none."""
+    """Sigma is in pixels: the papers' range is for 224 pixels; small images are not blurred."""
     assert AUGMENT_V2.for_resolution(224) == (AUGMENT_V2, None)
     assert AUGMENT_V2.for_resolution(448) == (AUGMENT_V2, None)
     half, line = AUGMENT_V2.for_resolution(112)

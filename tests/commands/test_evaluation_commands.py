@@ -85,7 +85,7 @@ def test_linear_prints_its_protocol(run, dataset, capsys):
     argv = ["linear", run, dataset, dataset, "--epochs", 1]
     code, text, _ = call(capsys, *argv, "--per-class")
     assert code == 0 and "official linear protocol, changed: all labels, random crops" in text
-    assert "the trunk is bit for bit what it was" in text and "labels of 96 of 96 images;" in text
+    assert "the trunk is unchanged, bit for bit" in text and "labels of 96 of 96 images;" in text
     assert "of those named so" in text
     code, text, _ = call(capsys, *argv, "--quick", "--companions", "--lr", 0.01, 0.1)
     assert code == 0 and "quick linear protocol: " in text
@@ -185,7 +185,7 @@ def test_odd_values_are_one_line(run, dataset, tmp_path, capsys):
         (("embed", run, dataset), "--out F.npy"),
         (("embed", run, dataset, "--out", tmp_path / "f.txt"), ".npy or .parquet"),
         (("embed", run, dataset, "--neighbours", tmp_path / "f.txt"), "name a .png"),
-        (("embed", run, dataset, "--out", tmp_path / "no" / "f.npy"), "no folder that is there"),
+        (("embed", run, dataset, "--out", tmp_path / "no" / "f.npy"), "no existing folder"),
     ):
         assert said in refused(capsys, *flags)
 

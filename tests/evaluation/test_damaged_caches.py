@@ -1,4 +1,4 @@
-"""One changed bit in a cache or a resume state: found, said once, and made again."""
+"""One changed bit in a cache or a resume file is found, reported once, and made again."""
 
 import os
 
@@ -50,7 +50,7 @@ def test_no_flipped_bit_is_taken_for_whole(kind, tmp_path):
 
 
 def features(path, values):
-    """A file as fill() leaves it."""
+    """A file as fill() writes it."""
     header = npy_header(np.dtype(np.float32), *values.shape)
     path.write_bytes(header + values.tobytes())
     crcs = feature_cache.block_crcs(path, len(header) + values.nbytes, 2)

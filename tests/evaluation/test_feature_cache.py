@@ -1,4 +1,4 @@
-"""Features extracted once: what their file is known by, kills, ranks, a full disk."""
+"""The cache of features: its keys, kills, ranks, a full disk."""
 
 import dataclasses
 import os
@@ -44,7 +44,7 @@ def test_the_second_time_nothing_is_extracted(store, cache, monkeypatch):
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_features_that_are_not_finite_are_refused(keep, value, store):
-    """The second time they come from the cache."""
+    """The second call takes them from the cache."""
     encoder = load_encoder(untrained(), CPU)
     encoder.trunk.bn1.bias.data[0] = value
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_a_killed_extraction_is_not_taken_for_whole(store, cache, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "extract", killed)
-        # as after kill -9: what tidies up has no chance
+        # as after kill -9: no clean-up code runs
         patch.setattr(Path, "unlink", lambda *args, **kwargs: None)
         with pytest.raises(KeyboardInterrupt):
             features_of(encoder, store, RECIPE, Extraction(CPU))
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_extracted_again(store, cache):
 
 
 class TakingTurns(Ranks):
-    """A rank whose others have done, or will do, their part in the same folder."""
+    """One rank; the others fill their parts of the same file before or after it."""
 
     def barrier(self):
         pass

@@ -44,7 +44,7 @@ def test_parquet_has_key_label_class_and_vector(store, features, tmp_path, monke
 
 
 def test_what_cannot_be_written_is_one_line(store, features, tmp_path):
-    for name, said in (("f.csv", "name a .npy or .parquet"), ("no/f.npy", "no folder that")):
+    for name, said in (("f.csv", "name a .npy or .parquet"), ("no/f.npy", "no existing folder")):
         with pytest.raises(UserError, match=said):
             check_name(tmp_path / name)
     (tmp_path / "d.npy").mkdir()

@@ -1,4 +1,4 @@
-"""Fine-tuning: what moves, SwAV's numbers, few labels, resumed to the same bits."""
+"""Fine-tuning: the trained parameters, SwAV's numbers, few labels, resuming to the same bits."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_trunk_and_head_learn_what_they_see(store):
     train.labels = np.repeat([0, 1], 12)  # something that crops still show
     encoder = load_encoder(untrained(), CPU, splits=1)
     splits = {m.splits for m in encoder.modules() if isinstance(m, SplitBatchNorm2d)}
-    assert splits == {1}  # a classifier's BatchNorm has nothing to hide
+    assert splits == {1}  # without split BatchNorm, which only hides keys
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     generator = torch.get_rng_state()
     head = tune(encoder, untrained(), train, 2, Plan(0.05, 0.2, 24, 12), HOW, 0)

@@ -1,4 +1,4 @@
-"""kNN against a vote by hand, whatever the chunks; leave one out; features."""
+"""kNN against a vote by hand, for any chunk size; leave one out; features."""
 
 import dataclasses
 import math
@@ -70,7 +70,7 @@ def test_leave_one_out_is_the_search_without_each_row(bank_chunk, monkeypatch):
         near, at = nearest(x[others], x[i : i + 1], 5, cpu)
         torch.testing.assert_close(similarity[i], near[0])
         assert place[i].tolist() == others[at[0]].tolist()
-    # asked for as many as there are, the row itself still has no vote
+    # with k equal to the number of rows, a row still has no vote on itself
     similarity, place = nearest(x, x, 20, cpu, leave_one_out=True)
     labels = torch.zeros(20, dtype=torch.int64)
     labels[3] = 1

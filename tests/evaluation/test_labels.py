@@ -1,4 +1,4 @@
-"""Labels by class name; few labels and held-out parts: balanced, seeded, one inside the other."""
+"""Labels by class name; few labels and held-out parts are balanced, seeded and nested."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_a_class_without_images_is_named(store):
     ashes = Subset(store, np.flatnonzero(store.labels == 0))
     with pytest.raises(UserError, match="class 'oak' has no image"):
         class_names(ashes, store)
-    ashes.classes = []  # files of others know no names
+    ashes.classes = []  # datasets of others may have no class names
     assert class_names(ashes, ashes) == ["0"]
 
 

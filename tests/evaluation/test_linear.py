@@ -1,4 +1,4 @@
-"""The official protocol against plain torch; resumed; the frozen trunk; the held-out choice."""
+"""The official protocol against plain torch; resuming; the frozen trunk; the held-out choice."""
 
 import dataclasses
 
@@ -118,11 +118,11 @@ def test_the_trunk_is_proved_to_be_what_it_was(sets, monkeypatch):
     settings = LinearSettings(epochs=1)
     found = linear(untrained(), train, val, Extraction(CPU), settings)
     tensors = len(load_encoder(untrained(), CPU).trunk.state_dict())
-    assert f"bit for bit what it was: {tensors} tensors" in found.trunk
+    assert f"unchanged, bit for bit: {tensors} tensors" in found.trunk
     load = linear_module.load_encoder
 
     def thawed(*args):
-        """An evaluation's classic mistake: BatchNorm goes on counting."""
+        """The classic mistake of evaluations: BatchNorm statistics keep changing."""
         encoder = load(*args)
         encoder.trunk.eval = lambda: encoder.trunk
         return encoder.train()
@@ -141,7 +141,7 @@ def test_a_held_out_part_of_train_chooses_and_val_does_not(sets):
     assert found.labelled == 32 and found.held_out == 4
     assert row.held_out[row.rate] == max(v for v in row.held_out.values() if v is not None)
     turned = Subset(val, np.arange(len(val)))
-    turned.labels = 1 - val.labels  # what VAL says has no part in the choice
+    turned.labels = 1 - val.labels  # VAL has no influence on the choice
     again = linear(untrained(), train, turned, Extraction(CPU), settings).rows[0]
     assert again.held_out == row.held_out and again.rate == row.rate
     assert again.score.top1 == pytest.approx(1 - row.score.top1)
@@ -168,7 +168,7 @@ def test_companions_and_few_labels(sets):
     assert names == ["trained", "at step 0", "raw pixels"] and found.labelled == 10
     tensors = len(load_encoder(untrained(), CPU).trunk.state_dict())
     assert f"{tensors} tensors" in found.trunk  # the encoder's, not the pixels'
-    with pytest.raises(UserError, match="one image a class leaves none to choose"):
+    with pytest.raises(UserError, match="one image per class leaves none to choose"):
         several = LinearSettings((1.0, 2.0), labels="1/class")
         linear(untrained(), train, val, Extraction(CPU), several)
     for bad in (LinearSettings((0.0,)), LinearSettings(epochs=-1), LinearSettings(batch=0)):

@@ -1,4 +1,4 @@
-"""Several heads at once against torch's own SGD on each; resumed; a head that diverges."""
+"""Several heads at once against torch's SGD on each; resuming; a head that diverges."""
 
 import numpy as np
 import pytest

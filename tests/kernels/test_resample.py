@@ -30,7 +30,8 @@ def windows_of(count, least=LEAST_WIDTH):
 
 @pytest.mark.parametrize("size", [16, 17, 24, 31, 32, 96, 224])
 def test_as_pillow_does_it(size):
-    """Two grey levels at the most on noise; the mean is the rounding between the passes."""
+    """Differs by at most two grey levels on noise. The mean difference is the rounding in
+    between."""
     windows = windows_of(20)
     out = np.empty((20, size, size, 3), np.uint8)
     crop_views(NOISE, windows, out)
@@ -66,7 +67,7 @@ def test_nothing_is_written_beside_the_views(size):
 
 @pytest.mark.parametrize("side", [LEAST_WIDTH, 17])
 def test_nothing_is_read_behind_the_image(side):
-    """The image ends where the next page may not be read: one byte more ends the process."""
+    """The page after the image is unreadable: reading one byte too many would kill the process."""
     pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
     room = np.frombuffer(pages, np.uint8)
     guarded = ctypes.c_void_p(room.ctypes.data + mmap.PAGESIZE)
@@ -100,7 +101,7 @@ def test_arrays_with_gaps_go_the_plain_way():
 
 
 def test_a_box_of_the_whole_image_in_its_size_is_a_copy():
-    """As Pillow has it; one that is a hair smaller is resampled."""
+    """As in Pillow. A box that is slightly smaller is resampled."""
     square = np.ascontiguousarray(NOISE[:64, :64])
     boxes, out = np.array([[0, 0, 64, 64], [0, 0, 63.5, 64]], float), np.empty((2, 64, 64, 3), "u1")
     cut_boxes(square, boxes, out)

@@ -26,7 +26,7 @@ from tests.support.loaded_batches import CPU, RECIPE, assert_same, copy
 
 @pytest.fixture
 def small_blocks(monkeypatch, store):
-    """Blocks of about four images, four blocks mixed: six parts of sixteen in 96 images."""
+    """Blocks of about four images, four blocks per group: six groups of sixteen in 96 images."""
     mean = store.lengths.mean()
     monkeypatch.setattr(read_ahead, "BLOCK_BYTES", int(4 * mean))
     monkeypatch.setattr(read_ahead, "MIXED_BYTES", int(16 * mean))
@@ -83,7 +83,7 @@ def test_runs_hold_the_samples_and_little_else(folder, tmp_path, form, monkeypat
         file, start, length = (int(x[0]) for x in store.places(np.array([i])))
         assert any(p == store.data[file] and a <= start and start + length <= b
                    for p, a, b in found)
-    if form == "beton":  # images lie side by side there
+    if form == "beton":  # its images are adjacent
         assert sum(b - a for _, a, b in found) == store.lengths[ids].sum()
         assert len(found) == 4
     monkeypatch.setattr(read_ahead, "GAP", 1 << 30)
@@ -116,7 +116,7 @@ def test_one_part_ahead_and_no_more(store, small_blocks):
 
 
 def test_a_run_keeps_its_order(dataset, tmp_path, monkeypatch, capsys):
-    """auto is resolved once: a resume on a machine with more memory reads in the same order."""
+    """auto is resolved once: a resumed run on a machine with more memory keeps the order."""
     from fastmoco.cli import main
 
     size = ["--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2",

@@ -1,4 +1,4 @@
-"""All images decoded in memory: the threads engine's cuts to the bit, and when it is taken."""
+"""All images decoded in memory: same bits as the threads engine; when it is chosen."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""All images on the device: Pillow's crops as matrix products, and when a set is small enough."""
+"""All images on the device: Pillow's crops by matrix products; when a dataset is small enough."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
 @pytest.mark.parametrize("size", [7, 24, 32, 64])
 def test_pillows_crops_to_the_bit_but_for_ties(size):
-    """Both passes round to 8 bits as Pillow's do; a sum that is nearly a half may fall aside."""
+    """Both passes round to 8 bits as Pillow's do; a sum close to a half may round the other way."""
     random = np.random.default_rng(size)
     windows = []
     for _ in range(50):

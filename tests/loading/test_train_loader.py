@@ -1,4 +1,4 @@
-"""The threads engine against Pillow; the loader's order, resume, endings and errors."""
+"""The threads engine against Pillow; the loader's order, resume, last batches and errors."""
 
 import dataclasses
 import subprocess
@@ -80,7 +80,8 @@ def test_a_sample_does_not_depend_on_its_batch(store):
 @pytest.mark.parametrize("ranks", [2, 5])
 @pytest.mark.parametrize("order", ["random", "blocks"])
 def test_ranks_share_the_batch_of_one(store, ranks, order):
-    """Disjoint and covering, each sample's views and draws as on one device."""
+    """The parts are disjoint and cover the batch; each sample has the views and draws of one
+    process."""
     recipe = dataclasses.replace(RECIPE, order=order)
     alone = epoch(store, recipe)
     engine = ThreadsEngine(store, 2)
@@ -180,7 +181,7 @@ def test_a_bad_sample_names_itself(store):
 
 
 def test_raw_images_are_cut_as_jpegs_are(store):
-    """A store may hold raw RGB; the maps of its file are read-only."""
+    """A store may hold raw RGB, in a read-only map of its file."""
     pixels = [decode(store, i) for i in range(40)]
 
     class Raw(Subset):
@@ -205,7 +206,7 @@ def test_data_wait_is_counted(store):
 
 
 def test_memory_that_is_not_there_is_one_line(dataset, tmp_path):
-    """Real: a process that may have 3 GB more, and slots of 2.4 GB each."""
+    """A real limit: the process may take 3 GB more, and each slot needs 2.4 GB."""
     code = f"""
 import resource, sys
 import fastmoco.training.train

@@ -11,7 +11,7 @@ from fastmoco.training.stopping import Vote
 
 
 def spoil(ranks, name):
-    """Bits of one tensor on rank 1 are changed, as a faulty device would."""
+    """Changes bits of one tensor on rank 1, as a faulty device might."""
     state = {"queue": torch.arange(12.0).view(4, 3), "pointer": torch.tensor(3)}
     before = ranks.differing(state)
     if ranks.rank == 1:
@@ -32,7 +32,7 @@ def test_a_checksum_sees_bits_and_places(monkeypatch):
     assert checksum(x.clone()) == whole == checksum(x.T.contiguous().T)
     swapped = x.clone()
     swapped[[2, 90]] = x[[90, 2]]
-    monkeypatch.setattr(distributed, "WORDS", 64)  # the two keys lie in different parts
+    monkeypatch.setattr(distributed, "WORDS", 64)  # so that the two keys are in different chunks
     assert checksum(swapped) != checksum(x)
 
 
@@ -112,6 +112,6 @@ def disagree(ranks, facts):
 def test_ranks_started_in_different_ways_are_one_line(gloo):
     for answer in gloo.run(disagree, {"batch": 16, "lr": 0.1}):
         assert str(answer) == (
-            "rank 1 has lr 0.2, and rank 0 0.1: start all ranks by the same command, on the same "
+            "rank 1 has lr 0.2, and rank 0 0.1: start all ranks with the same command, on the same "
             "data"
         )

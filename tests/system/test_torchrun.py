@@ -17,7 +17,7 @@ from fastmoco import draws
 from fastmoco.weights import checkpoint as checkpoints
 from tests.support.gloo import free_port
 
-SECONDS = 120  # for what takes 10 on a machine of its own
+SECONDS = 120  # limit for runs that take 10 s on a quiet machine
 FLAGS = [
     "--arch", "resnet-mini", "--size", "16", "--batch", "16", "--bn-splits", "2", "--K", "32",
     "--device", "cpu", "--threads", "1", "--log-every", "3",
@@ -33,7 +33,8 @@ sys.exit(code)
 
 
 class Torchrun:
-    """torchrun with two ranks, or as one node of two with one; its output in files."""
+    """torchrun with two ranks, or as one of two nodes with one rank each. Its output goes to
+    files."""
 
     def __init__(self, out, dataset, *flags, script=("-m", "fastmoco"), node=("--standalone",),
                  ranks=2):
@@ -47,7 +48,7 @@ class Torchrun:
             )
 
     def ranks(self):
-        """The pids of its ranks by their numbers."""
+        """Process ids of its ranks, by rank."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         environments = {c: Path(f"/proc/{c}/environ").read_text() for c in children}
@@ -60,7 +61,7 @@ class Torchrun:
             time.sleep(0.05)
 
     def end(self):
-        """The exit code; the process is gone in any case."""
+        """The exit code. The process is ended in any case."""
         try:
             return self.process.wait(SECONDS)
         finally:
@@ -74,13 +75,14 @@ class Torchrun:
         return (self.out / "stderr").read_text()
 
     def told(self):
-        """Our own lines among what torchrun says."""
+        """Lines of fastmoco in torchrun's output."""
         return [line for line in self.stderr().splitlines() if line.startswith("fastmoco: ")]
 
 
 @pytest.fixture(scope="module")
 def damaged(dataset, tmp_path_factory):
-    """The dataset, and the name of a sample in it that is no JPEG any more: the fifth step's."""
+    """A dataset with one sample that is no longer a JPEG, in the fifth step; and that sample's
+    key."""
     path = tmp_path_factory.mktemp("damaged") / "trees"
     shutil.copytree(dataset, path)
     store = open_store(path)
@@ -101,7 +103,7 @@ FOREVER = ["--epochs", "100000", "--checkpoint-minutes", "0.005"]
 
 @pytest.fixture(scope="module")
 def killed(dataset, tmp_path_factory):
-    """A run of which rank 1 was killed, and how torchrun ended."""
+    """A run whose rank 1 was killed, and the ended torchrun."""
     out = tmp_path_factory.mktemp("killed")
     killed = Torchrun(out / "torchrun", dataset, *FOREVER, "--out", str(out / "run"))
     killed.wait_for(lambda: step_of(out / "run") > 5)
@@ -136,7 +138,7 @@ def test_two_machines_go_on_and_stop_when_asked(killed, dataset, tmp_path):
     for node in nodes:
         node.process.terminate()
     for node in nodes:
-        node.end()  # with 1: torchrun calls any signal a failure
+        node.end()  # exits with 1: to torchrun any signal is a failure
         assert node.told() == []
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["0", "0"]
     told = [json.loads(line) for line in nodes[0].stdout().splitlines()]
@@ -151,7 +153,7 @@ def test_what_one_rank_meets_is_told_once_and_ends_all(damaged, tmp_path):
     run = tmp_path / "run"
     ended = Torchrun(
         tmp_path / "ended", dataset, "--out", str(run), "--checkpoint-minutes", "0",
-        "--engine", "threads",  # which meets the image on its way, and not at the start
+        "--engine", "threads",  # decodes the bad image in its step, not at the start
     )
     assert ended.end() == 1
     (line,) = ended.told()

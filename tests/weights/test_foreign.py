@@ -1,4 +1,4 @@
-"""Other systems' checkpoints: made here by their documented layouts, read, compared."""
+"""Other systems' checkpoints, made here in their documented layouts, then read and compared."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def assert_same_features(checkpoint, model):
             torch.testing.assert_close(encoder(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
 
 
-# The published files are of the old form.
+# The published files are in torch's old layout.
 @pytest.mark.parametrize(("v2", "zipped"), [(True, False), (False, True)])
 def test_an_official_resnet50(v2, zipped, tmp_path):
     model = resnet(resnet50, mlp(2048) if v2 else nn.Linear(2048, 128))
@@ -69,7 +69,7 @@ def sequential(model):
 
 
 def keys_of(state, *renames):
-    """The key encoder's tensors: those of the query encoder, by other names."""
+    """The key encoder's tensors: the query encoder's under other names."""
     out = dict(state)
     for k, v in state.items():
         for old, new in renames:
@@ -193,7 +193,7 @@ def test_the_payload_is_real(tmp_path):
 
 
 def test_settings_of_libraries_are_skipped_not_imported(small, tmp_path, monkeypatch):
-    """Names of libraries that aren't here (or whose code isn't asked) don't stand in the way."""
+    """Names of libraries that aren't installed, or must not run, do not prevent reading."""
     fake = types.ModuleType("omegaconf")
 
     class DictConfig:

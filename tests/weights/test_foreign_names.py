@@ -1,45 +1,17 @@
 """Prefixes of wrappers, and which encoder is taken from files of many systems, tensor by tensor."""
 
-import re
-
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import resnet18
 
-from data_tools.errors import UserError
 from fastmoco.cli import main
-from fastmoco.weights.foreign import from_foreign
-from fastmoco.weights.other_trunks import what_it_is
 from fastmoco.weights.resnets import to_huggingface
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """A state dict whose tensors are all different from those that other() gives."""
-    torch.manual_seed(1)
-    return resnet18(num_classes=128).state_dict()
-
-
-@pytest.fixture(scope="module")
-def trunk(whole):
-    return {k: v for k, v in whole.items() if not k.startswith("fc.")}
+from tests.support.foreign_models import opened, refusal, sequential, under
 
 
 def other(state):
-    """Another network of the same names."""
+    """Another network with the same names."""
     return {k: v + 1 for k, v in state.items()}
-
-
-def under(prefix, state):
-    return {prefix + k: v for k, v in state.items()}
-
-
-def opened(content):
-    """As from a file that holds this; tests/weights/test_foreign.py reads files."""
-    return from_foreign(content, "a.pth")
 
 
 def assert_trunk(got, trunk, encoder="encoder_q"):
@@ -49,15 +21,8 @@ def assert_trunk(got, trunk, encoder="encoder_q"):
     assert all(torch.equal(held[k], v) for k, v in trunk.items())
 
 
-def refusal(content):
-    with pytest.raises(UserError) as refused:
-        opened(content)
-    assert "\n" not in str(refused.value)
-    return str(refused.value).split("a.pth: ", 1)[1]
-
-
 def wrapped_inside(state):
-    """As FSDP and activation checkpointing wrap single blocks."""
+    """Names as FSDP and activation checkpointing write them when they wrap single blocks."""
     out = {}
     for k, v in state.items():
         k = k.replace("layer1.", "layer1._fsdp_wrapped_module.")
@@ -89,12 +54,6 @@ def test_wrappers_inside_a_name_are_stripped(trunk):
 def test_two_names_that_become_one_are_refused(trunk):
     text = refusal(trunk | {"module.conv1.weight": trunk["conv1.weight"]})
     assert text.startswith("conv1.weight and module.conv1.weight are both conv1.weight without")
-
-
-def sequential(trunk, numbers):
-    names = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-    parts = dict(zip(names, numbers, strict=True))
-    return {f"{parts[k.split('.')[0]]}.{k.partition('.')[2]}": v for k, v in trunk.items()}
 
 
 def layer0(trunk):
@@ -166,7 +125,7 @@ def test_the_trained_encoder_is_taken_and_the_average_left_out(system, trunk):
 
 
 def test_moco_v3(trunk):
-    """Its head ends in a BatchNorm, and is none of ours."""
+    """Its head ends in a BatchNorm, so it is not one of ours."""
     head = {"fc.0.weight": torch.ones(4096, 512), "fc.1.weight": torch.ones(4096),
             "fc.3.weight": torch.ones(256, 4096)}
     state = under("module.base_encoder.", trunk | head)
@@ -199,57 +158,6 @@ def test_several_trained_encoders_are_refused(names, trunk):
     assert_trunk(opened({a: trunk, b: dict(trunk)}), trunk)
 
 
-@pytest.mark.parametrize(("channels", "text"), [
-    (1, "its first convolution takes images of 1 channel; fastmoco's images have 3 (RGB)"),
-    (13, "its first convolution takes images of 13 channels; fastmoco's images have 3 (RGB)"),
-])
-def test_other_numbers_of_channels_are_refused_with_both(channels, text, trunk):
-    state = trunk | {"conv1.weight": torch.ones(64, channels, 7, 7)}
-    assert refusal({"state_dict": state}) == text
-
-
-KINDS = {
-    "resnet18d": "ResNet-D", "resnet50c": "ResNet-C", "resnext50_32x4d": "ResNeXt.* 32 groups",
-    "wide_resnet50_2": "another width .64 channels in its stem and 128",
-    "seresnet18": "squeeze-and-excitation", "resnet50_clip": "attention pooling",
-    "resnet50_gn": "GroupNorm", "vit_tiny_patch16_224": "vision transformer",
-    "swin_tiny_patch4_window7_224": "Swin", "convnext_atto": "ConvNeXt",
-    "efficientnet_b0": "EfficientNet", "densenet121": "DenseNet", "vgg11": "VGG",
-    "regnetx_002": "RegNet", "inception_v3": "Inception", "mixer_s32_224": "MLP-Mixer",
-    "resnetv2_50": "pre-activation", "mobilenetv3_small_050": "MobileNet",
-    "deit_tiny_patch16_224": "vision transformer",
-}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_another_network_is_named(name):
-    with torch.device("meta"):
-        names = timm.create_model(name).state_dict()
-    state = {k: torch.zeros(()).expand(v.shape) for k, v in names.items()}
-    text = refusal({"state_dict": under("module.", state)})
-    assert re.search(KINDS[name], text), text
-
-
-@pytest.mark.parametrize(("name", "kind"), [
-    ("vit_b_16", "vision transformer"), ("swin_t", "Swin"), ("convnext_tiny", "ConvNeXt"),
-    ("efficientnet_b0", "EfficientNet"), ("mobilenet_v2", "MobileNet"), ("vgg11_bn", "VGG"),
-    ("alexnet", "AlexNet"), ("densenet121", "DenseNet"),
-    ("googlenet", "Inception"),
-])
-def test_torchvisions_other_networks_are_named(name, kind):
-    options = {"init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"):
-        model = getattr(torchvision.models, name)(weights=None, **options)
-    assert kind in what_it_is(model.state_dict())
-
-
-def test_a_stem_of_several_convolutions_is_named(trunk):
-    deep = {"conv2.weight": torch.ones(32, 32, 3, 3), "bn2.weight": torch.ones(32)}
-    assert "a stem of three convolutions" in refusal(under("visual.", trunk | deep))
-    state = sequential(trunk, (0, 1, 7, 8, 9, 10)) | {"3.weight": torch.ones(64, 64, 3, 3)}
-    assert "no layout known here" in refusal(state)
-
-
 @pytest.mark.parametrize(("change", "text"), [
     (lambda w: w.to(torch.int8), "is a tensor of int8"),
     (lambda w: w.to(torch.float8_e4m3fn), "is a tensor of float8"),
@@ -273,7 +181,7 @@ EVIL = "\x1b[2J\x1b[31mfine\n\u202eextra"
 
 
 def test_names_that_steer_a_terminal_are_escaped(trunk, tmp_path, capsys):
-    """In the origin, which commands print and the model card holds, and in refusals."""
+    """Escaped in the origin, which commands print and the model card contains, and in errors."""
     state = trunk | {EVIL + ".weight": torch.ones(2)}
     assert opened(state).origin.isprintable() and "x1b[31mfine" in opened(state).origin
     assert refusal({EVIL: torch.ones(2)}).isprintable()

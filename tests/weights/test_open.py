@@ -1,4 +1,4 @@
-"""Every command reads weights through one door; a run begins with another checkpoint's."""
+"""Every command opens checkpoints the same way; a run can start from another checkpoint."""
 
 import dataclasses
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_ours_misshapen_is_one_line(trained, tmp_path):
 
 
 def test_ours_with_flipped_bytes_or_no_numbers_is_one_line(trained, tmp_path):
-    """torch does not look at the checksums, and takes any bits for weights."""
+    """torch ignores the checksums and accepts any bits as weights."""
     whole = bytearray((Path(trained) / "checkpoint.pt").read_bytes())
     for at in (len(whole) // 3, len(whole) // 2):
         path = tmp_path / "flipped.pt"

@@ -1,1 +1,1 @@
-"""Engines turn encoded bytes and windows into uint8 views. They draw nothing."""
+"""Engines decode images and cut windows from them: uint8 views. They draw nothing."""

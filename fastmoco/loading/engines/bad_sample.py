@@ -1,4 +1,4 @@
-"""Which sample of a batch a foreign decoder could not take: told in the words of our own."""
+"""Finds the sample that another library failed to decode, and returns our own error for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from data_tools.store import Store
 from fastmoco.loading.engines.threads import decode
 
 
-def bad_sample(store: Store, ids: NDArray[np.int64], engine: str, said: str) -> UserError:
-    """The error of a batch that `engine` gave up with the words `said`: names the first of the
-    samples that does not decode, or is not of the size that the index tells."""
+def bad_sample(store: Store, ids: NDArray[np.int64], engine: str, reason: str) -> UserError:
+    """The error for a batch on which `engine` failed with `reason`. It names the first sample that
+    our decoder also refuses, or whose size is not the index's; if there is none, it says so."""
     for i in ids.tolist():
         try:
             height, width = decode(store, i).shape[:2]
@@ -26,5 +26,5 @@ def bad_sample(store: Store, ids: NDArray[np.int64], engine: str, said: str) -> 
     samples = f"sample {ids[0]}" if len(ids) == 1 else f"a batch of {len(ids)} samples"
     return UserError(
         f"{store.path}: {engine} does not take {samples}, all of which libjpeg decodes: "
-        f"{said}; use --engine threads"
+        f"{reason}; use --engine threads"
     )

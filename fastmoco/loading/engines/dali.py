@@ -1,17 +1,17 @@
-"""NVIDIA DALI as an engine: its decoder and its resize, fed with our bytes and our windows.
+"""NVIDIA DALI as an engine: its decoder and its resize, with our bytes and our windows.
 
-Uses fn.external_source (the store's bytes and the windows, not copied), fn.decoders.image once a
-sample, and for each view fn.slice and fn.resize with the antialiased triangular filter, which is
-Pillow's bilinear one; evaluation's float boxes are fn.resize's region of interest. On the CPU
-that decodes as libjpeg does by default (exact DCT, fancy upsampling): 0.17/255 from Pillow on 150
-photographs of 500 pixels, in windows and in boxes, 0.21 in the worst of them. What DALI has no
-decoder for, raw RGB and the PNG of others, is decoded on the host and cut by DALI.
+fn.external_source takes the store's bytes and the windows without a copy. fn.decoders.image decodes
+each sample once. fn.slice and fn.resize make each view, with the antialiased triangular filter that
+is Pillow's bilinear one; evaluation's float boxes are fn.resize's region of interest. On the CPU
+DALI decodes as libjpeg does by default (exact DCT, fancy upsampling). The views of 150 photographs
+of 500 pixels differ from Pillow's by 0.17/255, and by 0.21/255 in the worst case. DALI cannot read
+raw RGB; such samples, and PNG files in datasets of others, are decoded on the host and cut by DALI.
 
-What libjpeg only warns of, damage within a JPEG's scan, DALI lets pass: the image is grey or
-garbled from there on, where our threads and FFCV name the sample. `fastmoco verify` finds it.
+DALI does not report damage within a JPEG's scan, of which libjpeg only warns: the rest of the image
+is grey or garbled. Our threads and FFCV name the sample. `fastmoco verify` finds it too.
 
-On a CUDA device JPEGs are decoded by nvJPEG (device "mixed") and cut on the GPU; the views come
-back to the host, since an engine fills a slot there. That path is untested: no GPU was at hand.
+On a CUDA device nvJPEG decodes JPEGs (device "mixed"), and the GPU cuts the views. They are copied
+back to the host, since an engine fills a slot there. That path is untested: no GPU was available.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from data_tools.errors import UserError
 from data_tools.machine import cores
 from data_tools.store import JPEG, Store
 from fastmoco.loading.engines.bad_sample import bad_sample
+from fastmoco.loading.engines.engine import CropOnDevice
 from fastmoco.loading.engines.threads import decode
 
 
 class Kind(NamedTuple):
-    """What a pipeline is built for; the batch may be smaller than its capacity."""
+    """The inputs and outputs that a pipeline is built for."""
 
-    decoded: bool  # pixels come in, not JPEGs
+    decoded: bool  # the inputs are pixels, not JPEGs
     boxes: bool  # float windows
     views: int
     height: int
@@ -41,12 +42,14 @@ class Kind(NamedTuple):
 
 
 class DaliEngine:
-    """Fills slots from a store by DALI pipelines (see batch.Engine), one batch after another."""
+    """Fills slots from a store by DALI pipelines (see engine.Engine), one batch after another."""
+
+    crop_on_device: CropOnDevice | None = None
 
     def __init__(
         self, store: Store, threads: int = 0, device: torch.device | None = None
     ) -> None:
-        import nvidia.dali  # noqa: F401  fails here, not in the first batch
+        import nvidia.dali  # noqa: F401  so that a missing DALI fails here, not in the first batch
 
         self.store = store
         self.threads = threads or cores()
@@ -58,11 +61,11 @@ class DaliEngine:
     def submit(
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Future[None]:
-        """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
+        """Start to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
         return self._pool.submit(self._fill, ids, windows, out)
 
     def close(self) -> None:
-        """Stop all threads; what has not begun is dropped."""
+        """Stop all threads; drop batches that were not started."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pipelines.clear()  # DALI's threads end with their pipeline
 
@@ -103,7 +106,7 @@ class DaliEngine:
                 pipeline.feed_input(name, part)
             views = pipeline.run()
         except RuntimeError as error:
-            # DALI calls a pipeline that has failed invalid: the next batch gets another.
+            # A pipeline that failed cannot run again: the next batch builds another.
             del self._pipelines[kind]
             raise bad_sample(self.store, ids, "DALI", reason(error)) from None
         for view, pixels in enumerate(views):
@@ -112,23 +115,23 @@ class DaliEngine:
 
 
 def reason(error: RuntimeError) -> str:
-    """What went wrong, in one line: the first after DALI's traceback of the pipeline."""
+    """DALI's reason in one line: the first line after its traceback of the pipeline."""
     text = str(error).partition("encountered:\n")[2] or str(error)
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
 def build(kind: Kind, capacity: int, threads: int, gpu: int | None) -> Any:
-    """A DALI pipeline for batches of at most `capacity` samples.
+    """Build a DALI pipeline for batches of at most `capacity` samples.
 
-    Inputs: images, and for each view n start<n> and end<n> [B, 2]: the corner and the extent of an
-    integer window, or the two corners of a float box, in pixels (vertical, horizontal). Outputs:
-    uint8 [B, height, width, 3] for each view.
+    Inputs: images; and for each view n, start<n> and end<n> [B, 2], in pixels (vertical,
+    horizontal). These are corner and extent of an integer window, or the two corners of a float
+    box. Outputs: uint8 [B, height, width, 3] for each view.
     """
     from nvidia import dali
 
-    fn: Any = dali.fn  # its stubs do not know what one argument's type makes of the result
+    fn: Any = dali.fn  # its stubs miss how the result depends on the arguments
     types: Any = dali.types
-    # One batch at a time: what the queue would hold, the loader's ring holds.
+    # No queue in the pipeline: the loader's ring already holds batches ahead.
     pipeline = dali.Pipeline(capacity, threads, gpu, prefetch_queue_depth=1)
     with pipeline:
         if kind.decoded:
@@ -140,8 +143,8 @@ def build(kind: Kind, capacity: int, threads: int, gpu: int | None) -> Any:
             encoded = fn.external_source(name="images", ndim=1, dtype=types.UINT8, no_copy=True)
             image = fn.decoders.image(
                 encoded, device="cpu" if gpu is None else "mixed", output_type=types.RGB,
-                adjust_orientation=False,  # prep has turned what was to be turned
-                jpeg_fancy_upsampling=True,  # nvJPEG's default is another one than libjpeg's
+                adjust_orientation=False,  # prep has already rotated the images
+                jpeg_fancy_upsampling=True,  # as libjpeg does; nvJPEG's default differs
             )
         views = []
         for n in range(kind.views):

@@ -1,4 +1,4 @@
-"""The engines, one row each, and open_engine, which knows the one that `auto` takes."""
+"""The table of engines, and open_engine, which also chooses the engine for `auto`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from data_tools.errors import UserError, one_line
 from data_tools.store import JPEG, Store
 from fastmoco import draws
 from fastmoco.loading.engines.dali import DaliEngine
-from fastmoco.loading.engines.engine import Engine
+from fastmoco.loading.engines.engine import Engine, Pending
 from fastmoco.loading.engines.ffcv import FfcvEngine
 from fastmoco.loading.engines.resident_cpu import DecodedEngine
 from fastmoco.loading.engines.resident_gpu import ResidentEngine, are_small
 from fastmoco.loading.engines.threads import ThreadsEngine
 
-SIZE, SECONDS = 224, 0.5  # of the trial: side of the views, and how long each engine is timed
+SIZE, SECONDS = 224, 0.5  # trial: side of the views in pixels; seconds per engine
 
 
 @dataclass(frozen=True)
-class Kind:
-    """An engine as the code knows it before it is open."""
+class Row:
+    """An engine that can be opened."""
 
     open: Callable[[Store, int, torch.device], Engine]
-    """Takes the store, the threads (0: one per core) and the device. Raises ImportError."""
+    """Takes the store, the number of threads (0: one per core) and the device. Raises ImportError
+    if the engine's library is not installed."""
     install: str = ""
-    """The command that installs its library, if it needs one."""
+    """The command that installs its library; empty if it needs none."""
 
 
 def _resident(store: Store, threads: int, device: torch.device) -> Engine:
@@ -40,13 +41,13 @@ def _resident(store: Store, threads: int, device: torch.device) -> Engine:
 
 
 TABLE = {
-    "threads": Kind(lambda store, threads, _: ThreadsEngine(store, threads)),
-    "resident": Kind(_resident),
-    "dali": Kind(
+    "threads": Row(lambda store, threads, _: ThreadsEngine(store, threads)),
+    "resident": Row(_resident),
+    "dali": Row(
         lambda store, threads, device: DaliEngine(store, threads, device),
         "pip install 'fastmoco[dali]'",
     ),
-    "ffcv": Kind(
+    "ffcv": Row(
         lambda store, threads, _: FfcvEngine(store, threads),
         "apt-get install libopencv-dev libturbojpeg0-dev pkg-config, then "
         "pip install 'fastmoco[ffcv]'",
@@ -55,7 +56,8 @@ TABLE = {
 
 
 class Opened(NamedTuple):
-    """An engine, its name, and one line on it: on how many threads, and, for auto, why this."""
+    """An engine, its name, and a line: its number of threads and, for auto, the reason of the
+    choice."""
 
     engine: Engine
     name: str
@@ -65,12 +67,12 @@ class Opened(NamedTuple):
 def open_engine(
     name: str, store: Store, threads: int = 0, device: torch.device | None = None
 ) -> Opened:
-    """The engine called `name` (auto, threads, resident, dali, ffcv) on a store.
+    """Open the engine called `name` (auto, threads, resident, dali, ffcv) on a store.
 
-    auto lays small images on the device, all of them, decoded. For others it takes our threads, the
-    fastest on the CPU (bench/README.md); for a CUDA device nvJPEG may be faster: where DALI is
-    installed both are timed on this store, half a second each.
-    Raises UserError for an engine that is not there or does not read the store.
+    auto keeps small images decoded on the device, all of them. For larger images it takes our
+    threads, the fastest engine on CPUs (bench/README.md). On a CUDA device nvJPEG may be faster: if
+    DALI is installed, both are timed on this store, half a second each, and the faster is taken.
+    Raises UserError for an engine that is unknown, not installed, or cannot read the store.
     """
     device = device or torch.device("cpu")
     if name != "auto":
@@ -86,14 +88,14 @@ def open_engine(
     engines: dict[str, Engine] = {"threads": ours}
     try:
         rates = {"threads": rate(ours, store)}
-    except UserError:  # a bad sample: nothing that DALI would do better
+    except UserError:  # a bad sample, which DALI could not decode either
         ours.close()
         raise
     try:
         engines["dali"] = _open("dali", store, threads, device)
         rates["dali"] = rate(engines["dali"], store)
         why = "tried here: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items())
-    except Exception as error:  # of nvJPEG, DALI, its driver: a trial ends no run
+    except Exception as error:  # from nvJPEG, DALI or the driver: a failed trial must not end a run
         why = str(error) if isinstance(error, UserError) else (
             f"DALI does not work here: {(str(error).splitlines() or [repr(error)])[0][:200]}"
         )
@@ -123,22 +125,22 @@ def _opened(name: str, engine: Engine, why: str = "") -> Opened:
 
 
 def rate(engine: Engine, store: Store, seconds: float = SECONDS) -> float:
-    """Images/s of two views of samples drawn from the store, for about so many seconds."""
+    """Measure images/s for about `seconds`: two views of random samples of the store."""
     order = draws.permutation(0, 0, len(store))[:4096]
     batch = min(64, len(order))
     out = np.empty((2, batch, 2, SIZE, SIZE, 3), np.uint8)
 
-    def submit(n: int):
+    def submit(n: int) -> Pending:
         ids = np.take(order, np.arange(n * batch, (n + 1) * batch), mode="wrap")
         windows = draws.crop_windows(0, 0, ids, store.sizes[ids], 2, (0.2, 1), (3 / 4, 4 / 3))
         return engine.submit(ids, windows, out[n % 2])
 
     submit(0).result()  # threads start, pipelines are built
-    begun, n, pending = time.perf_counter(), 0, submit(1)
-    while time.perf_counter() - begun < seconds:
-        following = submit(n + 2)
+    started, n, pending = time.perf_counter(), 0, submit(1)
+    while time.perf_counter() - started < seconds:
+        following = submit(n + 2)  # two batches in flight, as in a ring
         pending.result()
         pending, n = following, n + 1
-    spent = time.perf_counter() - begun
+    spent = time.perf_counter() - started
     pending.result()
     return n * batch / spent

@@ -1,7 +1,7 @@
-"""All images decoded in memory, for training on a CPU: the threads only cut.
+"""Engine `resident` on a CPU: all images stay decoded in memory, and the threads only cut.
 
-What `resident` means where the device is the CPU. The cuts are those of the threads engine, to the
-bit; a batch goes in a few parts, as a small image takes less time than a call from Python.
+The views equal those of the threads engine bit for bit. A batch is cut in a few parts, since
+cutting a small image takes less time than a call from Python.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fastmoco.loading.engines.threads import (
 )
 
 CPU = torch.device("cpu")
-PARTS = 4  # of a batch, for each thread: the last to end is not waited for long
-TOGETHER = 512  # images that a thread decodes at a time
+PARTS = 4  # parts of a batch per thread: enough that all threads end at about the same time
+TOGETHER = 512  # images per part when the store is decoded
 
 
 class DecodedEngine(ThreadsEngine):
-    """Every image of a store, decoded once; the threads cut windows of them.
+    """Decodes every image of a store once; the threads cut windows from them.
 
-    Raises UserError where the images don't fit, or one is bad.
+    Raises UserError if the images don't fit into memory, or one is bad.
     """
 
     def __init__(self, store: Store, threads: int = 0) -> None:
@@ -56,7 +56,7 @@ class DecodedEngine(ThreadsEngine):
         except BaseException:
             self.close()
             raise
-        # compiled (or taken from numba's cache) here, so that the first batch does not wait for it
+        # compile it (or load it from numba's cache) here, so that the first batch does not wait
         crop_images(
             self._pixels, self._starts, store.sizes, np.empty(0, np.int64),
             np.empty((0, 1, 4), np.int32), np.empty((0, 1, LEAST_SIDE, LEAST_SIDE, 3), np.uint8),
@@ -70,8 +70,9 @@ class DecodedEngine(ThreadsEngine):
     def submit(
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Work:
-        """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
+        """Start to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
         boxes = windows.dtype.kind == "f"
+        # The compiled loop only takes what crop_views takes; see resample.fits.
         if boxes or out.shape[2] < LEAST_SIDE or int(windows[..., 3].min()) < LEAST_WIDTH:
             cut = cut_boxes if boxes else cut_windows
 

@@ -1,9 +1,9 @@
-"""Small images: the whole set lies decoded on the device, and is cut there. Nothing is loaded.
+"""Engine `resident` on a GPU: all images stay decoded on the device and are cut there.
 
-Each crop is two small matrix products, with Pillow's weights (antialiased bilinear: a triangle as
-wide as the reduction, Resample.c), across and then down, rounded to 8 bits after each as Pillow
-does; plain torch, without a wait for the device. For CIFAR and STL the decoders of a CPU would
-keep a GPU waiting.
+It is for small images (CIFAR, STL), for which a CPU's decoders cannot keep up with a GPU. Each crop
+is two small matrix products with Pillow's weights (antialiased bilinear: a triangle as wide as the
+reduction, Resample.c), first across, then down, rounded to 8 bits after each as Pillow does. It is
+plain torch and never waits for the device.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from data_tools.store import Store
 from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.system.hardware import free_memory
 
-LARGEST_SIDE = 128  # pixels: the products grow with the side, a decoder's share shrinks
-SHARE = 0.25  # of the device's free memory
+LARGEST_SIDE = 128  # pixels: for larger images the matrix products cost more than decoding
+SHARE = 0.25  # of the device's free memory that the images may take
 
 
 def are_small(store: Store, device: torch.device) -> bool:
-    """Whether a set is of small images, and few enough to lie on the device."""
+    """True if all images of a store are small and fit on the device together."""
     small = int(store.sizes.max()) <= LARGEST_SIDE
     return small and needed(store, device) <= SHARE * free_memory(device)
 
 
 def needed(store: Store, device: torch.device) -> int:
-    """Bytes of a store's images, decoded: on a GPU each in a frame of the largest."""
+    """Bytes of a store's decoded images. On a GPU each takes as much as the largest."""
     if device.type == "cpu":
         return int(store.sizes.prod(axis=1, dtype=np.int64).sum()) * 3
     height, width = store.sizes.max(axis=0).tolist()
@@ -36,20 +36,20 @@ def needed(store: Store, device: torch.device) -> int:
 
 
 def check_room(store: Store, device: torch.device) -> None:
-    """Raises UserError where a store's images don't fit into a device's memory."""
+    """Raise UserError if a store's decoded images don't fit into a device's memory."""
     room = free_memory(device)
     if needed(store, device) > SHARE * room:
         raise UserError(
             f"--engine resident: {len(store):,} images take {human(needed(store, device))}, "
-            f"and {SHARE:.0%} of the {human(room)} that are free is meant for them; use "
+            f"but may take only {SHARE:.0%} of the {human(room)} that are free; use "
             "--engine threads"
         )
 
 
 class ResidentEngine(ThreadsEngine):
-    """All images of a store on a device, a GPU; the threads decode them once.
+    """Keeps all images of a store on a device, a GPU; the threads decode them once.
 
-    Raises UserError where they don't fit, or one is bad.
+    Raises UserError if they don't fit, or one is bad.
     """
 
     def __init__(self, store: Store, threads: int, device: torch.device) -> None:
@@ -70,16 +70,19 @@ class ResidentEngine(ThreadsEngine):
         except BaseException:
             self.close()
             raise
-        # [N, W, H, 3]: the first product runs across
+        # [N, W, H, 3]: the first product runs across, so columns come first
         self.images = images.transpose(1, 2).contiguous().to(device)
+        self.crop_on_device = self.views
 
     def views(self, index: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor:
-        """Windows int32 [B, V, 4] of samples int64 [B], on the device: uint8 [B, V, S, S, 3]."""
+        """Cut windows int32 [B, V, 4] from samples int64 [B], on the device: uint8 [B, V, S, S,
+        3]."""
         return cut(self.images.index_select(0, index), windows, size)
 
 
 def cut(columns: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor:
-    """Windows [B, V, 4] of images uint8 [B, W, H, 3], columns first: uint8 [B, V, S, S, 3]."""
+    """Cut windows [B, V, 4] from images uint8 [B, W, H, 3], columns first: uint8 [B, V, S, S,
+    3]."""
     batch, width, height, _ = columns.shape
     views = windows.shape[1]
     top, left, high, wide = windows.float().unbind(-1)
@@ -92,9 +95,10 @@ def cut(columns: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor
 
 
 def weights(begin: torch.Tensor, length: torch.Tensor, size: int, extent: int) -> torch.Tensor:
-    """What each of `extent` pixels gives to each of `size`: float32 [B, V, size, extent].
+    """Resampling matrices, float32 [B, V, size, extent]: the weight of each of `extent` input
+    pixels in each of `size` output pixels.
 
-    begin and length, [B, V], say which of the pixels are the window's.
+    The window is the `length` pixels from `begin`, both [B, V]; pixels outside get weight 0.
     """
     scale = (length / size)[..., None, None]
     reach = scale.clamp(min=1)
@@ -108,5 +112,5 @@ def weights(begin: torch.Tensor, length: torch.Tensor, size: int, extent: int) -
 
 
 def round8(x: torch.Tensor) -> torch.Tensor:
-    """To whole grey levels, halves up."""
+    """Round to whole grey levels, halves up."""
     return (x + 0.5).floor().clamp(0, 255)

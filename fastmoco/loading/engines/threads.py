@@ -1,8 +1,8 @@
-"""Our own engine: one exact decode a sample, every view cut from it, in threads.
+"""Our own engine: threads decode each sample once, exactly, and cut every view from it.
 
-simplejpeg (libjpeg-turbo) decodes and resample.py cuts and resizes as Pillow does (antialiased
-bilinear); both release the interpreter lock, so threads share the store and nothing is copied
-between processes. Float boxes (evaluation) go through Pillow, which takes them exactly.
+simplejpeg (libjpeg-turbo) decodes. kernels.resample cuts and resizes as Pillow does (antialiased
+bilinear). Both release the interpreter lock, so threads share the store and nothing is copied
+between processes. Pillow itself cuts float boxes (evaluation).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from data_tools.errors import UserError
 from data_tools.machine import cores
 from data_tools.store import OTHER, RAW, Store
 from fastmoco.kernels.resample import crop_views, fits
+from fastmoco.loading.engines.engine import CropOnDevice
 
 One = tuple[int, NDArray, NDArray[np.uint8]]  # a sample id, its windows [V, 4], its views
 Part = TypeVar("Part")
@@ -30,12 +31,14 @@ _resize = torch.ops.aten._upsample_bilinear2d_aa
 
 
 class ThreadsEngine:
-    """Fills slots from a store with a pool of decoding threads (see batch.Engine)."""
+    """Fills slots from a store with a pool of decoding threads (see engine.Engine)."""
+
+    crop_on_device: CropOnDevice | None = None
 
     def __init__(self, store: Store, threads: int = 0) -> None:
         self.store = store
         self.threads = threads or cores()
-        # Compiled (or taken from numba's cache) here, so that the first batch does not wait for it.
+        # Compile it (or load it from numba's cache) here, so that the first batch does not wait.
         crop_views(
             np.zeros((16, 16, 3), np.uint8), np.array([[0, 0, 16, 16]], np.int32),
             np.empty((1, 16, 16, 3), np.uint8),
@@ -45,10 +48,10 @@ class ThreadsEngine:
     def submit(
         self, ids: NDArray[np.int64], windows: NDArray, out: NDArray[np.uint8]
     ) -> Work:
-        """Begin to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
+        """Start to fill out [B, V, S, S, 3] with windows [B, V, 4] of the samples ids [B]."""
         store = self.store
         cut = cut_boxes if windows.dtype.kind == "f" else cut_windows
-        # A buffer for the largest image: fresh pages for every one cost time.
+        # One buffer per thread, as large as the largest image: fresh memory pages cost time.
         most = int(store.sizes[ids].prod(axis=1, dtype=np.int64).max(initial=0)) * 3
 
         def begin() -> Callable[[One], None]:
@@ -58,14 +61,17 @@ class ThreadsEngine:
         return Work(self._pool, self.threads, zip(ids.tolist(), windows, out, strict=True), begin)
 
     def close(self) -> None:
-        """Stop all threads; what has not begun is dropped."""
+        """Stop all threads; drop batches that were not started."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Work(Generic[Part]):
-    """One batch under way, in parts. Each thread begins with what it needs for itself, and takes
-    the next part until none is left: images of any sizes come out even, and a thread that is done
-    goes on to the next batch at once."""
+    """The work of one batch, split into parts. Each thread calls begin() for its own function, and
+    applies it to parts from a shared queue until the queue is empty.
+
+    So large and small images balance out, and a thread that finds no more parts continues with the
+    next batch at once.
+    """
 
     def __init__(
         self, pool: ThreadPoolExecutor, threads: int, parts: Iterable[Part],
@@ -84,25 +90,25 @@ class Work(Generic[Part]):
             do(part)
 
     def result(self) -> None:
-        """Wait for all; raise the first failure, after the rest has stopped writing."""
+        """Wait for all threads, then raise the first failure: by then nothing writes any more."""
         wait(self.futures)
         for future in self.futures:
             future.result()
 
 
 def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """One sample's pixels, uint8 [H, W, 3] RGB, in the buffer where one is given.
+    """Decode sample i to pixels, uint8 [H, W, 3] RGB, in the buffer if one is given.
 
-    Raises UserError that names the sample where no decoder takes it.
+    Raises UserError, which names the sample, if it cannot be decoded.
     """
     encoded = store.encoded(i)
     if store.kinds[i] == RAW:
         height, width = store.sizes[i]
         pixels = np.empty(len(encoded), np.uint8) if buffer is None else buffer[: len(encoded)]
-        pixels[:] = encoded  # the map of the file is read-only, which torch does not know
+        pixels[:] = encoded  # copied, since torch cannot hold the file's read-only map
         return pixels.reshape(height, width, 3)
     try:
-        if store.kinds[i] == OTHER:  # files of others may hold PNG and the like
+        if store.kinds[i] == OTHER:  # datasets of others may hold PNG and other formats
             return np.array(Image.open(io.BytesIO(encoded.tobytes())).convert("RGB"))
         return simplejpeg.decode_jpeg(encoded, buffer=buffer)
     except (ValueError, OSError) as error:
@@ -113,7 +119,7 @@ def decode(store: Store, i: int, buffer: NDArray[np.uint8] | None = None) -> NDA
 
 
 def cut_windows(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
-    """Integer windows [V, 4] of an image to views [V, S, S, 3]."""
+    """Cut integer windows [V, 4] from an image [H, W, 3] into views [V, S, S, 3]."""
     if fits(image, windows, out):
         crop_views(image, windows, out)
     else:
@@ -121,7 +127,8 @@ def cut_windows(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint
 
 
 def cut_windows_plain(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
-    """The same by torch's uint8 kernel, for sizes of any smallness: crop_views' reference."""
+    """cut_windows by torch's uint8 kernel: for views and windows of any size; crop_views'
+    reference."""
     for (top, left, height, width), view in zip(windows.tolist(), out, strict=True):
         crop = np.ascontiguousarray(image[top : top + height, left : left + width])
         # channels-last [1, 3, H, W]: the uint8 kernel
@@ -132,8 +139,8 @@ def cut_windows_plain(image: NDArray[np.uint8], windows: NDArray, out: NDArray[n
 
 
 def cut_boxes(image: NDArray[np.uint8], windows: NDArray, out: NDArray[np.uint8]) -> None:
-    """Float boxes [V, 4] of an image to views [V, S, S, 3], by Pillow; a view of the whole image in
-    its own size is a copy."""
+    """Cut float boxes [V, 4] from an image [H, W, 3] into views [V, S, S, 3] by Pillow. A view of
+    the whole image in its own size is a copy."""
     whole = (0, 0, *image.shape[:2])
     for box, view in zip(windows.tolist(), out, strict=True):
         if view.shape == image.shape and tuple(box) == whole:

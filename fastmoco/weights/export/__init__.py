@@ -1,1 +1,2 @@
-"""Trunks and models for other systems, each with a model card. Imports the rest of weights."""
+"""Exports trunks and models to other systems, each with a model card. Imports the rest of
+weights."""

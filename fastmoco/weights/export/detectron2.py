@@ -1,7 +1,7 @@
-"""What detectron2 needs to run the papers' detection transfer from an exported trunk.
+"""Writes the files for the paper's detection transfer with detectron2, for an exported trunk.
 
-Faster R-CNN with a C4 backbone, all layers trained, BatchNorm synchronised over the GPUs and one
-more behind res5 (1911.05722 section 4.2; the settings are those of the official detection/).
+Faster R-CNN with a C4 backbone; all layers are trained; BatchNorm is synchronised over the GPUs,
+and one more follows res5 (1911.05722 section 4.2; settings of the official detection/ folder).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from fastmoco.recipe import Recipe
+from fastmoco.weights.resnets import RESNETS
 
 # detectron2's Res5ROIHeads has bottleneck blocks
-DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
+BOTTLENECKS = [arch for arch, resnet in RESNETS.items() if resnet.convolutions == 3]
 
 BASE = """\
 # {arch} trunk of fastmoco, C4: res2 to res4 are the backbone, res5 and a norm the box head
@@ -146,22 +147,23 @@ supervised 81.3 / 53.5 / 58.8, MoCo v1 200 epochs 81.5 / 55.9 / 62.6, v2 200 epo
 
 
 def refuse_detection(recipe: Recipe) -> None:
-    """UserError for a trunk of which detectron2's C4 head cannot be made."""
-    if recipe.arch not in DEPTHS:
+    """Raise UserError for a trunk that detectron2's C4 head does not fit."""
+    if recipe.arch not in BOTTLENECKS:
         raise UserError(
             f"--with-config: a C4 detector's head has blocks of three convolutions, "
-            f"{recipe.arch} has none; leave it out, or use {', '.join(DEPTHS)}"
+            f"{recipe.arch} has none; leave it out, or use {', '.join(BOTTLENECKS)}"
         )
 
 
 def write_detection(recipe: Recipe, out: Path) -> None:
-    """The configurations for VOC07+12 and COCO, and the script that runs them, beside model.pkl."""
+    """Write the configurations for VOC07+12 and COCO, and the script that runs them, beside
+    model.pkl."""
     scaled = [
         ", ".join(f"{255 * x:.3f}" for x in values)
         for values in (recipe.augmentation.mean, recipe.augmentation.std)
     ]
     base = BASE.format(
-        arch=recipe.arch, depth=DEPTHS[recipe.arch], mean=scaled[0], std=scaled[1]
+        arch=recipe.arch, depth=recipe.arch.removeprefix("resnet"), mean=scaled[0], std=scaled[1]
     )
     for name, text in (
         ("base-c4.yaml", base), ("voc-24k.yaml", VOC), ("coco-2x.yaml", COCO),

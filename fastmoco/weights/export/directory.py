@@ -1,6 +1,7 @@
-"""An export's directory: written beside and renamed, and never over something that is not its own.
+"""Writes the directory of an export atomically, and never replaces files that are not an export's.
 
-It holds the weights, a model card (README.md), and export.json: what is in it, with checksums.
+It holds the weights, a model card (README.md), and export.json, which lists the files with their
+checksums.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ CARD = "README.md"
 def export(
     saved: Checkpoint, source: Path, to: str, out: Path, with_config: bool = False
 ) -> list[Path]:
-    """Write a checkpoint's trunk for another system into the directory `out`; returns its files.
+    """Write a checkpoint's trunk for another system into the directory `out`; return its files.
 
-    An earlier export in `out` is replaced, if nothing in it was changed or added since. Raises
-    UserError where the format has no place for the trunk, where `out` holds anything else, or
-    cannot be written; nothing is left behind then.
+    An earlier export in `out` is replaced if nothing in it was changed or added. Raises UserError
+    if the format cannot hold the trunk, if `out` holds anything else, or cannot be written; no
+    partial files are left then.
     """
     refuse_trunk(saved.recipe, to)
     if with_config and to != "detectron2":
@@ -48,7 +49,7 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:
-            FORMATS[to][0](saved, partial)
+            FORMATS[to].write(saved, partial)
             if with_config:
                 write_detection(saved.recipe, partial)
             names = sorted(p.name for p in partial.iterdir())
@@ -59,7 +60,7 @@ def export(
                 "made_by": f"fastmoco {__version__}", "to": to, "checkpoint": str(source),
                 "step": saved.step, "sha256": {name: digest(partial / name) for name in names},
             })
-            partial.chmod(0o755)  # mkdtemp's is the owner's alone
+            partial.chmod(0o755)  # mkdtemp makes it readable by its owner only
             put_in_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +77,7 @@ def export(
 
 
 def refuse_foreign(out: Path) -> None:
-    """UserError where `out` is something else than an export as it was written."""
+    """Raise UserError if `out` is anything but a new or empty folder, or an unchanged export."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -99,7 +100,7 @@ def refuse_foreign(out: Path) -> None:
 
 
 def put_in_place(partial: Path, out: Path) -> None:
-    """The new directory under the name of the old one, which goes only then."""
+    """Rename the new directory to `out`; remove the old one only after that."""
     old = partial.with_suffix(".old")
     if out.exists():
         os.rename(out, old)

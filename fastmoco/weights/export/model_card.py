@@ -1,4 +1,4 @@
-"""The model card that goes with every export: how to use it, how it came to be, what it reached."""
+"""Writes the model card of an export: usage, training, results, limits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fastmoco.weights.export.detectron2 import HOW_TO
 from fastmoco.weights.export.usage import usage
 
 LIBRARIES = {"timm": "timm", "huggingface": "transformers", "onnx": "onnx"}
-TRAINED = "trained"  # what the evaluating commands call the features of the checkpoint itself
+TRAINED = "trained"  # the name of the checkpoint's own features in evaluation files
 
 
 def model_card(
     saved: Checkpoint, source: Path, to: str, files: list[str], detection: bool = False
 ) -> str:
-    """The card of an export to a format, in markdown; `source` is the checkpoint's file or run
-    directory, beside which results are looked for."""
+    """The card of an export to the format `to`, in markdown. source: the checkpoint's file or run
+    directory, in whose folder results are searched."""
     recipe = saved.recipe
     library = f"library_name: {LIBRARIES[to]}\n" if to in LIBRARIES else ""
     sections = [
@@ -38,21 +38,23 @@ def model_card(
         *([HOW_TO.rstrip()] if detection else []),
         f"## Training\n\n{training(saved)}",
         f"## Results\n\n{results(saved, source)}",
-        "## Limits\n\nFeatures reflect the images it was trained on, and what its augmentation "
-        "makes equal: colour and crop above all. It classifies nothing by itself. The licence of "
-        "the training images applies to it as far as it does to any model.",
+        "## Limits\n\nFeatures reflect the training images, and ignore the differences that the "
+        "augmentation removes, mainly colour and crop. The encoder does not classify by itself. "
+        "The licence of the training images applies to it as far as it does to any model.",
         "Files: " + ", ".join(f"`{name}`" for name in files) + ".",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def paper(recipe: Recipe) -> str:
+    """A link to the paper: v1 has a linear head, v2 an MLP."""
     number = "1911.05722" if recipe.head == "linear" else "2003.04297"
     return f"[arXiv:{number}](https://arxiv.org/abs/{number})"
 
 
 def training(saved: Checkpoint) -> str:
-    """Data, length, and the recipe as what differs from the named one."""
+    """Data, length, command and versions of the training. The command lists the fields in which the
+    recipe differs from the named one."""
     recipe = saved.recipe
     lines = []
     if saved.samples:
@@ -81,20 +83,20 @@ def training(saved: Checkpoint) -> str:
     lines.append("- to evaluate: `fastmoco knn CHECKPOINT TRAIN VAL`, or `linear`, or `finetune`")
     lines.append(f"- precision: {recipe.precision}")
     if saved.versions:
-        told = ", ".join(f"{k} {v}" for k, v in saved.versions.items())
-        lines.append(f"- made with: {_inline(told)}")
+        versions = ", ".join(f"{k} {v}" for k, v in saved.versions.items())
+        lines.append(f"- made with: {_inline(versions)}")
     return "\n".join(lines)
 
 
 def results(saved: Checkpoint, source: Path) -> str:
-    """A table of what lies in the run directory and is of this checkpoint: kNN while training, and
-    what the evaluating commands printed with --json into files there."""
+    """A table of the results of this checkpoint in its run directory: the kNN during training, and
+    the files that evaluating commands wrote there with --json."""
     run = source if source.is_dir() else source.parent
     rows = [*_while_training(saved, run)]
     for path in sorted(run.glob("*.json")):
         rows += _of_json(saved, path)
     if not rows:
-        return "None of this checkpoint were found beside it."
+        return "No results of this checkpoint were found in its folder."
     head = ("| what | protocol | top-1 |", "|---|---|---|")
     return "\n".join([*head, *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
 
@@ -115,7 +117,8 @@ def _while_training(saved: Checkpoint, run: Path) -> list[tuple[str, str, str]]:
 
 
 def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
-    """The rows of the trained encoder in what knn, linear or finetune wrote of this checkpoint."""
+    """The rows of the trained encoder in a file of knn, linear or finetune, if it evaluates this
+    checkpoint."""
     try:
         content = read_evaluation(path)
     except (OSError, Damaged):
@@ -132,8 +135,8 @@ def _of_json(saved: Checkpoint, path: Path) -> list[tuple[str, str, str]]:
         protocol = str(row.get("protocol", content.protocol))
         if "k" in row:
             protocol += f", k={row['k']}, T={row.get('T')}"
-        told = f"{row['top1']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
-        found.append((what, _inline(protocol), told))
+        top1 = f"{row['top1']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        found.append((what, _inline(protocol), top1))
     return found
 
 
@@ -142,5 +145,5 @@ def _words(value: Any) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text of others on one line of a table."""
+    """Text from a file, made safe for one cell of a table."""
     return escaped(re.sub(r"[|`<>\s]+", " ", text).strip())

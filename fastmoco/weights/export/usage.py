@@ -1,9 +1,10 @@
-"""How each export is used: Python that can be pasted, run in the export's directory."""
+"""The section of a model card on using the export: Python to paste, run in its directory."""
 
 from __future__ import annotations
 
 from fastmoco.recipe import Recipe
-from fastmoco.weights.export.writers import DEPTHS, view
+from fastmoco.weights.export.writers import view
+from fastmoco.weights.resnets import RESNETS
 
 IMAGES = """\
 from PIL import Image
@@ -87,8 +88,8 @@ features = model.eval()(images)
 DETECTRON2 = """\
 `model.pkl` is a weights file of detectron2: `MODEL.WEIGHTS model.pkl`, with `MODEL.RESNETS.DEPTH
 {depth}`{small}, `MODEL.RESNETS.STRIDE_IN_1X1 False`, `INPUT.FORMAT RGB`,
-`MODEL.PIXEL_MEAN [{mean}]` and `MODEL.PIXEL_STD [{std}]`: other settings feed the trunk what it
-was not trained on.
+`MODEL.PIXEL_MEAN [{mean}]` and `MODEL.PIXEL_STD [{std}]`. With other settings the trunk sees
+images unlike those that it was trained on.
 """
 
 MMPRETRAIN = """\
@@ -104,14 +105,14 @@ data_preprocessor=dict(mean=[{mean}], std=[{std}], to_rgb=True)
 """
 
 OFFICIAL_COMMANDS = """\
-With the official code, `main_moco.py --resume checkpoint.pth.tar` goes on from here, and
-`main_lincls.py --pretrained checkpoint.pth.tar` evaluates it. The key encoder has had the update
-that main_moco.py makes at the start of its next step.
+With the official code, `main_moco.py --resume checkpoint.pth.tar` continues from here, and
+`main_lincls.py --pretrained checkpoint.pth.tar` evaluates it. The key encoder already has the
+update that main_moco.py makes at the start of its next step.
 """
 
 
 def usage(recipe: Recipe, to: str) -> str:
-    """The section of the model card that says how one format is used, in markdown."""
+    """The usage of an export to the format `to`, in markdown."""
     size, short = view(recipe)
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     scaled = {
@@ -128,7 +129,7 @@ def usage(recipe: Recipe, to: str) -> str:
         return MMPRETRAIN.format(kind=kind, depth=depth, arch=recipe.arch, **scaled)
     named = {
         "torchvision": TORCHVISION, "timm": TIMM, "huggingface": HUGGINGFACE, "onnx": ONNX,
-        "official": OFFICIAL, "safetensors": SAFETENSORS if recipe.arch in DEPTHS else OURS,
+        "official": OFFICIAL, "safetensors": SAFETENSORS if recipe.arch in RESNETS else OURS,
     }
     model = named[to].format(
         arch=recipe.arch, width=512 if basic else 2048, size=size,

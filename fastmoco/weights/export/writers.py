@@ -1,7 +1,8 @@
-"""The query encoder's trunk (and, for the official layout, all of MoCo) in other systems' files.
+"""Writes the query encoder's trunk (for the official layout, all of MoCo) in other systems'
+formats.
 
-Every writer takes a checkpoint and an empty directory. Tensors are the trained ones, bit by bit;
-only their names change. A trunk that a format has no place for is refused in one line.
+Every writer takes a checkpoint and an empty directory. The tensors keep their bits; only their
+names change. A trunk that a format cannot hold is refused in one line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,22 +21,17 @@ from fastmoco.model.encoder import build_encoder
 from fastmoco.model.timm_trunk import create
 from fastmoco.recipe import TIMM, Recipe, to_dict
 from fastmoco.weights.checkpoint import Checkpoint
-from fastmoco.weights.resnets import to_detectron2, to_huggingface
+from fastmoco.weights.resnets import RESNETS, to_detectron2, to_huggingface
 from fastmoco.weights.safetensors_header import write_safetensors
 from fastmoco.weights.write import write_weights
 
 Tensors = dict[str, torch.Tensor]
-DEPTHS = {
-    "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3),
-    "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3),
-}
-BASIC = ("resnet18", "resnet34")  # of two convolutions a block
-OPSET = 18
+OPSET = 18  # version of ONNX's operators
 
 
 def trunk_of(saved: Checkpoint) -> Tensors:
-    """The query encoder's trunk under its own names (torchvision's), on the CPU, each tensor in
-    rows: a channels-last one would be written with strides that few readers expect."""
+    """The query encoder's trunk under torchvision's names, on the CPU. Its tensors are made
+    contiguous: channels-last ones would be written with strides that few readers expect."""
     prefix = "encoder_q.trunk."
     return {
         k[len(prefix) :]: v.detach().cpu().contiguous()
@@ -44,33 +40,34 @@ def trunk_of(saved: Checkpoint) -> Tensors:
 
 
 def view(recipe: Recipe) -> tuple[int, int]:
-    """(side of evaluation's view, the short side it is cut from), in pixels."""
+    """Return (side of evaluation's view, short side of the image that it is cut from), in
+    pixels."""
     size = recipe.eval_size or recipe.size
     return size, round(size / recipe.eval_crop)
 
 
 def to_torchvision(saved: Checkpoint, out: Path) -> None:
-    """torchvision.models' state dict, without fc."""
+    """Write a state dict of torchvision.models, without fc."""
     write_weights(trunk_of(saved), out / f"{saved.recipe.arch}.pth")
 
 
 def to_safetensors(saved: Checkpoint, out: Path) -> None:
-    """The bare trunk."""
+    """Write the trunk alone."""
     write_safetensors(trunk_of(saved), out / "model.safetensors", metadata(saved))
 
 
 def metadata(saved: Checkpoint) -> dict[str, str]:
-    """What every .safetensors of ours holds beside the tensors: "pt", which transformers asks for,
-    and under "fastmoco" the recipe and where the weights are from, which our own import reads."""
-    told = {
+    """Metadata of our .safetensors files: "format" is "pt", as transformers requires; "fastmoco"
+    holds the recipe and the origin of the weights, which our own import reads."""
+    ours = {
         "recipe": to_dict(saved.recipe), "step": saved.step, "dataset": saved.dataset,
         "samples": saved.samples, "origin": saved.origin, "versions": saved.versions, "scaler": {},
     }
-    return {"format": "pt", "fastmoco": json.dumps(told)}
+    return {"format": "pt", "fastmoco": json.dumps(ours)}
 
 
 def to_timm(saved: Checkpoint, out: Path) -> None:
-    """A directory that timm.create_model("local-dir:...") takes."""
+    """Write a directory that timm.create_model("local-dir:...") opens."""
     recipe, (size, short) = saved.recipe, view(saved.recipe)
     write_safetensors(trunk_of(saved), out / "model.safetensors", metadata(saved))
     options = create(recipe.arch, recipe.sizes)[1] if recipe.arch.startswith(TIMM) else {}
@@ -87,15 +84,16 @@ def to_timm(saved: Checkpoint, out: Path) -> None:
 
 
 def to_huggingface_folder(saved: Checkpoint, out: Path) -> None:
-    """A directory that transformers' AutoModel and AutoImageProcessor take."""
+    """Write a directory that transformers' AutoModel and AutoImageProcessor open."""
     recipe, (size, short) = saved.recipe, view(saved.recipe)
-    basic = recipe.arch in BASIC
+    resnet = RESNETS[recipe.arch]
+    basic = resnet.convolutions == 2
     widths = [64 * 2**i * (1 if basic else 4) for i in range(4)]
     named = {to_huggingface(k): v for k, v in trunk_of(saved).items()}
     write_safetensors(named, out / "model.safetensors", metadata(saved))
     write_json(out / "config.json", {
         "architectures": ["ResNetModel"], "model_type": "resnet", "num_channels": 3,
-        "embedding_size": 64, "hidden_sizes": widths, "depths": list(DEPTHS[recipe.arch]),
+        "embedding_size": 64, "hidden_sizes": widths, "depths": list(resnet.blocks),
         "layer_type": "basic" if basic else "bottleneck", "hidden_act": "relu",
         "downsample_in_first_stage": False, "downsample_in_bottleneck": False,
     })
@@ -108,7 +106,8 @@ def to_huggingface_folder(saved: Checkpoint, out: Path) -> None:
 
 
 def to_detectron2_file(saved: Checkpoint, out: Path) -> None:
-    """What the official convert-pretrain-to-detectron2.py makes, less the head it carries along."""
+    """Write the file that the official convert-pretrain-to-detectron2.py makes, without the head
+    that it carries along."""
     named = {to_detectron2(k): v.numpy() for k, v in trunk_of(saved).items()}
     content = {"model": named, "__author__": "fastmoco", "matching_heuristics": True}
     with open(out / "model.pkl", "wb") as file:
@@ -116,18 +115,19 @@ def to_detectron2_file(saved: Checkpoint, out: Path) -> None:
 
 
 def to_mmpretrain(saved: Checkpoint, out: Path) -> None:
-    """A checkpoint whose backbone mmpretrain, mmdetection and mmsegmentation take by its prefix."""
+    """Write a checkpoint whose backbone mmpretrain, mmdetection and mmsegmentation find by its
+    prefix."""
     named = {f"backbone.{k}": v for k, v in trunk_of(saved).items()}
     meta = {"fastmoco_version": __version__, "arch": saved.recipe.arch}
     write_weights({"meta": meta, "state_dict": named}, out / f"{saved.recipe.arch}.pth")
 
 
 def to_official(saved: Checkpoint, out: Path) -> None:
-    """A checkpoint of main_moco.py, for its --resume and for main_lincls.py.
+    """Write a checkpoint of main_moco.py, for its --resume and for main_lincls.py.
 
-    The layout has no place for the recipe, the plan and the cursor: they lie beside it, under a
-    key that the official code does not read, and our own import takes them from there. Our key
-    encoder has had the update that the official code makes at the start of its next step.
+    The layout has no place for the recipe, the plan and the position in the run. They are stored
+    under a key that the official code ignores and our own import reads. Our key encoder already has
+    the update that the official code makes at the start of its next step.
     """
     m = {k: v.detach().cpu() for k, v in saved.moco.items()}
     for part in ("encoder_q.head.", "encoder_k.trunk.", "encoder_k.head.", "dictionary.keys"):
@@ -155,9 +155,10 @@ def to_official(saved: Checkpoint, out: Path) -> None:
 
 
 def _official_optimizer(saved: Checkpoint) -> dict[str, Any]:
-    """The official optimizer lists the key encoder's parameters after the query encoder's."""
+    """The optimizer state in the official order: the key encoder's parameters follow the query
+    encoder's."""
     optimizer, r = saved.optimizer, saved.recipe
-    if not optimizer:  # weights alone: as an optimizer that has not yet taken a step
+    if not optimizer:  # the checkpoint holds only weights: use an optimizer before its first step
         with torch.device("meta"):
             trained = list(build_encoder(r).parameters())
         optimizer = torch.optim.SGD(
@@ -169,9 +170,10 @@ def _official_optimizer(saved: Checkpoint) -> dict[str, Any]:
 
 
 def to_onnx(saved: Checkpoint, out: Path) -> None:
-    """images [N, 3, S, S] float32, normalised -> features [N, width]; N is free, S is the recipe's.
+    """Write an ONNX model: normalised images [N, 3, S, S] float32 -> features [N, width]. N is
+    free, S is the recipe's.
 
-    Raises UserError where the packages that write it are not installed.
+    Raises UserError if the packages that write ONNX are not installed.
     """
     import importlib.util
     import logging
@@ -182,9 +184,9 @@ def to_onnx(saved: Checkpoint, out: Path) -> None:
         raise UserError(
             f"--to onnx needs {' and '.join(missing)}: pip install 'fastmoco[onnx]'"
         )
-    trunk = build_encoder(saved.recipe, splits=1).trunk
+    trunk: Any = build_encoder(saved.recipe, splits=1).trunk  # Any: its stubs miss memory_format
     trunk.load_state_dict(trunk_of(saved))
-    trunk = trunk.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    trunk = trunk.to(memory_format=torch.contiguous_format).eval()
     size, _ = view(saved.recipe)
     log = logging.getLogger("torch.onnx")
     level = log.level
@@ -203,34 +205,54 @@ def to_onnx(saved: Checkpoint, out: Path) -> None:
         log.setLevel(level)
 
 
-# name -> (its writer, the trunks it has a place for)
-ANY, RESNET, ANY_STEM, OR_TIMM = "any", "resnet", "resnet of any stem", "resnet or timm"
-FORMATS: dict[str, tuple[Callable[[Checkpoint, Path], None], str]] = {
-    "torchvision": (to_torchvision, RESNET),
-    "timm": (to_timm, OR_TIMM),
-    "huggingface": (to_huggingface_folder, RESNET),
-    "detectron2": (to_detectron2_file, RESNET),
-    "mmpretrain": (to_mmpretrain, ANY_STEM),
-    "onnx": (to_onnx, ANY),
-    "official": (to_official, RESNET),
-    "safetensors": (to_safetensors, ANY),
+def is_resnet(recipe: Recipe) -> bool:
+    """True for the paper's ResNets, with any stem."""
+    return recipe.arch in RESNETS
+
+
+def is_standard_resnet(recipe: Recipe) -> bool:
+    """True for the paper's ResNets with their own stem."""
+    return is_resnet(recipe) and recipe.stem == "imagenet"
+
+
+def is_timm_or_resnet(recipe: Recipe) -> bool:
+    """True for trunks of timm, and for standard ResNets, which timm has too."""
+    return recipe.arch.startswith(TIMM) or is_standard_resnet(recipe)
+
+
+def is_any(recipe: Recipe) -> bool:
+    """True for every trunk."""
+    return True
+
+
+class Format(NamedTuple):
+    """A format that trunks can be exported to."""
+
+    write: Callable[[Checkpoint, Path], None]
+    """Writes a checkpoint into an empty directory."""
+    fits: Callable[[Recipe], bool]
+    """True if the format can hold the recipe's trunk."""
+
+
+FORMATS = {
+    "torchvision": Format(to_torchvision, is_standard_resnet),
+    "timm": Format(to_timm, is_timm_or_resnet),
+    "huggingface": Format(to_huggingface_folder, is_standard_resnet),
+    "detectron2": Format(to_detectron2_file, is_standard_resnet),
+    "mmpretrain": Format(to_mmpretrain, is_resnet),
+    "onnx": Format(to_onnx, is_any),
+    "official": Format(to_official, is_standard_resnet),
+    "safetensors": Format(to_safetensors, is_any),
 }
 
 
 def refuse_trunk(recipe: Recipe, to: str) -> None:
-    """UserError where a format has no place for the recipe's trunk."""
-    takes = FORMATS[to][1]
-    resnet, timm = recipe.arch in DEPTHS, recipe.arch.startswith(TIMM)
-    standard = resnet and recipe.stem == "imagenet"
-    fits = {
-        ANY: True, RESNET: standard, ANY_STEM: resnet, OR_TIMM: standard or timm,
-    }[takes]
-    if not fits:
-        what = f"{recipe.arch} with a CIFAR stem" if resnet else recipe.arch
-        good = [n for n, (_, takes) in FORMATS.items() if takes == ANY]
-        good += ["mmpretrain"] * resnet + ["timm"] * timm
+    """Raise UserError if a format cannot hold the recipe's trunk."""
+    if not FORMATS[to].fits(recipe):
+        trunk = f"{recipe.arch} with a CIFAR stem" if is_resnet(recipe) else recipe.arch
+        good = sorted(name for name, form in FORMATS.items() if form.fits(recipe))
         raise UserError(
-            f"--to {to}: has no place for a {what}; it can be exported to {', '.join(sorted(good))}"
+            f"--to {to}: has no place for a {trunk}; it can be exported to {', '.join(good)}"
         )
 
 

@@ -1,10 +1,10 @@
-"""`make demo`: the whole product on drawn images, from a folder to features that beat raw pixels.
+"""Runs the whole product on drawn images: from a folder to features that beat raw pixels.
 
     python -m bench.demo [--seed 0]
 
-Works in demo-out/ under the current folder, which it removes first. Prints every command before it
-runs it, as one would type it. Exits with 0 only where kNN after training is at least 15 points
-above both kNN before training and kNN of centred raw pixels.
+This is `make demo`. It works in demo-out/ in the current folder, which it removes first. It prints
+every command before it runs it, as one would type it. Exits with 0 only if kNN after training is at
+least 15 points above both kNN before training and kNN of centred raw pixels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from bench.shared.command import Flags, finish
 OUT = Path("demo-out")
 RECIPE = "moco-demo"
 MARGIN = 0.15
-# Of the protocols that `fastmoco knn` reports: 2104.14294, appendix F.2.
+# One of the protocols that `fastmoco knn` reports: 2104.14294, appendix F.2.
 PROTOCOL, K = "DINO", 20
 ROWS = {"raw pixels": "centred raw pixels", "at step 0": "before training",
         "trained": "after training"}
 
 
 class Failed(Exception):
-    """A command of the demo failed; its exit code."""
+    """Raised with the exit code of a command that failed."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; returns the exit code."""
-    parser = Flags(__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the images and of the training")
+    """Run the demo; return the exit code."""
+    parser = Flags(__name__, __doc__)
+    parser.add_argument("--seed", type=int, default=0,
+                        help="seed of the images and of the training [default: 0]")
     seed = parser.parse_args(argv).seed
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parts(seed: str) -> tuple[dict[str, float], dict[str, float]]:
-    """The demo's commands in order; returns each part's seconds, and top-1 by features."""
+    """Run the demo's commands in order; return each part's seconds, and top-1 by features."""
     images, train, val, run = (str(OUT / name) for name in ("images", "train", "val", "run"))
     table = OUT / "knn.json"
     times = {
@@ -74,12 +75,13 @@ def parts(seed: str) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def call(command: str, *arguments: str, into: Path | None = None) -> float:
-    """Show and run a command, its output shown or written to a file; returns its seconds."""
+    """Print and run a command; show its output or write it to a file; return its seconds."""
     line = shlex.join([*command.split(), *arguments]) + (f" > {into}" if into else "")
     print(f"\n$ {line}", flush=True)
     words = command.split()
-    words = words[1:] if words[0] == "python" else ["-m", *words]  # this Python's, on PATH or not
-    begun = time.monotonic()
+    # sys.executable, since this Python may not be on PATH
+    words = words[1:] if words[0] == "python" else ["-m", *words]
+    started = time.monotonic()
     output = into.open("wb") if into else None
     try:
         code = subprocess.run([sys.executable, *words, *arguments], stdout=output).returncode
@@ -89,11 +91,11 @@ def call(command: str, *arguments: str, into: Path | None = None) -> float:
     if code:
         print(f"demo: exit code {code} from: {line}", file=sys.stderr)
         raise Failed(code)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def conclusion(times: dict[str, float], top1: dict[str, float]) -> int:
-    """Print what the demo found; returns its exit code."""
+    """Print the demo's results; return its exit code."""
     print(f"\nkNN top-1 on val/ ({PROTOCOL}'s protocol, k={K}, bank train/):")
     for features, name in ROWS.items():
         print(f"  {name:<20}{top1[features]:6.1%}")
@@ -104,10 +106,10 @@ def conclusion(times: dict[str, float], top1: dict[str, float]) -> int:
     gain = top1["trained"] - max(top1["at step 0"], top1["raw pixels"])
     if gain < MARGIN:
         print(f"demo: training gained {100 * gain:.1f} points over the better of both; "
-              f"{100 * MARGIN:.0f} are asked for", file=sys.stderr)
+              f"at least {100 * MARGIN:.0f} are required", file=sys.stderr)
         return 1
     print(f"training gained {100 * gain:.1f} points over the better of both "
-          f"({100 * MARGIN:.0f} are asked for)")
+          f"(at least {100 * MARGIN:.0f} are required)")
     return 0
 
 

@@ -1,12 +1,11 @@
-"""A labelled folder of photo-like images from a seed, for the demo: no download, no licence.
+"""Draws a labelled folder of photo-like images from a seed, without a download or a licence.
 
     python -m bench.demo.images OUT [--seed 0] [--train 3000] [--val 804]
 
-writes OUT/train/KIND/NUMBER.jpg and OUT/val/KIND/NUMBER.jpg. Structure alone tells the kinds apart
-(bench/demo/textures.py); palette, light, contrast, scale, blur, noise and what stands in the
-way vary freely inside each, so neither the mean colour nor the raw pixels give a kind away. As in
-a folder from the field, some files are PNG, WebP, grey, CMYK or EXIF-rotated, one is oversize, and
-a few are broken on purpose.
+Writes OUT/train/KIND/NUMBER.jpg and OUT/val/KIND/NUMBER.jpg. Kinds differ only in structure
+(bench/demo/textures.py). Palette, light, contrast, scale, blur, noise and obstacles vary freely
+inside each kind, so neither the mean colour nor the raw pixels reveal it. As in a real folder, some
+files are PNG, WebP, grey, CMYK or EXIF-rotated, one is oversize, and a few are broken on purpose.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from bench.demo.textures import KINDS, Plane, Rng, fractal, smooth, step
 from bench.shared.command import Flags, finish
 from data_tools.machine import cores
 
-DRAWN = 240  # longer side at which a scene is drawn; enlarging it costs a photograph's softness
-# Every so many images of a kind are of an unusual sort: (first, every) by the image's number.
+DRAWN = 240  # longer side of a drawn scene; enlarging it makes it as soft as a photograph
+# Some images of a kind are of an unusual sort: numbers first, first + every, first + 2 * every...
 UNUSUAL = {
     "PNG": (3, 20), "WebP": (7, 25), "grey JPEG": (11, 30), "CMYK JPEG": (13, 60),
     "EXIF-rotated JPEG": (5, 24),
@@ -39,23 +38,23 @@ OVERSIZE = (3200, 2400)
 
 @dataclass(frozen=True)
 class Made:
-    """What generate wrote."""
+    """The counts and names of the files that generate() wrote."""
 
     images: dict[str, int]
-    """Whole images, by split."""
+    """Number of whole images, by split."""
     unusual: dict[str, int]
-    """How many of them are of an unusual sort, by sort."""
+    """Number of images of each unusual sort, both splits together."""
     broken: dict[str, list[str]]
-    """Files that are no whole image, by split: KIND/NAME."""
+    """Broken files as KIND/NAME, by split."""
 
 
 def generate(
     out: Path, seed: int = 0, train: int = 3000, val: int = 804, workers: int = 0
 ) -> Made:
-    """Writes both splits into a new folder; the same seed gives the same bytes.
+    """Write both splits into a new folder; the same seed gives the same bytes.
 
-    train and val: whole images of each split, dealt to the kinds in equal parts.
-    workers: processes; 0: one a core.
+    train and val: number of whole images in each split, dealt to the kinds in equal parts.
+    workers: number of processes; 0: one per core.
     """
     tasks = []
     for split, count in (("train", train), ("val", val)):
@@ -73,10 +72,10 @@ def generate(
 
 
 def write_image(task: tuple[Path, int, str, int]) -> str:
-    """Draws and writes one image; returns its sort."""
+    """Draw and write one image; return its sort."""
     out, seed, split, number = task
     kind = list(KINDS)[number % len(KINDS)]
-    place = number // len(KINDS)  # among the split's images of its kind
+    place = number // len(KINDS)  # its number among the split's images of its kind
     rng = generator(seed, split, kind, place)
     sort = next((s for s, (first, every) in UNUSUAL.items() if place % every == first), "JPEG")
     size = photo_size(rng)
@@ -89,20 +88,20 @@ def write_image(task: tuple[Path, int, str, int]) -> str:
 
 
 def generator(seed: int, split: str, kind: str, place: int) -> Rng:
-    """The random numbers of one image: of no other's, whatever the order they are drawn in."""
+    """Return one image's own random generator, independent of the order of drawing."""
     name = zlib.crc32(f"{split}/{kind}".encode())
     return np.random.Generator(np.random.Philox(key=seed << 64 | name << 32 | place))
 
 
 def photo_size(rng: Rng) -> tuple[int, int]:
-    """Width and height as in a folder of photographs: sides of 200 to 576, either way up."""
+    """Draw a photograph's width and height: sides of 200 to 576, landscape or portrait."""
     long = int(256 * (576 / 256) ** rng.random())
     short = max(200, round(long / rng.choice([1.0, 1.25, 4 / 3, 4 / 3, 1.5, 16 / 9])))
     return (long, short) if rng.random() < 0.65 else (short, long)
 
 
 def photograph(rng: Rng, kind: str, size: tuple[int, int]) -> Image.Image:
-    """One scene of a kind, as a camera of no great quality would take it."""
+    """Draw one scene of a kind, as a mediocre camera would take it."""
     width, height = size
     shrink = min(1.0, DRAWN / max(size))
     w, h = max(16, round(width * shrink)), max(16, round(height * shrink))
@@ -120,7 +119,7 @@ def photograph(rng: Rng, kind: str, size: tuple[int, int]) -> Image.Image:
 
 
 def coordinates(rng: Rng, w: int, h: int) -> tuple[Plane, Plane]:
-    """u, v of a scene from some distance, not quite level nor head-on, on uneven ground."""
+    """Return u and v [h, w] of a scene: some distance, turn and tilt, on uneven ground."""
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     x, y = (x - w / 2) / min(w, h), (y - h / 2) / min(w, h)
     angle = rng.uniform(-0.3, 0.3)
@@ -138,7 +137,7 @@ def coordinates(rng: Rng, w: int, h: int) -> tuple[Plane, Plane]:
 
 
 def normal(rng: Rng, field: Plane) -> Plane:
-    """The field as tones in 0..1: inverted half the time, its mean anywhere, so neither tells."""
+    """Return tones in 0..1, with a random sign and mean, so that neither reveals the kind."""
     low, high = np.percentile(field[::3, ::3], (1, 99))
     tone = np.clip((field - low) / max(high - low, 1e-6), 0, 1)
     if rng.random() < 0.5:
@@ -148,7 +147,7 @@ def normal(rng: Rng, field: Plane) -> Plane:
 
 
 def palette(rng: Rng) -> np.ndarray:
-    """256 colours [256, 3] from dark to light, of neighbouring hues."""
+    """Draw 256 colours [256, 3] from dark to light, of neighbouring hues."""
     hue, spread, rich = rng.random(), rng.normal(0, 0.06), rng.uniform(0.05, 0.6)
     light = np.array([rng.uniform(0.03, 0.25), rng.uniform(0.35, 0.6), rng.uniform(0.7, 0.97)])
     stops = [
@@ -162,7 +161,7 @@ def palette(rng: Rng) -> np.ndarray:
 
 
 def coloured(rng: Rng, tone: Plane) -> np.ndarray:
-    """Tones through a palette, or through two that share the picture; float32 [h, w, 3]."""
+    """Map tones through one palette, or two in parts of the picture; float32 [h, w, 3]."""
     index = (tone * 255).astype(np.uint8)
     picture = palette(rng)[index]
     if rng.random() < 0.15:
@@ -173,7 +172,7 @@ def coloured(rng: Rng, tone: Plane) -> np.ndarray:
 
 
 def lit(rng: Rng, picture: np.ndarray, field: Plane) -> np.ndarray:
-    """Light from one side on the field's relief, falling off over the picture; maybe a shadow."""
+    """Light the field's relief from one side, with falloff and perhaps a shadow."""
     h, w = field.shape
     angle = rng.uniform(0, 2 * math.pi)
     down, right = np.gradient(field)
@@ -190,7 +189,7 @@ def lit(rng: Rng, picture: np.ndarray, field: Plane) -> np.ndarray:
 
 
 def obstructed(rng: Rng, picture: np.ndarray) -> np.ndarray:
-    """Something out of focus stands in the way of up to a third of the scene."""
+    """Cover up to a third of the scene with something out of focus."""
     h, w, _ = picture.shape
     y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * math.pi)
@@ -202,7 +201,7 @@ def obstructed(rng: Rng, picture: np.ndarray) -> np.ndarray:
 
 
 def encode(image: Image.Image, sort: str, rng: Rng) -> bytes:
-    """The picture as a file of a sort; its pixels, seen upright, are the same in each."""
+    """Encode the picture as a file of a sort; every sort shows the same picture."""
     options: dict = {"format": "JPEG", "quality": int(rng.integers(80, 96))}
     if sort == "PNG":
         options = {"format": "PNG", "compress_level": 1}
@@ -212,7 +211,7 @@ def encode(image: Image.Image, sort: str, rng: Rng) -> bytes:
         image = image.convert("L")
     elif sort == "CMYK JPEG":
         image = image.convert("CMYK")
-    elif sort == "EXIF-rotated JPEG":  # stored lying down; 6 says: turn right to show
+    elif sort == "EXIF-rotated JPEG":  # stored on its side; 6 means: turn right to display
         image = image.transpose(Image.Transpose.ROTATE_90)
         exif = Image.Exif()
         exif[0x0112] = 6
@@ -223,7 +222,7 @@ def encode(image: Image.Image, sort: str, rng: Rng) -> bytes:
 
 
 def write_broken(folder: Path, seed: int) -> list[str]:
-    """The files that no folder from the field is without; returns KIND/NAME of each."""
+    """Write broken files, as every real folder has some; return KIND/NAME of each."""
     kinds = list(KINDS)
     whole = encode(photograph(generator(seed, folder.name, "broken", 0), kinds[0], (320, 240)),
                    "JPEG", generator(seed, folder.name, "broken", 1))
@@ -241,12 +240,12 @@ def write_broken(folder: Path, seed: int) -> list[str]:
 
 
 def main() -> None:
-    """Parse, generate, say what was written."""
-    parser = Flags(__doc__)
+    """Generate the images; print the counts."""
+    parser = Flags(__name__, __doc__)
     parser.add_argument("out", type=Path, help="a new folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=3000, help="images in train/")
-    parser.add_argument("--val", type=int, default=804, help="images in val/")
+    parser.add_argument("--seed", type=int, default=0, help="[default: 0]")
+    parser.add_argument("--train", type=int, default=3000, help="images in train/ [default: 3000]")
+    parser.add_argument("--val", type=int, default=804, help="images in val/ [default: 804]")
     args = parser.parse_args()
     made = generate(args.out, args.seed, args.train, args.val)
     odd = ", ".join(f"{count} {sort}" for sort, count in made.unusual.items())

@@ -1,9 +1,9 @@
-"""Twelve kinds of scene, drawn: what the classes of the demo's images differ in.
+"""Twelve kinds of drawn scene: the classes of the demo's images.
 
 Each kind is a function (rng, u, v) -> a field of heights in about 0..1, float32 [h, w]. u and v
-[h, w] are the picture's coordinates in units of one brick, one leaf, one strand: whoever calls
-decides angle, scale, perspective and warp, and turns the field into a photograph afterwards. No
-kind has a colour or a brightness of its own, so nothing but its structure tells it.
+[h, w] are the picture's coordinates in units of one brick, one leaf or one strand. The caller
+chooses angle, scale, perspective and warp, and turns the field into a photograph. No kind has a
+colour or a brightness of its own, so only its structure reveals it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Rng = np.random.Generator
 
 
 def smooth(rng: Rng, h: int, w: int, cells: float) -> Plane:
-    """Smooth noise in 0..1 with about so many bumps along the shorter side."""
+    """Return smooth noise in 0..1, with about `cells` bumps along the shorter side."""
     step = min(h, w) / max(cells, 0.5)
     grid = rng.random((max(2, round(h / step) + 2), max(2, round(w / step) + 2)), np.float32)
     return np.asarray(Image.fromarray(grid).resize((w, h), Image.Resampling.BICUBIC))
 
 
 def fractal(rng: Rng, h: int, w: int, cells: float, octaves: int = 5, fall: float = 0.55) -> Plane:
-    """Octaves of smooth noise, each of half the size and `fall` of the height."""
+    """Add octaves of smooth noise; each has half the size and `fall` times the height."""
     total = np.zeros((h, w), np.float32)
     for octave in range(octaves):
         total += (smooth(rng, h, w, cells * 2**octave) - 0.5) * fall**octave
@@ -34,13 +34,13 @@ def fractal(rng: Rng, h: int, w: int, cells: float, octaves: int = 5, fall: floa
 
 
 def step(x: Plane, low: float, high: float) -> Plane:
-    """0 below low, 1 above high, a smooth rise between."""
+    """Return 0 below low, 1 above high, and a smooth rise between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 class Cells:
-    """The unit cells that a picture's coordinates fall into, with random numbers for each."""
+    """The unit cells that contain a picture's coordinates, with random numbers for each cell."""
 
     def __init__(self, rng: Rng, u: Plane, v: Plane) -> None:
         self.rng, self.u, self.v = rng, u, v
@@ -52,11 +52,12 @@ class Cells:
         self.count = (int(self.i.max()) + 4) * self.rows
 
     def random(self) -> np.ndarray:
-        """A uniform number for every cell, flat: look it up by index."""
+        """Return a uniform number for every cell, in a flat array that self.index looks up."""
         return self.rng.random(self.count, np.float32)
 
     def around(self, jitter: float, reach: int = 1) -> Iterator[tuple[np.ndarray, Plane, Plane]]:
-        """Of every cell near a pixel: its index, and the pixel's place from its jittered centre."""
+        """Yield, for each neighbouring offset, the cells' index and the pixels' x and y relative to
+        the cells' jittered centres."""
         x, y = (0.5 + jitter * (self.random() - 0.5) for _ in range(2))
         fu, fv = self.u - np.floor(self.u), self.v - np.floor(self.v)
         for di in range(-reach, reach + 1):
@@ -66,7 +67,7 @@ class Cells:
 
 
 def lattice(rng: Rng, u: Plane, v: Plane) -> Plane:
-    """Smooth noise of u and v, one bump a unit, 0..1."""
+    """Return smooth noise of u and v in 0..1, with one bump per unit."""
     cells = Cells(rng, u, v)
     value = cells.random()
     fu, fv = step(u - np.floor(u), 0, 1), step(v - np.floor(v), 0, 1)
@@ -128,7 +129,7 @@ def cracks(rng: Rng, u: Plane, v: Plane) -> Plane:
 
 
 def crystals(rng: Rng, u: Plane, v: Plane) -> Plane:
-    """Facets: flat triangles that each throw the light back in their own way."""
+    """Facets: flat triangles, each with its own brightness."""
     u, v = u + 0.25 * np.sin(1.7 * v), v + 0.25 * np.sin(1.3 * u)
     u = u + v * 0.577
     cells = Cells(rng, u, v)
@@ -161,7 +162,7 @@ def flowers(rng: Rng, u: Plane, v: Plane) -> Plane:
 
 
 def fur(rng: Rng, u: Plane, v: Plane) -> Plane:
-    """Hair: thin strands that follow a bending flow, in tufts."""
+    """Hair: thin strands, in tufts, that follow a curved flow."""
     bend_u, bend_v = lattice(rng, u * 0.5, v * 0.5), lattice(rng, u * 0.5 + 7, v * 0.5)
     u, v = u + 1.6 * (bend_u - 0.5), v + 1.6 * (bend_v - 0.5)
     strands = lattice(rng, u * 5, v * 0.8) + 0.8 * lattice(rng, u * 10, v * 1.2)
@@ -228,7 +229,7 @@ def scales(rng: Rng, u: Plane, v: Plane) -> Plane:
     tint = cells.random()
     row, fv = np.floor(v), v - np.floor(v)
     comb, rim = rng.uniform(15, 30), rng.uniform(0.6, 1.3)
-    for above in (-1, 0, 1):  # the row above lies on top
+    for above in (-1, 0, 1):  # the row above covers this one
         shifted = u + 0.5 * ((row - above) % 2)
         fu = shifted - np.floor(shifted) - 0.5
         r = np.sqrt(fu * fu + np.maximum((fv + above) / 1.5 - 0.45, 0) ** 2)

@@ -1,1 +1,1 @@
-"""Faults of the machine while a command runs: kills, full disks, read errors, a clock set back."""
+"""Faults of the machine while a command runs: kills, full disks, I/O errors, a clock set back."""

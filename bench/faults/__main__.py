@@ -1,16 +1,32 @@
-"""Kills, full disks, I/O errors, stops and a clock set back, while prep, train, knn, export and
-report run: nothing may be lost, and run again each must end with the same bits.
+"""Tests that prep, train, knn, export and report survive faults of the machine.
 
     python -m bench.faults --minutes 10 [--task train ...] [--fault disk ...] [--seed 1] [--json]
 
-Each trial runs a command under one fault. It must end by the fault's kill, with its result, or with
-one line and exit code 2. Run again without a fault, it must leave what an undisturbed run leaves.
-Full disks are file systems in memory if they may be mounted, else a library that counts the bytes
-written (compiled from faulting/shim.c), as are I/O errors and the clock. Exits with 1 if anything
-was wrong.
+The faults are kills, full disks, I/O errors, stops (SIGSTOP) and a clock set back. Each trial runs
+a command under one fault. The command must end by the fault's kill, with its result, or with one
+line and exit code 2. A second run without a fault must end with the same bits as a run that met
+none. Full disks are file systems in memory if mounting is permitted. Otherwise a library (compiled
+from bench/faults/shim.c) counts the bytes written; it also makes the I/O errors and sets the clock.
+Exits with 1 if anything was wrong.
 """
 
 from __future__ import annotations
+
+from bench.shared.command import Flags
+from bench.shared.command import finish as exit_with
+
+with Flags(__name__, __doc__) as flags:
+    COMMANDS = ("prep", "train", "knn", "export", "report")
+    FAULTS = ("kill", "disk", "io", "stop", "clock")
+    flags.add_argument("--minutes", type=float, default=10, help="time limit [default: 10]")
+    flags.add_argument("--trials", type=int, default=1 << 40,
+                       help="greatest number of trials [default: no limit]")
+    flags.add_argument("--task", nargs="+", choices=COMMANDS, default=list(COMMANDS),
+                       help="commands to run [default: all]")
+    flags.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS),
+                       help="faults to try [default: all]")
+    flags.add_argument("--seed", type=int, default=0, help="seed of every draw [default: 0]")
+    flags.add_argument("--json", action="store_true", help="print the trials as JSON")
 
 import argparse
 import dataclasses
@@ -32,20 +48,17 @@ from bench.faults import trial
 from bench.faults.shim import PRELOADED, compile_shim, set_fault
 from bench.faults.tasks import TASKS, Task, make_inputs
 from bench.faults.trial import Arm, Trial
-from bench.shared.command import Flags
-from bench.shared.command import finish as exit_with
 from bench.training.kills import COSTLY, same
 from fastmoco.terminal import console
 
-FAULTS = ("kill", "disk", "io", "stop", "clock")
-SIZES = 20  # of disks
+SIZES = 20  # number of disk sizes, from none to enough
 OPERATIONS = ("read", "write", "sync")
 Run = tuple[str, str, Any]
-"""(fault, detail, what it needs)."""
+"""(fault, detail, and the values that the fault needs)."""
 
 
 class Harness:
-    """The undisturbed results, and one trial after another against them."""
+    """Runs each command undisturbed, then compares trial after trial with that."""
 
     def __init__(self, scratch: Path, tasks: list[Task], shim: str) -> None:
         self.scratch, self.inputs, self.shim = scratch, scratch / "inputs", shim
@@ -63,7 +76,7 @@ class Harness:
             self.whole[task.name] = results[0]
 
     def _place(self) -> Path:
-        """An empty folder, always of the same name: what is written may hold it."""
+        """Make an empty folder, always of the same name, since outputs may contain the name."""
         place = self.scratch / "place"
         place.mkdir()
         return place
@@ -81,7 +94,7 @@ class Harness:
         return found
 
     def planned(self, task: Task, faults: list[str], rng: random.Random) -> Iterator[Run]:
-        """Faults for one task, in an order that tries each kind early, without end."""
+        """Yield faults for one task without end, in an order that tries each kind early."""
         turn = 0
         while True:
             if "kill" in faults:
@@ -153,7 +166,7 @@ class Harness:
 
 
 def shim_arm(fault: str, how: Any) -> Arm:
-    """Arms the library in the command's process, for the folder that it writes into."""
+    """Return a function that arms the library in the command's process, for its output folder."""
     def arm(place: Path) -> None:
         options = {"budget": how} if fault == "disk" else how
         set_fault(place, **options)
@@ -161,21 +174,9 @@ def shim_arm(fault: str, how: Any) -> Arm:
     return arm
 
 
-def arguments() -> argparse.Namespace:
-    parser = Flags(__doc__ or "")
-    names = [task.name for task in TASKS]
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--trials", type=int, default=1 << 40, help="at most so many")
-    parser.add_argument("--task", nargs="+", choices=names, default=names)
-    parser.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
-
-
 def main() -> int:
-    """Trial after trial; a table at the end, or what was done at an interrupt."""
-    args = arguments()
+    """Run trials until the time is up, then print a table."""
+    args = flags.parse_args()
     if PRELOADED not in os.environ:
         return with_shim()
     import torch
@@ -205,7 +206,7 @@ def main() -> int:
 
 
 def show(trials: list[Trial], harness: Harness, args: argparse.Namespace) -> None:
-    """A row per command and fault."""
+    """Print a row per command and fault, or JSON."""
     if args.json:
         print(json.dumps({"seed": args.seed, "shim": harness.shim or "compiled",
                           "disks": "mounted" if harness.mounts else "counted",
@@ -226,7 +227,7 @@ def show(trials: list[Trial], harness: Harness, args: argparse.Namespace) -> Non
 
 
 def with_shim() -> int:
-    """This program again, with the library loaded before all others."""
+    """Run this program again with the library preloaded; return its exit code."""
     with tempfile.TemporaryDirectory(prefix="shim-") as folder:
         lacks = compile_shim(Path(folder))
         library = "" if lacks else str(Path(folder) / "shim.so")

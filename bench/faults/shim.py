@@ -1,6 +1,6 @@
-"""The library of shim.c: compiled where faults are tried, armed in the process of a command.
+"""Compiles the library of shim.c, which causes faults, and arms it in a command's process.
 
-It must be preloaded when a process starts; a forked one has it too.
+It must be preloaded when a process starts; forked processes inherit it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
-PRELOADED = "FASTMOCO_FAULT_SHIM"  # names the library in a process that has it
+PRELOADED = "FASTMOCO_FAULT_SHIM"  # environment variable with the preloaded library's path
 
 
 def compile_shim(folder: Path) -> str:
-    """Compiles the library; returns why it can't be used, or nothing."""
+    """Compile the library; return the reason if it cannot be used, else an empty string."""
     compiler = os.environ.get("CC", "gcc")
     out = folder / "shim.so"
     try:
@@ -30,7 +30,7 @@ def set_fault(
     folder: Path, budget: int = -1, read: int = 0, write: int = 0, sync: int = 0,
     clock_after: int = 0, clock_back: float = 0.0,
 ) -> None:
-    """Arms the library in this process: see shim.c."""
+    """Arm the library in this process; shim.c explains the values."""
     library = ctypes.CDLL(os.environ[PRELOADED])
     library.fault_set(
         os.fsencode(folder) + b"/",
@@ -40,5 +40,5 @@ def set_fault(
 
 
 def fault_hits() -> int:
-    """How often the library has struck in this process."""
+    """Return the number of faults that the library caused in this process."""
     return int(ctypes.CDLL(os.environ[PRELOADED]).fault_hits()) if os.environ[PRELOADED] else 0

@@ -1,4 +1,4 @@
-"""The commands that faults are tried on: what each writes, and the moments a kill is aimed at."""
+"""The commands to try faults on, with their output and the moments for a kill."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHORT = ["--epochs", "3", "--val-every", "1"]
 
 @dataclass(frozen=True)
 class Aim:
-    """A moment of a run: an event that Python's audit hooks tell, on a file of some name."""
+    """A moment of a run: an event that Python's audit hooks report, on a file with some name."""
 
     event: str
-    """open or os.rename: of the file that it becomes."""
+    """The audit event: open, os.remove, or os.rename, which counts by the new name."""
     part: str
     """Part of the file's path."""
 
@@ -34,9 +34,9 @@ class Task:
 
     name: str
     argv: Callable[[Path, Path], list[str]]
-    """(the folder of what it reads, the folder that it writes into) -> the command."""
+    """(input folder, output folder) -> the command's arguments."""
     left: Callable[[Path, str], Any]
-    """(the folder, what was printed) -> what must be the same as without a fault."""
+    """(output folder, printed text) -> the content that must equal that of an undisturbed run."""
     aims: tuple[Aim, ...]
 
 
@@ -65,7 +65,7 @@ def knn(inputs: Path, place: Path) -> list[str]:
 
 
 def measured(place: Path, printed: str) -> Any:
-    """The figures; and the cache, with nothing half done in it."""
+    """Return the figures and the cache's files, so that a partial file counts as a difference."""
     lines = printed[printed.index("{") :]
     cache = place / "cache" / "fastmoco" / "features"
     return json.loads(lines), {p.name: p.read_bytes() for p in sorted(cache.iterdir())}
@@ -76,8 +76,8 @@ def export(inputs: Path, place: Path) -> list[str]:
 
 
 def exported(place: Path, printed: str) -> Any:
-    """The card by its bytes, the weights by their content: safetensors writes what it is told
-    beside them in a random order."""
+    """Return the card's bytes and the weights' content, since safetensors writes its metadata in a
+    random order."""
     out = place / "export"
     mark = json.loads((out / "export.json").read_text())
     for name, digest in mark.pop("sha256").items():
@@ -92,7 +92,7 @@ def report(inputs: Path, place: Path) -> list[str]:
 
 
 def reported(place: Path, printed: str) -> Any:
-    assert not [*place.glob("report.html.*")], "a page was left half done"
+    assert not [*place.glob("report.html.*")], "a partial page was left behind"
     return digests(place)["report.html"]
 
 
@@ -123,7 +123,8 @@ TASKS = (
 
 
 def make_inputs(folder: Path, run: Callable[[list[str], Path], int]) -> None:
-    """Images, a dataset of them, and a finished run on it. run(command, folder): its exit code."""
+    """Make images, a dataset of them and a finished run on it. run(command, folder) returns the
+    command's exit code."""
     from data_tools.prepare import prepare
 
     blobs(folder / "images", 48)
@@ -133,5 +134,5 @@ def make_inputs(folder: Path, run: Callable[[list[str], Path], int]) -> None:
     place = folder / "trained"
     place.mkdir()
     if run(train(folder, place), place):
-        raise RuntimeError("the run that the others read did not end well")
+        raise RuntimeError("the run that the other commands read failed")
     (place / "run").rename(folder / "run")

@@ -1,4 +1,4 @@
-"""One command under one fault, then once more without: the end must be as if nothing had been."""
+"""Runs one command under one fault, then again without it, and judges both ends."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from bench.faults.tasks import Aim, Task
 from bench.training.kills import same
 from fastmoco.cli import main as fastmoco
 
-LONGEST = 300.0  # seconds, after which a command hangs
-UNLIMITED = "1g"  # of a small disk once it has room again
+LONGEST = 300.0  # seconds; a command that takes longer counts as hanging
+UNLIMITED = "1g"  # size of a small disk after it gets room
 
 Arm = Callable[[Path], None]
-"""Called in the process of the command, with the folder that it writes into."""
+"""Called in the command's process with its output folder."""
 
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """The end of a command."""
 
     code: int | None
     """Exit code, below 0 for a signal; None for a hang."""
     printed: str
     errors: str
     hits: int
-    """Times that the library struck."""
+    """Number of faults that the library caused."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Trial:
     fault: str
     detail: str
     outcome: str
-    """struck, missed, or in words what was wrong."""
+    """struck, missed, or a sentence on the error."""
 
     @property
     def good(self) -> bool:
@@ -54,7 +54,7 @@ class Trial:
 
 
 def kill_at(aim: Aim, count: int, delay: float) -> Arm:
-    """Ends the process at the count-th event of a kind: before it happens, or so many seconds
+    """Kill the process at the count-th event of a kind: before it happens, or `delay` seconds
     later."""
     def arm(_: Path) -> None:
         left = count
@@ -82,7 +82,8 @@ def kill_at(aim: Aim, count: int, delay: float) -> Arm:
 
 
 def start(argv: list[str], place: Path, arm: Arm | None) -> int:
-    """The command in a forked process; what it prints goes beside its folder. Its process id."""
+    """Run the command in a forked process, with its output in files beside `place`; return its
+    process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -127,7 +128,7 @@ def finish(pid: int, place: Path, seconds: float = LONGEST) -> Ended:
 
 
 def stop_and_go(pid: int, after: float, pause: float) -> bool:
-    """SIGSTOP and SIGCONT; False if the process had ended before."""
+    """Send SIGSTOP and SIGCONT; return False if the process had already ended."""
     time.sleep(after)
     with open(f"/proc/{pid}/stat") as file:
         if file.read().rsplit(")", 1)[1].split()[0] == "Z":
@@ -140,12 +141,12 @@ def stop_and_go(pid: int, after: float, pause: float) -> bool:
 
 @contextlib.contextmanager
 def small_disk(place: Path, size: int) -> Iterator[Callable[[], None]]:
-    """A file system of so many bytes at a folder; the call that it gives makes room."""
+    """Mount a file system of `size` bytes at a folder; yield a function that makes room on it."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True,
                    capture_output=True)
     try:
         yield lambda: make_room(place)
-    finally:  # -l: a process that was killed may still be going
+    finally:  # -l: a killed process may still be exiting
         subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
 
 
@@ -165,7 +166,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def judge_first(ended: Ended, killed: bool) -> str:
-    """The end of the run that met the fault: struck, missed, or a sentence on what is wrong."""
+    """Judge the run that met the fault: struck, missed, or a sentence on the error."""
     if ended.code is None:
         return f"hangs: more than {LONGEST:.0f} s"
     if ended.code == 0:
@@ -180,7 +181,7 @@ def judge_first(ended: Ended, killed: bool) -> str:
 
 
 def judge_left(task: Task, place: Path, ended: Ended, whole: Any) -> str:
-    """A sentence on the fault in what a run left that ended well; empty if there is none."""
+    """Return a sentence on wrong output of a run that ended with 0; empty if there is none."""
     try:
         found = task.left(place, ended.printed)
     except Exception as error:
@@ -189,7 +190,7 @@ def judge_left(task: Task, place: Path, ended: Ended, whole: Any) -> str:
 
 
 def judge_again(task: Task, inputs: Path, place: Path, whole: Any) -> str:
-    """Runs it once more; returns what is wrong then, or nothing."""
+    """Run the command again; return a sentence on the error, or an empty string."""
     ended = finish(start(task.argv(inputs, place), place, None), place)
     if ended.code != 0:
         last = (ended.errors.strip().splitlines() or ["nothing was printed"])[-1]

@@ -1,62 +1,64 @@
-"""Changed files at every reader: none may end in a traceback, hang, or take memory without end.
+"""Tests that no changed file makes a reader crash, hang, or use memory without limit.
 
     python -m bench.fuzz --minutes 20 [--files 5000] [--reader tar ...] [--seed 1] [--json]
     python -m bench.fuzz --replay fuzz-found/tar/uncaught-0000042-images.tar
 
 Valid files are changed by single bits, bytes, numbers and blocks, and by edits that know the format
-(lengths, offsets, counts, checksums put right afterwards, JSON values of other types). Each is read
-in a process that is watched. What is found lies in --keep, a few files of each cause. Exits with 1
-if anything was found.
+(lengths, offsets and counts, with corrected checksums; JSON values of other types). Each changed
+file is read in a watched process. A fault is a traceback, a crash, a hang, too much memory, or
+content that differs without an error. --keep receives a few files per cause. Exits with 1 if there
+was a fault.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+from pathlib import Path
+
+from bench.fuzz.limits import Limits
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("--minutes", type=float, default=5, help="time limit [default: 5]")
+    flags.add_argument("--files", type=int, default=1 << 40,
+                       help="limit per reader; slow readers get an eighth [default: no limit]")
+    flags.add_argument("--reader", nargs="+", default=[], metavar="NAME",
+                       help="only these readers; a wrong name lists all [default: all]")
+    flags.add_argument("--seed", type=int, default=0, help="seed of every draw [default: 0]")
+    flags.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)),
+                       help="number of processes [default: one per core]")
+    flags.add_argument("--flips", action="store_true", help="change exactly one bit per file")
+    flags.add_argument("--seconds", type=float, default=Limits.seconds,
+                       help=f"processor time allowed per file [default: {Limits.seconds}]")
+    flags.add_argument("--megabytes", type=int, default=Limits.bytes >> 20,
+                       help="memory allowed per file, above the base "
+                            f"[default: {Limits.bytes >> 20}]")
+    flags.add_argument("--keep", type=Path, default=Path("fuzz-found"),
+                       help="folder for the files that were found [default: fuzz-found]")
+    flags.add_argument("--replay", type=Path, metavar="FILE", help="read one kept file again")
+    flags.add_argument("--json", action="store_true", help="print the results as JSON")
+
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 import time
 import traceback
-from pathlib import Path
 
 from bench.fuzz.reader import Case, Reader
 from bench.fuzz.readers import READERS
 from bench.fuzz.supervise import KINDS, Supervisor
-from bench.fuzz.worker import Limits, Place, judge, prepare_process, run_forked
-from bench.shared.command import Flags, finish
+from bench.fuzz.worker import Place, judge, prepare_process, run_forked
 from data_tools.errors import UserError
 from fastmoco.terminal import console
 
-NO_END = 1 << 40
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def arguments() -> argparse.Namespace:
-    parser = Flags(__doc__ or "")
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--files", type=int, default=NO_END,
-                        help="at most so many per reader, and an eighth of it for slow readers")
-    parser.add_argument("--reader", nargs="+", default=[], metavar="NAME",
-                        help="some of: " + ", ".join(r.name for r in READERS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--flips", action="store_true", help="change exactly one bit per file")
-    parser.add_argument("--seconds", type=float, default=Limits.seconds,
-                        help="of processor time that one file may take")
-    parser.add_argument("--megabytes", type=int, default=Limits.bytes >> 20,
-                        help="of memory that one file may take above the base")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="read one kept file again")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
-
-
 def main() -> int:
-    """Fuzz, print, and say by the exit code whether anything was found."""
-    args = arguments()
+    """Fuzz and print; return 1 if there was a fault."""
+    args = flags.parse_args()
     known = {reader.name: reader for reader in READERS}
     for name in args.reader:
         if name not in known:
@@ -72,14 +74,14 @@ def main() -> int:
         )
         supervisor.build()
         began = time.monotonic()
-        with contextlib.suppress(KeyboardInterrupt):  # then what was found so far is shown
+        with contextlib.suppress(KeyboardInterrupt):  # then the results so far are shown
             supervisor.run(args.minutes, args.files, args.workers)
         show(supervisor, time.monotonic() - began, args.json)
     return 1 if supervisor.keeper.found else 0
 
 
 def show(supervisor: Supervisor, seconds: float, as_json: bool) -> None:
-    """A row per reader, and a line per cause."""
+    """Print a row per reader and a line per cause, or JSON."""
     found = sorted(supervisor.keeper.found.values(), key=lambda f: (f.first.reader, -f.count))
     if as_json:
         print(json.dumps({
@@ -108,13 +110,13 @@ def show(supervisor: Supervisor, seconds: float, as_json: bool) -> None:
 
 
 def replay(path: Path, known: dict[str, Reader], scratch: Path, limits: Limits) -> int:
-    """Reads one kept file as the run did, and prints what comes of it."""
+    """Read one kept file as the run did, and print the outcome; return 1 if it is a fault."""
     try:
         about = json.loads(path.with_name(path.name + ".json").read_text())
         reader, target = known[about["reader"]], about["target"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no file that bench.fuzz kept, with its .json beside it") from None
-    told = scratch / "told"
+    report = scratch / "told"
 
     def work() -> None:
         import faulthandler
@@ -129,12 +131,13 @@ def replay(path: Path, known: dict[str, Reader], scratch: Path, limits: Limits) 
         place = Place(reader, scratch / "built", targets, scratch / "place")
         try:
             case = Case(target, path.read_bytes(), False)
-            told.write_text("\n".join(judge(place, case, limits)))
+            report.write_text("\n".join(judge(place, case, limits)))
         except Exception:
-            told.write_text(traceback.format_exc())
+            report.write_text(traceback.format_exc())
 
     _, status = os.waitpid(run_forked(work), 0)
-    text = told.read_text() if told.exists() else f"ended with {os.waitstatus_to_exitcode(status)}"
+    ended = f"ended with {os.waitstatus_to_exitcode(status)}"
+    text = report.read_text() if report.exists() else ended
     print(text, file=sys.stdout)
     return 0 if text.split("\n")[0] in ("accepted", "refused") else 1
 

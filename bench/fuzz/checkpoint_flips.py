@@ -1,33 +1,43 @@
-"""Flips single bits of a checkpoint and opens it: refused, or as it was written; never other.
+"""Tests that a checkpoint with a flipped bit is refused, or opens with the same content.
 
     python -m bench.fuzz.checkpoint_flips RUN/checkpoint.pt [--flips 20000] [--seed 0]
 
-Half of the flips hit any bit of the file, half the bits outside the tensors: headers, directory,
-pickle, digests. Prints the counts, and exits with 1 if a changed file was opened without a word, or
-an error was none of ours.
+Half of the flips hit any bit of the file, half hit bits outside the tensors: headers, directory,
+pickle, digests. Prints the counts. Exits with 1 if a file opened with other content, or if an error
+was not a UserError.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("checkpoint", type=Path, help="a checkpoint.pt")
+    flags.add_argument("--flips", type=int, default=20_000,
+                       help="number of flips [default: 20000]")
+    flags.add_argument("--seed", type=int, default=0, help="seed of the draws [default: 0]")
 
 import os
 import random
 import shutil
 import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.shared.command import Flags, finish
 from data_tools.errors import UserError
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.zip_records import read_records
 
 
 def flip_and_open(path: Path, flips: int, seed: int = 0) -> Counter[str]:
-    """How many flipped files were "refused", opened the "same", opened otherwise ("silent"), or
-    raised something else than UserError ("uncaught"). Changes the file in place, and restores it.
+    """Flip bits one at a time, open the file each time, and restore it; return the counts.
+
+    "refused": UserError; "same": opened with the same content; "silent": opened with other content;
+    "uncaught": another error.
     """
     draws = random.Random(seed)
     wanted = fields(checkpoints.load(path))
@@ -49,7 +59,7 @@ def flip_and_open(path: Path, flips: int, seed: int = 0) -> Counter[str]:
 
 
 def outside_tensors(path: Path, size: int) -> list[range]:
-    """The bytes between the storages."""
+    """Return the ranges of bytes between the tensors' storages."""
     with open(path, "rb") as file:
         records = read_records(file).values()
     storages = sorted((r.start, r.start + r.size) for r in records if r.name.startswith("data/"))
@@ -59,6 +69,7 @@ def outside_tensors(path: Path, size: int) -> list[range]:
 
 
 def outcome(path: Path, wanted: Any) -> str:
+    """Open the file; return the name that flip_and_open() counts."""
     try:
         found = fields(checkpoints.load(path))
     except UserError:
@@ -69,7 +80,7 @@ def outcome(path: Path, wanted: Any) -> str:
 
 
 def fields(saved: checkpoints.Checkpoint) -> dict[str, Any]:
-    """All that was written."""
+    """Return everything that the file stores."""
     return {name: value for name, value in vars(saved).items() if name != "note"}
 
 
@@ -86,10 +97,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def main() -> int:
-    flags = Flags(__doc__ or "")
-    flags.add_argument("checkpoint", type=Path)
-    flags.add_argument("--flips", type=int, default=20_000)
-    flags.add_argument("--seed", type=int, default=0)
+    """Flip bits of a copy; return 1 if a flip was neither refused nor harmless."""
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(shutil.copy(args.checkpoint, folder))

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from bench.fuzz.limits import Limits
 from bench.fuzz.reader import Reader
-from bench.fuzz.worker import Fault, Limits, Place, State, prepare_process, run_forked, serve
+from bench.fuzz.worker import Fault, Place, State, prepare_process, run_forked, serve
 
 POLL = 0.2  # seconds between two looks at a worker
 BATCH_SECONDS = 1.5

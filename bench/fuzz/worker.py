@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.fuzz.limits import Limits
 from bench.fuzz.reader import Case, Reader
 
 # The case's number (-1: none is being read), how many were accepted and refused, and the place of
@@ -33,16 +34,6 @@ STATE = struct.Struct("<qqqq")
 # file: allocators (pyarrow's) reserve gigabytes that they never touch.
 ADDRESS_SPACE = 10 << 30
 OURS = ("/data_tools/", "/fastmoco/")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits for one file."""
-
-    seconds: float = 5
-    """Processor time, so that other programs on the machine don't look like a hang."""
-    bytes: int = 300 << 20
-    """Memory above the process's own base."""
 
 
 @dataclass

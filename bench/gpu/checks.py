@@ -1,8 +1,8 @@
-"""What a card must do as a CPU does, and without waiting: a figure each, and what is allowed.
+"""Checks that a GPU computes the same as a CPU, and that the host never waits for it.
 
-Steps are the real training_step, taken in float64: what differs there is a fault, not rounding.
-Run by bench.gpu and by pytest -m gpu; on the CPU all but what is compiled runs as well, so that
-the checks themselves are tested.
+Each check has a measured figure and an allowed one. Steps are the real training_step in float64, so
+a difference is a fault and not rounding. bench.gpu and pytest -m gpu run the checks. All but the
+compiled ones run on the CPU too, so that the checks themselves are tested.
 """
 
 from __future__ import annotations
@@ -12,45 +12,41 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from bench.gpu.ways import (
+    CPU,
+    FEW,
+    FORMS,
+    RECIPE,
+    How,
+    build,
+    compile_it,
+    narrower,
+    prepared,
+    views,
+    ways,
+)
 from bench.training.loss import gradient, inputs
-from fastmoco import draws
-from fastmoco.augmentation.gpu import augment_fast
 from fastmoco.augmentation.plain import augment
-from fastmoco.augmentation.with_kornia import augment_kornia
-from fastmoco.draws import Colour
-from fastmoco.loading.batch import Prepared
-from fastmoco.model.activation_checkpointing import recompute_blocks
 from fastmoco.model.batchnorm import SplitBatchNorm2d
-from fastmoco.model.build import build_moco, compile_parts, make_optimizer
+from fastmoco.model.build import make_optimizer
 from fastmoco.model.info_nce import info_nce_plain, info_nce_streaming
-from fastmoco.model.moco import MoCo
-from fastmoco.recipe import MOCO_V2, Precision, Recipe
-from fastmoco.system.device import DTYPES, grad_scaler, pick_precision
+from fastmoco.recipe import Precision
+from fastmoco.system.device import DTYPES, grad_scaler
 from fastmoco.training.bad_steps import BadSteps
 from fastmoco.training.step import training_step
 
-CPU = torch.device("cpu")
-SAMPLES = 200
-# As many images that only some of their views are blurred, as many keys that the loss streams.
-RECIPE = dataclasses.replace(
-    MOCO_V2, arch="resnet-mini", size=20, batch=32, bn_splits=4, K=1024, precision="float32"
-)
-FORMS: dict[str, Callable[..., torch.Tensor]] = {
-    "torch": augment, "fast": augment_fast, "kornia": augment_kornia,
-}
-ALIKE = 1e-9  # float64, two steps, norms relative
-COMPILED_ALIKE = 1e-6  # other orders of summation
-AUGMENTED_ALIKE = 1e-4  # float32, the largest difference of a pixel, whose deviation is 1
+ALIKE = 1e-9  # float64, two steps, relative norms
+COMPILED_ALIKE = 1e-6  # the compiler changes the order of summation
+AUGMENTED_ALIKE = 1e-4  # float32, the largest difference of a pixel; pixels have deviation 1
 LOSS_ALIKE = 1e-5  # float32, gradients of the two forms, relative
 ROUNDED_ALIKE = 2e-2  # bfloat16 and float16 against wider types, relative
 
 
 @dataclass(frozen=True)
 class Check:
-    """A figure, and the most that it may be."""
+    """A measured figure and the largest allowed one."""
 
     name: str
     measured: float
@@ -59,100 +55,12 @@ class Check:
 
     @property
     def kept(self) -> bool:
-        """What is not a number is not kept."""
+        """True if the figure is within the allowed one; NaN is not."""
         return self.measured <= self.allowed
 
 
-@dataclass(frozen=True)
-class How:
-    """One way of taking a step: changes to RECIPE, and what a run's options say."""
-
-    changes: dict = dataclasses.field(default_factory=dict)
-    pieces: int = 1
-    recomputed: bool = False
-    compiled: bool = False
-    graphs: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        """RECIPE, changed."""
-        return dataclasses.replace(RECIPE, **self.changes)
-
-
-STEPS = {
-    "queue, streaming loss": How(),
-    "queue, plain loss": How({"K": 64}),
-    "memory bank": How({"mechanism": "memory-bank"}),
-    "end-to-end": How({"mechanism": "end-to-end"}),
-    "end-to-end, shared": How({"mechanism": "end-to-end", "shared": True}),
-    "symmetric": How({"symmetric": True}),
-    "one BatchNorm": How({"bn_splits": 1}),
-    "BatchNorm split for keys alone": How({"split": "keys"}),
-    "in two pieces": How(pieces=2),
-    "activation checkpointing": How(recomputed=True),
-}
-COMPILED = {
-    "compiled": How(compiled=True),
-    "compiled, activation checkpointing": How(compiled=True, recomputed=True),
-    "CUDA graphs": How(compiled=True, graphs=True),
-    "CUDA graphs, symmetric": How({"symmetric": True}, compiled=True, graphs=True),
-}
-
-
-FEW = ("queue, streaming loss", "memory bank", "activation checkpointing")
-
-
-def ways(device: torch.device) -> dict[str, How]:
-    """Every way of taking a step on a device; a CPU's compiler would take minutes."""
-    return STEPS | (COMPILED if device.type == "cuda" else {})
-
-
-def narrower(device: torch.device) -> tuple[Precision, ...]:
-    """Types to multiply in, but for float32; bfloat16 where a GPU has it."""
-    if device.type != "cuda":
-        return ("bfloat16",)
-    has = pick_precision("auto", device) == "bfloat16"
-    return ("bfloat16", "float16") if has else ("float16",)
-
-
-def compile_it(moco: MoCo, how: How) -> None:
-    """As train does, where that is asked for; nothing is left of what was compiled before."""
-    if how.compiled:
-        torch.compiler.reset()
-        compile_parts(moco, how.graphs)
-
-
-def views(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, Colour]:
-    """uint8 views [batch, 2, S, S, 3] of noise and the recipe's draws for them."""
-    n, size, aug = recipe.batch, recipe.size, recipe.augmentation
-    arrays = draws.colour(0, 0, np.arange(n), 2, aug).arrays()
-    rows = torch.from_numpy(draws.blur_rows(arrays["sigma"], aug.blur_p)).to(device)
-    colour = Colour(
-        **{k: torch.from_numpy(a).to(device) for k, a in arrays.items()}, blur_rows=rows
-    )
-    torch.manual_seed(0)
-    return torch.randint(0, 256, (n, 2, size, size, 3), dtype=torch.uint8).to(device), colour
-
-
-def build(how: How, device: torch.device) -> tuple[MoCo, torch.optim.SGD]:
-    """The model and its optimizer, from the same bits on every device."""
-    torch.manual_seed(0)
-    moco = build_moco(how.recipe, SAMPLES, CPU, pieces=how.pieces).to(device)
-    if how.recomputed:
-        recompute_blocks(moco)
-    return moco, make_optimizer(moco, how.recipe)
-
-
-def prepared(recipe: Recipe, images: torch.Tensor, seed: int = 0) -> Prepared:
-    """A batch of these images, with ids and draws."""
-    torch.manual_seed(seed)
-    index = torch.randperm(SAMPLES)[: recipe.batch]
-    shuffle, drawn = torch.randperm(recipe.batch), torch.randint(SAMPLES, (recipe.K,))
-    return Prepared(images, *(t.to(images.device) for t in (index, shuffle, drawn)))
-
-
 def after_two_steps(how: How, device: torch.device) -> dict[str, torch.Tensor]:
-    """The model's state, and each step's loss, in float64."""
+    """Return the model's state and each step's loss after two steps in float64."""
     recipe = how.recipe
     moco, _ = build(how, device)
     moco.double()
@@ -171,14 +79,14 @@ def after_two_steps(how: How, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two states, relative to the second's norms."""
+    """Return the largest difference of two states, relative to the norms of b."""
     if a.keys() != b.keys():
         return float("inf")
     return max(float((a[k] - v).norm() / v.norm().clamp(min=1e-30)) for k, v in b.items())
 
 
 def step_alike(name: str, device: torch.device) -> Check:
-    """A way of taking a step, on the device, against the plain one of a CPU."""
+    """Compare a way of taking a step on the device with the plain one on a CPU."""
     how = ways(device)[name]
     plain = dataclasses.replace(how, recomputed=False, compiled=False, graphs=False)
     allowed = COMPILED_ALIKE if how.compiled else ALIKE
@@ -187,8 +95,8 @@ def step_alike(name: str, device: torch.device) -> Check:
 
 
 def augmentation_alike(name: str, device: torch.device) -> Check:
-    """A form of the augmentation on the device against itself on a CPU, and the fast form against
-    the plain one."""
+    """Compare a form of the augmentation on the device with itself on a CPU; the fast form with the
+    plain one."""
     form = FORMS[name]
     expected = (augment if name == "fast" else form)(*views(RECIPE, CPU), RECIPE.augmentation)
     got = form(*views(RECIPE, device), RECIPE.augmentation).cpu()
@@ -196,7 +104,7 @@ def augmentation_alike(name: str, device: torch.device) -> Check:
 
 
 def losses_alike(device: torch.device) -> Check:
-    """The streaming loss's gradient against the plain one's."""
+    """Compare the streaming loss's gradient with the plain one's."""
     given = inputs(64, 8192, device)
     plain, streaming = (gradient(f, *given) for f in (info_nce_plain, info_nce_streaming))
     far = float((plain - streaming).norm() / plain.norm())
@@ -204,8 +112,8 @@ def losses_alike(device: torch.device) -> Check:
 
 
 def batchnorm_alike(device: torch.device) -> Check:
-    """Split BatchNorm of bfloat16, channels last, on the device against float64 on a CPU: its
-    output and its running statistics."""
+    """Compare split BatchNorm in bfloat16, channels last, on the device with float64 on a CPU: the
+    output and the running statistics."""
     torch.manual_seed(0)
     x = torch.randn(16, 8, 6, 5).bfloat16().to(memory_format=torch.channels_last)
     found = []
@@ -222,7 +130,7 @@ def batchnorm_alike(device: torch.device) -> Check:
 
 
 def precision_alike(precision: Precision, device: torch.device) -> Check:
-    """The loss of a step in a narrower type against float32's on the same device."""
+    """Compare the loss of a step in a narrower type with float32's on the same device."""
     losses = []
     for chosen in ("float32", precision):
         how = How({"precision": chosen})
@@ -236,7 +144,7 @@ def precision_alike(precision: Precision, device: torch.device) -> Check:
 
 @contextlib.contextmanager
 def refuse_waits(device: torch.device) -> Iterator[None]:
-    """In here whatever makes the host wait for a GPU raises RuntimeError."""
+    """In this context, anything that makes the host wait for a GPU raises RuntimeError."""
     if device.type != "cuda":
         yield
         return
@@ -250,7 +158,8 @@ def refuse_waits(device: torch.device) -> Iterator[None]:
 def never_waits(
     name: str, device: torch.device, precision: Precision = "float32", form: str = "fast"
 ) -> Check:
-    """From uint8 views to the dictionary's update and the record of skipped steps."""
+    """Check that no step waits, from uint8 views to the dictionary's update and the record of
+    skipped steps."""
     how = ways(device)[name]
     recipe = dataclasses.replace(how.recipe, precision=precision)
     moco, optimizer = build(how, device)
@@ -267,7 +176,7 @@ def never_waits(
         bad.add(batch.index, out.stats["skipped"])
         window.add_(out.stats["loss"])
 
-    for _ in range(settled):  # what allocates, picks kernels and records graphs
+    for _ in range(settled):  # the first calls allocate, pick kernels and record graphs
         step()
     note = ""
     try:
@@ -286,7 +195,7 @@ def never_waits(
 def all_checks(
     device: torch.device, quick: bool = False
 ) -> Iterator[tuple[str, Callable[[], list[Check]]]]:
-    """Every check by its name, to be made; quick leaves out most ways of taking a step."""
+    """Yield every check's name and function; `quick` leaves out most ways of taking a step."""
     names = FEW if quick else tuple(ways(device))
     for form in FORMS:
         yield f"augmentation, {form}", lambda form=form: [augmentation_alike(form, device)]

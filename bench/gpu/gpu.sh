@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What only a GPU can show: bench/gpu/gpu.sh [DATA]
-# The gpu tests, then bench.gpu: memory, rates; writes bench/results/gpu_NAME.json. Each ends by
-# itself after five minutes; what was not compiled here before may need more: run it again.
-# Exit code 0: everything passed; 1: something did not; 2: it cannot run here.
+# Tests and measures a GPU: bench/gpu/gpu.sh [DATA]
+# Runs the gpu tests, then bench.gpu, which writes bench/results/gpu_NAME.json. Each is stopped after
+# five minutes. The first run on a machine compiles and may need longer: then run it again.
+# Exit code 0: everything passed; 1: something failed; 2: it cannot run here.
 set -u
-cd "$(dirname "$0")/.." || exit 2
+cd "$(dirname "$0")/../.." || exit 2
 PYTHON=${PYTHON:-.venv/bin/python}
 
 cannot() { echo "bench/gpu/gpu.sh: $1" >&2; exit 2; }
 "$PYTHON" -c 'import pytest, torch' ||
   cannot "$PYTHON cannot import torch and pytest: run make test first, or set PYTHON"
-# torch says on stderr why: a driver that is too old, say
+# torch prints the reason on stderr, for example a driver that is too old
 "$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)' ||
   cannot "torch sees no CUDA device here: nothing was run"
 lacking=$("$PYTHON" -c '
@@ -22,7 +22,7 @@ print(lacks_compiler(torch.device("cuda")) or "")
 
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-# by SIGINT, at which pytest still writes its report
+# SIGINT, after which pytest still writes its report
 timeout --foreground -k 30 -s INT 300 "$PYTHON" -m pytest -m gpu tests/laws/test_gpu.py \
   --junitxml="$report"
 tests=$?

@@ -1,23 +1,26 @@
-"""A counted model of the augmentation on a GPU: launches and bytes a batch, and what they predict.
+"""Models the augmentation on a GPU: counts launches and bytes per batch, and predicts the time.
 
     python -m bench.gpu.model [--out RESULT.json]
 
-Nothing here runs on a GPU. Eager forms run on the CPU under a mode that counts every op as one
-launch, with the bytes of its tensors. Compiled forms are lowered by Inductor for CUDA, on fake
-tensors, as far as its scheduler fuses: each node left is a launch, its bytes are what it reads and
-writes once (Inductor's own count: what a loop reads again is taken to come from the cache). Time is
-the longer of the bytes over four fifths of the memory's peak bandwidth, and 4 us a launch.
-Every millisecond below is a prediction, not a measurement.
+Nothing here runs on a GPU, so every millisecond is a prediction and not a measurement. Eager forms
+run on the CPU under a mode that counts every op as one launch, with the bytes of its tensors.
+Inductor lowers the compiled forms for CUDA, on fake tensors, up to its scheduler's fusion. Each
+remaining node is a launch, and its bytes are what it reads and writes once (Inductor's own count,
+which assumes that a loop's second read comes from the cache). The predicted time is the larger of
+two: the bytes at four fifths of the memory's peak bandwidth, and 4 us per launch.
 """
 
 from __future__ import annotations
 
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_out()
+
 import contextlib
-import json
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -33,7 +36,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.shared.command import Flags, finish
+from bench.shared.results import write_json
 from fastmoco import draws
 from fastmoco.augmentation.gpu import augment_fast
 from fastmoco.augmentation.plain import augment
@@ -43,28 +46,28 @@ from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 
 BATCH, SIZE = 256, 224
-LAUNCH = 4e-6  # seconds of the host for one kernel of eager torch
-REACHED = 0.8  # of the peak bandwidth
-# Peak memory bandwidth, bytes/s (the makers' data sheets), and streaming multiprocessors.
+LAUNCH = 4e-6  # seconds of the host per kernel of eager torch
+REACHED = 0.8  # share of the peak bandwidth
+# Peak memory bandwidth in bytes/s, from the makers' data sheets.
 CARDS = {"H100 SXM": 3.35e12, "A100 40 GB": 1.555e12, "RTX 3070 8 GB": 448e9, "T4": 320e9}
 AUG = MOCO_V2.augmentation
 
 
 @dataclass(frozen=True)
 class Count:
-    """What one batch costs."""
+    """The cost of one batch."""
 
     form: str
     launches: int
     bytes: int
 
     def seconds(self, bandwidth: float) -> float:
-        """The longer of the memory's time and the host's."""
+        """Return the larger of the memory's time and the host's."""
         return max(self.bytes / (REACHED * bandwidth), self.launches * LAUNCH)
 
 
 def inputs(batch: int, size: int) -> tuple[torch.Tensor, Colour]:
-    """Views and draws of the v2 augmentation."""
+    """Return uint8 views [batch, 2, S, S, 3] of zeros, and draws of the v2 augmentation."""
     c = draws.colour(0, 0, np.arange(batch), 2, AUG)
     tensors = {k: torch.from_numpy(v) for k, v in c.arrays().items()}
     rows = torch.from_numpy(draws.blur_rows(c.sigma, AUG.blur_p))
@@ -73,7 +76,7 @@ def inputs(batch: int, size: int) -> tuple[torch.Tensor, Colour]:
 
 
 class Counting(TorchDispatchMode):
-    """Counts ops that touch memory, and the bytes of their tensors; views cost nothing."""
+    """Counts the ops that touch memory, and the bytes of their tensors; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,8 +96,10 @@ class Counting(TorchDispatchMode):
 
 
 def eager(form: Callable, name: str, batch: int = BATCH, size: int = 64) -> Count:
-    """Counted on small views; all but a few bytes grow with the pixels. The batch is the real one:
-    the share of rows that are kept for the blur depends on it."""
+    """Count on small views and scale up, since almost all bytes grow with the pixels.
+
+    The batch is the real one: the share of rows that the blur gets depends on it.
+    """
     views, colour = inputs(batch, size)
     with Counting() as counted:
         form(views, colour, AUG, torch.bfloat16)
@@ -104,7 +109,7 @@ def eager(form: Callable, name: str, batch: int = BATCH, size: int = 64) -> Coun
 
 @contextlib.contextmanager
 def as_if_cuda() -> Iterator[None]:
-    """Inductor asks the card for a few numbers; an H100's are given."""
+    """Answer Inductor's questions about the card with an H100's numbers."""
     card = types.SimpleNamespace(
         major=9, minor=0, name="H100", multi_processor_count=132, total_memory=80 << 30,
         regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, warp_size=32,
@@ -130,7 +135,7 @@ def as_if_cuda() -> Iterator[None]:
 
 
 def compiled(form: Callable, name: str, batch: int = BATCH, size: int = SIZE) -> Count:
-    """Lowered for a CUDA device, fused, and counted; no kernel is built."""
+    """Lower a form for a CUDA device, fuse and count it; no kernel is built."""
     views, colour = inputs(batch, 8)
     names, tensors = list(colour.arrays()), list(colour.arrays().values())
     with as_if_cuda(), FakeTensorMode() as mode, torch.device("cuda"):
@@ -156,7 +161,7 @@ def compiled(form: Callable, name: str, batch: int = BATCH, size: int = SIZE) ->
 
 
 def counts() -> list[Count]:
-    """Every form, for a batch of BATCH images at SIZE."""
+    """Return the count of every form, for a batch of BATCH images at SIZE."""
     return [
         eager(augment, "plain, eager"),
         eager(augment_fast, "fast, eager"),
@@ -167,31 +172,28 @@ def counts() -> list[Count]:
 
 def main() -> int:
     """Count, predict, print."""
-    parser = Flags(__doc__)
-    parser.add_argument("--out", type=Path, help="write the counts as JSON")
-    args = parser.parse_args()
+    args = flags.parse_args()
     found = counts()
     pixels = 2 * BATCH * SIZE * SIZE
     say(f"v2 augmentation of {BATCH} images, two views at {SIZE}, to bfloat16; predictions")
-    heads = ("form", "launches", "bytes a pixel", *(f"{card}, ms" for card in CARDS))
+    heads = ("form", "launches", "bytes per pixel", *(f"{card}, ms" for card in CARDS))
     rows = [
         (c.form, str(c.launches), f"{c.bytes / pixels:,.0f}",
          *(f"{c.seconds(b) * 1e3:.2f}" for b in CARDS.values()))
         for c in found
     ]
     table(heads, rows)
-    least = 3 + 6  # bytes a pixel: uint8 in, bfloat16 out
-    say(f"assumed: {REACHED:.0%} of each card's bandwidth; of the bytes of {found[-1].form}, "
-        f"{least * pixels / found[-1].bytes:.0%} are the views and the images themselves")
+    least = 3 + 6  # bytes per pixel: uint8 in, bfloat16 out
+    say(f"assumed: {REACHED:.0%} of each card's bandwidth; the views and the images themselves are "
+        f"{least * pixels / found[-1].bytes:.0%} of the bytes of {found[-1].form}")
     if args.out:
-        content = {
+        write_json(args.out, {
             "batch": BATCH, "size": SIZE, "predicted": True,
             "counts": [{"form": c.form, "launches": c.launches, "bytes": c.bytes,
                         "predicted_ms": {card: round(c.seconds(b) * 1e3, 3)
                                          for card, b in CARDS.items()}} for c in found],
             **versions(),
-        }  # fmt: skip
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        })  # fmt: skip
     return 0
 
 

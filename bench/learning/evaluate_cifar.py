@@ -1,32 +1,45 @@
-"""CIFAR-10: every evaluation of one encoder, beside the untrained encoder and raw pixels.
+"""Measures every evaluation of one CIFAR-10 encoder, next to the untrained one and raw pixels.
 
     python -m bench.learning.evaluate_cifar FOLDER [--run RUN] [--epochs 13] [--official-epochs 100]
 
-FOLDER holds cifar10-train.tar and cifar10-test.tar (CIFAR-10 as JPEGs, split/class/number.jpg). An
-encoder is trained by moco-cifar-mini, or the one of --run is taken. Then: kNN; linear evaluation on
-cached features, of all labels, 10 % and 1 %; scikit-learn's logistic regression on the same
-features; fine-tuning on 10 % and 1 %; the official linear protocol, from images. Seconds are of the
-whole evaluation of the encoder and its companions, features extracted anew the first time.
+FOLDER holds cifar10-train.tar and cifar10-test.tar (CIFAR-10 as JPEGs, split/class/number.jpg).
+moco-cifar-mini trains an encoder, or --run gives one. The evaluations are: kNN; linear evaluation
+on cached features with all labels, 10 % and 1 %; scikit-learn's logistic regression on the same
+features; fine-tuning on 10 % and 1 %; the official linear protocol, from images. Seconds cover the
+evaluation of the encoder and its companions; the first evaluation also extracts the features.
 
-Exits with 1 where an evaluation of the encoder is not MARGIN above both companions, where one that
-works on cached features took three minutes, or where logistic regression differs by a point.
+Exits with 1 if an evaluation of the encoder is not 5 points above both companions, if one on cached
+features took more than three minutes, or if logistic regression differs by a point.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, help="folder of both tars")
+    flags.add_argument("--run", type=Path, help="a finished run on CIFAR-10 [default: train one]")
+    flags.add_argument("--epochs", type=int, default=13,
+                       help="epochs of pre-training [default: 13]")
+    flags.add_argument("--official-epochs", type=int, default=100,
+                       help="epochs of the official protocol; 0 leaves it out [default: 100]")
+    flags.add_argument("--finetune-epochs", type=int, default=0,
+                       help="epochs of fine-tuning; 0: the protocol's own number [default: 0]")
+    flags.add_out()
+
 import argparse
 import dataclasses
-import json
-import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from bench.shared.command import Flags, finish
+from bench.shared.promises import not_met
+from bench.shared.results import environment, write_json
 from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.quantities import duration
@@ -41,8 +54,6 @@ from fastmoco.recipe import RECIPES
 from fastmoco.run_options import RunOptions
 from fastmoco.settings.classifiers import FinetuneSettings, LinearSettings
 from fastmoco.system.device import pick_device
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
 from fastmoco.terminal.live_panel import print_event
 from fastmoco.training.train import train
@@ -50,60 +61,53 @@ from fastmoco.weights.checkpoint import Checkpoint, load
 from fastmoco.weights.encoders import load_encoder
 
 MARGIN = 0.05
-MOST_SECONDS = 180  # of an evaluation that works on cached features
-FROM_IMAGES = "fine-tuned", "official"  # how the names of the others begin
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of logistic regression
+MOST_SECONDS = 180  # for an evaluation on cached features
+FROM_IMAGES = "fine-tuned", "official"  # the names of evaluations from images start with these
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # values of C to try in logistic regression
 
-Top1 = dict[str, float]  # by features
+Top1 = dict[str, float]
+"""Top-1 accuracy by the name of the features."""
 
 
 class Results:
-    """Evaluations by name, each with its figures and seconds; written after each."""
+    """The evaluations by name, with figures and seconds; the file is written after each."""
 
     def __init__(self, out: Path | None, about: dict) -> None:
         self.rows: dict[str, dict] = {}
         self._out, self._about = out, about
 
     def measure(self, name: str, evaluate: Callable[[], tuple[Top1, str]]) -> None:
-        begun, cpu = time.perf_counter(), time.process_time()
+        started, cpu = time.perf_counter(), time.process_time()
         top1, protocol = evaluate()
         self.rows[name] = {
-            "top1": top1, "seconds": time.perf_counter() - begun,
+            "top1": top1, "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu, "protocol": protocol,
         }
         found = ", ".join(f"{k} {v:.2%}" for k, v in top1.items())
         say(f"{name}: {found} in {duration(self.rows[name]['seconds'])} ({protocol})")
         if self._out:
-            content = {"evaluations": self.rows, **self._about}
-            self._out.write_text(json.dumps(content, indent=1) + "\n")
+            write_json(self._out, {"evaluations": self.rows, **self._about})
 
     def failures(self) -> list[str]:
-        """What is asked for and was not met."""
-        said = []
+        """Return a line for each goal that was not met."""
+        missed = []
         for name, row in self.rows.items():
             top1 = row["top1"]
             others = [v for k, v in top1.items() if k in ("at step 0", "raw pixels")]
             if others and top1["trained"] < max(others) + MARGIN:
-                said.append(f"{name}: {top1['trained']:.2%} is not {MARGIN:.0%} above {others}")
+                missed.append(f"{name}: {top1['trained']:.2%} is not {MARGIN:.0%} above {others}")
             if not name.startswith(FROM_IMAGES) and row["cpu_seconds"] > 2 * MOST_SECONDS:
-                said.append(f"{name}: {row['cpu_seconds']:.0f} s of two cores' time")
+                missed.append(f"{name}: {row['cpu_seconds']:.0f} s of two cores' time")
             if "logistic regression" in top1:
                 gap = abs(top1["trained"] - top1["logistic regression"])
                 if gap > 0.01:
-                    said.append(f"{name}: {gap:.2%} from logistic regression")
-        return said
+                    missed.append(f"{name}: {gap:.2%} from logistic regression")
+        return missed
 
 
 def main() -> int:
-    """Prepare, train or take a run, evaluate; the exit code."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--run", type=Path, help="a run on CIFAR-10 that is there")
-    parser.add_argument("--epochs", type=int, default=13, help="of pre-training")
-    parser.add_argument("--official-epochs", type=int, default=100, help="0: leave it out")
-    parser.add_argument("--finetune-epochs", type=int, default=0, help="0: the protocol's own")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
-    args = parser.parse_args()
+    """Prepare, train or load a run, evaluate; return 1 if a goal was not met."""
+    args = flags.parse_args()
     device = pick_device("auto")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -118,7 +122,7 @@ def main() -> int:
             checkpoint = load(args.run, device)
         about = {
             "recipe": dataclasses.asdict(checkpoint.recipe), "step": checkpoint.step,
-            "machine": describe(device), "platform": platform.platform(), **versions(),
+            **environment(device),
         }
         how = Extraction(device, progress=progress)
         results = Results(args.out, about)
@@ -137,17 +141,14 @@ def main() -> int:
             for name, row in results.rows.items()
         ],
     )
-    failures = results.failures()
-    for line in failures:
-        say(f"not met: {line}")
-    return 1 if failures else 0
+    return not_met(results.failures())
 
 
 def evaluate_all(
     checkpoint: Checkpoint, bank: Store, val: Store, how: Extraction, args: argparse.Namespace,
     results: Results,
 ) -> None:
-    """Every evaluation in turn, the quick ones first."""
+    """Run every evaluation, the quick ones first."""
 
     def neighbours() -> tuple[Top1, str]:
         rows = knn(checkpoint, bank, val, how.device, protocols=PROTOCOLS, how=how)
@@ -194,8 +195,10 @@ def evaluate_all(
 def logistic_regression(
     checkpoint: Checkpoint, bank: Store, val: Store, how: Extraction
 ) -> tuple[float, float]:
-    """scikit-learn's top-1 on the cached features, standardised, with the C of CS that the same
-    held-out part chooses; and that C."""
+    """Return scikit-learn's top-1 on the standardised cached features, and its C.
+
+    C is the one of CS that is best on the same held-out part that `fastmoco linear` uses.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

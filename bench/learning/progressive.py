@@ -1,22 +1,32 @@
-"""What views that grow while a run lasts give: seconds and kNN on CIFAR-10.
+"""Measures views that grow during a run: seconds and kNN on CIFAR-10, against fixed sizes.
 
     python -m bench.learning.progressive FOLDER [--epochs 8] [--seeds 2] [--out RESULT.json]
 
-FOLDER holds cifar10-train.tar (split/class/number.jpg). The recipe is moco-cifar-mini with as many
-epochs for every form, on 45,000 of the images; kNN (k = 200, T = 0.1) is that of the other 5,000,
-seen at 32 pixels. Forms take turns within a seed. Seconds are the trainer's own clock.
+FOLDER holds cifar10-train.tar (split/class/number.jpg). Every form trains moco-cifar-mini for the
+same number of epochs on 45,000 of the images. kNN (k = 200, T = 0.1) classifies the other 5,000 at
+32 pixels. Forms take turns within a seed. Seconds are the trainer's own clock.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import statistics
-import tempfile
 from pathlib import Path
 
-from bench.shared.cifar_split import COUNT, split
 from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, help="folder of cifar10-train.tar")
+    flags.add_argument("--epochs", type=int, default=8, help="epochs per form [default: 8]")
+    flags.add_argument("--seeds", type=int, default=2, help="runs per form [default: 2]")
+    flags.add_argument("--held-out", type=int, default=5000,
+                       help="number of images to measure with [default: 5000]")
+    flags.add_out()
+
+import dataclasses
+import tempfile
+
+from bench.shared.cifar_split import split
+from bench.shared.results import write_json
+from bench.shared.rounds import spread
 from data_tools.open import open_store
 from fastmoco.evaluation.knn import CIFAR_DEMO, knn
 from fastmoco.recipe import MOCO_CIFAR_MINI
@@ -27,19 +37,13 @@ from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 from fastmoco.training.train import train
 
-# Sides of the views, in equal parts of the steps; the last is the side that they end with.
+# Side lengths of the views; each is used for an equal part of the steps.
 FORMS = ((24,), (16, 24), (16, 20, 24), (12, 24), (16,))
 
 
 def main() -> int:
-    """Train every form with every seed, measure, tell."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--held-out", type=int, default=COUNT, help="images to measure with")
-    parser.add_argument("--out", type=Path, help="write the result as JSON")
-    args = parser.parse_args()
+    """Train every form with every seed, measure, print."""
+    args = flags.parse_args()
     device = pick_device("auto")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,26 +64,23 @@ def main() -> int:
                 say(f"{named(sides)}, seed {seed}: {seconds:.0f} s, kNN {top1:.1%}")
     table(("views", "s", "kNN", "least", "most"), [summary(rows, sides) for sides in FORMS])
     if args.out:
-        content = {
-            "epochs": args.epochs, "results": rows, "machine": describe(device), **versions()
-        }
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(args.out, {
+            "epochs": args.epochs, "results": rows, "machine": describe(device), **versions(),
+        })
     return 0
 
 
 def named(sides: tuple[int, ...]) -> str:
-    """Sides in words."""
+    """Return the side lengths in words."""
     return " to ".join(map(str, sides)) + " pixels"
 
 
 def summary(rows: list[dict], sides: tuple[int, ...]) -> tuple[str, ...]:
-    """The line of a form: median seconds and kNN over the seeds."""
+    """Return a form's row: median seconds; kNN's median, least and most over the seeds."""
     mine = [r for r in rows if r["sides"] == sides]
-    top1 = [r["knn"] for r in mine]
-    seconds = statistics.median(r["seconds"] for r in mine)
-    return named(sides), f"{seconds:.0f}", *(
-        f"{f(top1):.1%}" for f in (statistics.median, min, max)
-    )
+    seconds, _, _ = spread([r["seconds"] for r in mine])
+    top1 = spread([r["knn"] for r in mine])
+    return named(sides), f"{seconds:.0f}", *(f"{x:.1%}" for x in top1)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,42 @@
-"""How long the threads engine holds the interpreter lock an image, and to how many cores it scales.
+"""Measures how long the threads engine holds the interpreter lock per image; models its scaling.
 
     python -m bench.loading.interpreter_lock [DATA] [--out RESULT.json]
 
-Held time is measured by doing everything but the work: the same calls on an 8-pixel JPEG and a
-16-pixel crop, whose own work is next to nothing, give an upper bound of what is done under the lock
-(arguments, dispatch, the queue); the loader's thread is timed whole. Free time is the rest of a
-real image. A simulation then lets N threads and the loader's thread share one lock, each waiting
-its turn and paying for a wake-up where it had to wait. It knows nothing of memory bandwidth or of
-clock speeds that fall with more cores: an upper bound, a model, not a measurement.
+DATA is a prepared dataset; without it ../shared/data/photos-300.tar is prepared, or drawn images.
+Held time is measured with the work left out: the same calls on an 8-pixel JPEG and a 16-pixel crop
+take next to no time for the pixels, so their time is an upper bound of the time under the lock
+(arguments, dispatch, the queue). The loader's thread is timed as a whole. The rest of a real
+image's time is free time. A simulation then lets N threads and the loader's thread share one lock:
+each waits its turn, and pays for a wake-up if it had to wait. The simulation ignores memory
+bandwidth and clock speeds that fall with more cores. So its rates are an upper bound from a model,
+not a measurement.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("data", type=Path, nargs="?", help="a prepared dataset")
+    flags.add_out()
+
 import dataclasses
 import heapq
 import io
-import json
-import platform
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.loading.stages import PHOTOS
-from bench.shared.command import Flags, finish
+from bench.shared.photographs import POLICY, photographs
+from bench.shared.results import environment, write_json
 from data_tools.open import open_store
-from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco.loading.engines.threads import ThreadsEngine, cut_windows, decode
@@ -38,37 +44,35 @@ from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.measuring.load_rate import endless
 from fastmoco.recipe import MOCO_V2
 from fastmoco.system.device import pick_device
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 
 CORES = (1, 2, 4, 8, 16, 32, 64)
-WAKE = 5e-6  # seconds that a thread which waited for the lock needs to run again
-CALLS = 3  # times an image takes the lock: the queue, the decode's return, the crops' return
+WAKE = 5e-6  # seconds until a thread that waited for the lock runs again
+CALLS = 3  # times that an image takes the lock: queue, end of the decode, end of the crops
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Seconds an image."""
+    """Seconds per image."""
 
     held: float  # under the lock, in a decoding thread
-    loader: float  # under the lock, in the loader's thread (the whole of what it does)
+    loader: float  # under the lock, in the loader's thread: all of its work
     free: float  # decode and crops, without the lock
 
 
 def each(work: Callable[[], None], count: int) -> float:
-    """Seconds of this thread's processor for one call: the least of five."""
+    """Return the processor seconds of one call in this thread: the least of five measurements."""
     best = float("inf")
     for _ in range(5):
-        begun = time.thread_time()
+        started = time.thread_time()
         for _ in range(count):
             work()
-        best = min(best, (time.thread_time() - begun) / count)
+        best = min(best, (time.thread_time() - started) / count)
     return best
 
 
 class TinyStore:
-    """A store of one 8-pixel JPEG, read through the real one's code."""
+    """A store that runs the real store's reading code, then returns an 8-pixel JPEG."""
 
     def __init__(self, store: Store) -> None:
         encoded = io.BytesIO()
@@ -82,7 +86,7 @@ class TinyStore:
 
 
 def measure(store: Store) -> Costs:
-    """On one thread, by processor time: other work on the machine counts little."""
+    """Measure on one thread, by processor time, so that other work on the machine counts little."""
     tiny, count = TinyStore(store), min(len(store), 200)
     image, view = np.zeros((16, 16, 3), np.uint8), np.empty((1, 16, 16, 3), np.uint8)
     window, buffer = np.array([[0, 0, 16, 16]], np.int32), np.empty(1 << 20, np.uint8)
@@ -102,12 +106,12 @@ def measure(store: Store) -> Costs:
     work, images = 0.0, 0
     with closing(endless(loader)) as batches:
         next(batches)
-        begun = time.thread_time()
+        started = time.thread_time()
         for batch in batches:
             images += len(batch.index)
             if images >= 20 * recipe.batch:
                 break
-        work = time.thread_time() - begun
+        work = time.thread_time() - started
     engine.close()
     room = np.empty((count, 2, 224, 224, 3), np.uint8)
     ids = np.arange(count)
@@ -128,14 +132,14 @@ def measure(store: Store) -> Costs:
 
 
 def simulate(costs: Costs, threads: int, images: int = 4000) -> float:
-    """Images/s of so many threads, and of the loader's, that share one lock.
+    """Return the images/s of `threads` decoding threads and the loader's, which share one lock.
 
-    Each image takes the lock CALLS times for an equal part and works freely in between; the
-    loader's thread takes it once an image. Who asked first gets it first.
+    Each image takes the lock CALLS times, for an equal part each time, and works freely in between.
+    The loader's thread takes it once per image. The lock is first come, first served.
     """
     part, gap = costs.held / CALLS, costs.free / CALLS
     lock_free_at, done = 0.0, 0
-    # (time at which it asks, who, how many of its parts are done); the loader is -1
+    # (time of the request, thread, parts of its image that are done); the loader is thread -1
     asking = [(i * costs.free / threads, i, 0) for i in range(threads)] + [(0.0, -1, 0)]
     heapq.heapify(asking)
     now = 0.0
@@ -144,7 +148,7 @@ def simulate(costs: Costs, threads: int, images: int = 4000) -> float:
         now = max(wanted, lock_free_at) + (WAKE if lock_free_at > wanted else 0.0)
         if who == -1:
             lock_free_at = now + costs.loader
-            # as often as images are done: it cannot run ahead of the threads
+            # at the pace of finished images, since it cannot run ahead of the threads
             spacing = now / max(done, 1) if done else costs.free / threads
             heapq.heappush(asking, (lock_free_at + spacing, who, 0))
             continue
@@ -158,18 +162,15 @@ def simulate(costs: Costs, threads: int, images: int = 4000) -> float:
 
 def main() -> int:
     """Measure, simulate, print."""
-    parser = Flags(__doc__)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path, help="write the result as JSON")
-    args = parser.parse_args()
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         data = args.data
         if data is None:
             data = Path(temporary) / "data"
-            prepare(PHOTOS, data, Policy(max_side=500, quality=90, reencode="always"))
+            prepare(photographs(None, Path(temporary), train=240), data, POLICY)
         costs = measure(open_store(data))
-    say(f"an image: {costs.free * 1e6:.0f} us without the lock, {costs.held * 1e6:.0f} us under it "
-        f"at most, {costs.loader * 1e6:.0f} us of the loader's thread")
+    say(f"per image: {costs.free * 1e6:.0f} us without the lock, at most {costs.held * 1e6:.0f} us "
+        f"under it, {costs.loader * 1e6:.0f} us of the loader's thread")
     one = simulate(costs, 1)
     rates = {threads: simulate(costs, threads) for threads in CORES}
     table(("cores", "images/s", "of linear"),
@@ -177,11 +178,9 @@ def main() -> int:
     say(f"the lock alone allows {1 / (costs.held + costs.loader):,.0f} images/s; the table is a "
         "simulation")
     if args.out:
-        content = dataclasses.asdict(costs) | {
-            "simulated": rates, "wake": WAKE, "machine": describe(pick_device("cpu")),
-            "platform": platform.platform(), **versions(),
-        }  # fmt: skip
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(args.out, dataclasses.asdict(costs) | {
+            "simulated": rates, "wake": WAKE, **environment(pick_device("cpu")),
+        })  # fmt: skip
     return 0
 
 

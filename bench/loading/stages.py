@@ -1,25 +1,31 @@
-"""make bench: the stages on photographs prepared at 500 pixels, quality 90.
+"""Measures each stage of the pipeline on photographs, and how far the crops are from Pillow's.
 
     python -m bench.loading.stages [SOURCE]
 
-SOURCE is a folder or tar of photographs; without it, and without ../shared/data, the demo's images
-are drawn. The share of the decode bound and the distance from Pillow are the figures to watch.
+SOURCE is a folder or tar of photographs, which are prepared at 500 pixels and quality 90. Without
+it ../shared/data/photos-300.tar is used, or the demo's images are drawn. Watch two figures: the
+share of the decode bound that two views reach, and the distance from Pillow. `make bench` runs this
+first.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("source", type=Path, nargs="?", help="a folder or tar of photographs")
+
 import dataclasses
 import tempfile
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.demo.images import generate
-from bench.shared.command import Flags, finish
+from bench.shared.photographs import POLICY, photographs
 from data_tools.manifest import summary
 from data_tools.open import open_store
-from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco import draws
@@ -28,11 +34,9 @@ from fastmoco.loading.engines.threads import ThreadsEngine, decode
 from fastmoco.recipe import MOCO_V2
 from fastmoco.terminal.console import say
 
-PHOTOS = Path("../shared/data/photos-300.tar")
-
 
 def distance_from_pillow(store: Store, count: int = 300) -> float:
-    """Mean absolute difference of our 224-pixel crops from Pillow's, in steps of 255."""
+    """Return the mean absolute difference of our 224-pixel crops from Pillow's, in steps of 255."""
     ids = np.arange(min(count, len(store)))
     aug = MOCO_V2.augmentation
     windows = draws.crop_windows(0, 0, ids, store.sizes[ids], 1, aug.scale, aug.ratio)
@@ -52,20 +56,11 @@ def distance_from_pillow(store: Store, count: int = 300) -> float:
 
 def main() -> int:
     """Prepare, measure, print."""
-    parser = Flags(__doc__)
-    parser.add_argument("source", type=Path, nargs="?",
-                        help="a folder or tar of photographs")
-    source = parser.parse_args().source
+    given = flags.parse_args().source
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        if source is None and PHOTOS.exists():
-            source = PHOTOS
-        if source is None:
-            say("no photographs given: drawing the demo's images")
-            generate(work / "images", seed=0)
-            source = work / "images" / "train"
-        policy = Policy(max_side=500, quality=90, reencode="always")
-        for line in summary(prepare(source, work / "data", policy)):
+        source = photographs(given, work, train=3000)
+        for line in summary(prepare(source, work / "data", POLICY)):
             say(line)
         recipe = dataclasses.replace(MOCO_V2, arch="resnet18")
         measured(work / "data", recipe)

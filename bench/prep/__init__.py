@@ -1,1 +1,1 @@
-"""Measurements of `fastmoco prep`: speed, plans, kills."""
+"""Measurements of `fastmoco prep`: speed, plans, kills, and reading its files ahead of use."""

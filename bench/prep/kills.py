@@ -1,13 +1,23 @@
-"""Kills prep at random moments and lets it go on, until it ends; the bytes must be as if never.
+"""Kills prep at random moments and resumes it, until it ends; then compares every byte.
 
     python -m bench.prep.kills [--kills 200] [--seed 0]
 
-Every round draws formats, workers and engine (threads, or Ray with a cluster of its own on this
-machine), prepares the same images and kills the process (SIGKILL) after a random time, again and
-again, up to three times. Prints a line a round and exits with 1 at the first difference.
+Every round draws formats, workers and engines (threads, or Ray with a cluster of its own on this
+machine), prepares the same images and kills the process (SIGKILL) after a random time, up to three
+times. The last run ends undisturbed, and its output must equal that of a run that was never killed.
+Prints a line per round and exits with 1 at the first difference.
 """
 
 from __future__ import annotations
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("--kills", type=int, default=200, help="number of kills [default: 200]")
+    flags.add_argument("--seed", type=int, default=0, help="seed of every draw [default: 0]")
+    flags.add_argument("--ray-share", type=float, default=0.08,
+                       help="share of starts that run on Ray, whose cluster takes seconds to start "
+                            "[default: 0.08; 0: Ray is not used]")
 
 import hashlib
 import random
@@ -16,13 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.shared.command import Flags, finish
 from data_tools.formats.registry import FORMATS
 
 PART_BYTES = 60_000
-KILLS_A_ROUND = 3
+KILLS_PER_ROUND = 3
 CHILD = """
 import sys
 from data_tools.policy import Policy
@@ -39,7 +49,7 @@ prepare(source, out, policy, formats.split(","))
 
 
 def images(folder: Path, count: int = 1200) -> None:
-    """Small JPEGs of three classes, some equal, some broken, and PNGs that are re-encoded."""
+    """Write small JPEGs of three classes, some equal, some broken, and PNGs to be re-encoded."""
     import numpy as np
     from PIL import Image
 
@@ -57,6 +67,7 @@ def images(folder: Path, count: int = 1200) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -67,7 +78,7 @@ def digests(folder: Path) -> dict[str, str]:
 def start(
     source: Path, out: Path, formats: list[str], workers: int, engine: str
 ) -> subprocess.Popen[bytes]:
-    """A run in a process of its own, which is about to begin."""
+    """Start prep in a process of its own; return when its imports are done and prep starts."""
     command = [sys.executable, "-c", CHILD, str(source), str(out), ",".join(formats),
                str(workers), engine]
     with open(out.with_name("said"), "ab") as said:  # shown if a round fails
@@ -77,62 +88,93 @@ def start(
     return process
 
 
-def main() -> int:
-    parser = Flags(__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ray-share", type=float, default=0.2, help="of rounds that run on Ray")
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
-    whole: dict[tuple[str, ...], dict[str, str]] = {}
-    took: dict[str, float] = {}
-    killed = {"threads": 0, "ray": 0}
-    kills = rounds = 0
-    begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        source, out = Path(scratch) / "images", Path(scratch) / "out"
-        images(source)
-        for engine in ("threads", "ray"):
-            process = start(source, out, list(FORMATS), 2, engine)
+@dataclass
+class Tally:
+    """Counts of rounds and kills."""
+
+    killed: dict[str, int] = field(default_factory=lambda: {"threads": 0, "ray": 0})
+    rounds: int = 0
+
+    @property
+    def kills(self) -> int:
+        return sum(self.killed.values())
+
+
+class Harness:
+    """The images, the undisturbed results, and one killed round after another against them."""
+
+    def __init__(self, scratch: Path, rng: random.Random, ray_share: float) -> None:
+        self.scratch, self.rng, self.ray_share = scratch, rng, ray_share
+        self.source, self.out = scratch / "images", scratch / "out"
+        self.whole: dict[tuple[str, ...], dict[str, str]] = {}
+        self.took: dict[str, float] = {}
+        self.tally = Tally()
+        images(self.source)
+        for engine in ("threads", "ray") if ray_share else ("threads",):
+            process = start(self.source, self.out, list(FORMATS), 2, engine)
             at = time.perf_counter()
             process.wait()
-            took[engine] = time.perf_counter() - at
-            whole.setdefault(FORMATS, digests(out))
-            assert whole[FORMATS] == digests(out), "threads and Ray differ"
-            shutil.rmtree(out)
-        while kills < args.kills:
-            formats = tuple(rng.sample(FORMATS, rng.randint(1, len(FORMATS))))
-            if formats not in whole:
-                start(source, out, list(formats), 2, "threads").wait()
-                whole[formats] = digests(out)
-                shutil.rmtree(out)
-            here = 0
-            for last in (False,) * KILLS_A_ROUND + (True,):
-                engine = "ray" if rng.random() < args.ray_share and not last else "threads"
-                process = start(source, out, list(formats), rng.randint(1, 3), engine)
-                try:
-                    process.wait(None if last else rng.uniform(0, took[engine]))
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                    here += 1
-                    killed[engine] += 1
-            end = digests(out)
-            same = end == whole[formats] and process.returncode == 0
-            kills, rounds = kills + here, rounds + 1
-            found = "the same bytes" if same else "OTHER BYTES"
-            print(f"round {rounds}: {', '.join(formats)}: killed {here} times, {found}; "
-                  f"{kills} kills so far", flush=True)
-            if not same:
-                names = sorted(whole[formats].items() ^ end.items())
-                print(f"the last run ended with {process.returncode} and differs in "
-                      f"{', '.join(sorted({name for name, _ in names})) or 'nothing'}")
-                print((Path(scratch) / "said").read_text()[-2000:])
+            self.took[engine] = time.perf_counter() - at
+            found = self._found()
+            assert self.whole.setdefault(FORMATS, found) == found, "threads and Ray differ"
+
+    def round(self) -> str:
+        """Prepare random formats with kills; return a message if the end differs, else nothing."""
+        formats = tuple(self.rng.sample(FORMATS, self.rng.randint(1, len(FORMATS))))
+        if formats not in self.whole:
+            start(self.source, self.out, list(formats), 2, "threads").wait()
+            self.whole[formats] = self._found()
+        before = self.tally.kills
+        code = self._kill_and_finish(formats)
+        end, self.tally.rounds = self._found(), self.tally.rounds + 1
+        same = end == self.whole[formats] and code == 0
+        print(f"round {self.tally.rounds}: {', '.join(formats)}: killed "
+              f"{self.tally.kills - before} times, {'the same bytes' if same else 'OTHER BYTES'}; "
+              f"{self.tally.kills} kills so far", flush=True)
+        if same:
+            return ""
+        names = sorted({name for name, _ in self.whole[formats].items() ^ end.items()})
+        return (f"the last run ended with {code} and differs in {', '.join(names) or 'nothing'}\n"
+                + (self.scratch / "said").read_text()[-2000:])
+
+    def _kill_and_finish(self, formats: tuple[str, ...]) -> int:
+        """Start prep, kill it up to KILLS_PER_ROUND times, let the last run end; its exit code."""
+        # fewer formats take less time; a kill after the end would be none
+        share = len(formats) / len(FORMATS)
+        for last in (False,) * KILLS_PER_ROUND + (True,):
+            engine = "ray" if self.rng.random() < self.ray_share and not last else "threads"
+            workers = self.rng.randint(1, 3)
+            process = start(self.source, self.out, list(formats), workers, engine)
+            try:
+                process.wait(None if last else self.rng.uniform(0, share * self.took[engine]))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                self.tally.killed[engine] += 1
+        return process.returncode
+
+    def _found(self) -> dict[str, str]:
+        """Return the output's digests and remove it."""
+        found = digests(self.out)
+        shutil.rmtree(self.out)
+        return found
+
+
+def main() -> int:
+    """Run rounds until there were enough kills; return 1 at the first difference."""
+    args = flags.parse_args()
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        harness = Harness(Path(scratch), random.Random(args.seed), args.ray_share)
+        while harness.tally.kills < args.kills:
+            wrong = harness.round()
+            if wrong:
+                print(wrong)
                 return 1
-            shutil.rmtree(out)
-    share = ", ".join(f"{count} of {engine}" for engine, count in killed.items())
-    print(f"{kills} kills ({share}) in {rounds} rounds, {time.perf_counter() - begun:.0f} s: "
-          "every output was byte-identical")
+    tally = harness.tally
+    share = ", ".join(f"{count} of {engine}" for engine, count in tally.killed.items())
+    print(f"{tally.kills} kills ({share}) in {tally.rounds} rounds, "
+          f"{time.perf_counter() - started:.0f} s: every output was byte-identical")
     return 0
 
 

@@ -1,25 +1,35 @@
-"""What `prep --plan` predicts against what then happens.
+"""Compares the predictions of `prep --plan` with real prep and loading.
 
     python -m bench.prep.plan [FOLDER] [--out RESULT.json]
 
-FOLDER holds JPEGs, at any depth; without it the demo's images are drawn. The plan is made once;
-then the source is really prepared and loaded in its ways, five interleaved rounds, medians. Bytes
-are promised within 5 %, rates within 25 %. The machine must be as quiet during the plan as after.
+FOLDER holds JPEGs, at any depth; without it the demo's images are drawn. The plan is made once.
+Then every row of it is prepared and loaded in five interleaved rounds; medians count. Bytes must
+be within 5 % of the prediction, rates within 25 %. The machine must be as quiet during the plan as
+after it.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-import statistics
-import tempfile
-import time
 from pathlib import Path
 
-from bench.demo.images import generate
-from bench.prep.speed import repeat
 from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, nargs="?", help="folder of JPEGs")
+    flags.add_argument("--images", type=int, default=2400,
+                       help="least number of images; the JPEGs are repeated [default: 2400]")
+    flags.add_rounds(5)
+    flags.add_out()
+
+import shutil
+import tempfile
+import time
+from functools import partial
+
+from bench.shared.photographs import drawn, repeat
+from bench.shared.promises import not_met
+from bench.shared.results import environment, write_json
+from bench.shared.rounds import alternate, spread
 from data_tools.formats.registry import FORMATS
 from data_tools.open import open_store
 from data_tools.planning.plan import Plan, plan, ways
@@ -28,8 +38,6 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco.measuring.load_rate import load_rate
 from fastmoco.system.device import pick_device
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
 from fastmoco.terminal.console import progress, say, table
 
 BYTES_WITHIN, RATES_WITHIN = 0.05, 0.25
@@ -37,24 +45,24 @@ LOAD_SECONDS = 2.0
 
 
 def happened(source: Path, work: Path, chosen: Plan, rounds: int) -> dict[str, list[list[float]]]:
-    """(bytes, images/s prepared, images/s loaded) of each row, round after round."""
+    """Return [bytes, images/s prepared, images/s loaded] of each row of the plan, per round."""
     policies = {name: policy for name, _, policy in ways(Policy())}
-    found: dict[str, list[list[float]]] = {row.name: [] for row in chosen.rows}
-    for number in range(rounds):
-        for row in chosen.rows:
-            out = work / "out"
-            begun = time.perf_counter()
-            manifest = prepare(source, out, policies[row.name])
-            rate = manifest.samples / (time.perf_counter() - begun)
-            size = sum(manifest.files[name].bytes for name in manifest.data)
-            found[row.name].append([size, rate, load_rate(open_store(out), LOAD_SECONDS)])
-            shutil.rmtree(out)
-        say(f"round {number + 1} of {rounds} is done")
-    return found
+
+    def one(policy: Policy) -> list[float]:
+        out = work / "out"
+        started = time.perf_counter()
+        manifest = prepare(source, out, policy)
+        rate = manifest.samples / (time.perf_counter() - started)
+        size = sum(manifest.files[name].bytes for name in manifest.data)
+        found = [size, rate, load_rate(open_store(out), LOAD_SECONDS)]
+        shutil.rmtree(out)
+        return found
+
+    return alternate({row.name: partial(one, policies[row.name]) for row in chosen.rows}, rounds)
 
 
 def sizes_of_formats(source: Path, work: Path) -> dict[str, tuple[int, int]]:
-    """(predicted, real) bytes of the unchanged source in each format."""
+    """Return the predicted and the real bytes of the unchanged source in each format."""
     prepare(source, work / "all", Policy(), sorted(FORMATS))
     found = {}
     for form in sorted(FORMATS):
@@ -65,20 +73,12 @@ def sizes_of_formats(source: Path, work: Path) -> dict[str, tuple[int, int]]:
 
 
 def main() -> int:
-    """Predict, then do; exit 1 where a promise is not kept."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--images", type=int, default=2400, help="at least so many")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the result as JSON")
-    args = parser.parse_args()
+    """Predict, measure, print; return 1 if a prediction is too far off."""
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        if args.folder is None:
-            say("no photographs given: drawing the demo's images")
-            generate(work / "drawn", seed=0, train=600, val=12)
         source = work / "photographs"
-        repeat(args.folder or work / "drawn" / "train", source, args.images)
+        repeat(args.folder or drawn(work, 600), source, args.images)
         with progress("measuring", "trials") as tick:
             chosen = plan(source, load=load_rate, out=work, progress=tick)
         for line in lines(chosen):
@@ -87,7 +87,7 @@ def main() -> int:
         formats = sizes_of_formats(source, work)
     rows, missed = [], []
     for row in chosen.rows:
-        real = [statistics.median(values) for values in zip(*found[row.name], strict=True)]
+        real = [spread(values)[0] for values in zip(*found[row.name], strict=True)]
         predicted = (row.bytes, row.prepare_rate, row.load_rate)
         off = [p / r - 1 for p, r in zip(predicted, real, strict=True)]
         allowed = (BYTES_WITHIN, RATES_WITHIN, RATES_WITHIN)
@@ -103,17 +103,14 @@ def main() -> int:
         say(f"as given, {form}: {real_size / 1e6:,.1f} MB, predicted {off_by:+.1%}")
         missed += [f"{form}: bytes {off_by:+.0%}"] if abs(off_by) > BYTES_WITHIN else []
     if args.out:
-        content = {
+        write_json(args.out, {
             "images": chosen.images, "sampled": chosen.sampled, "rounds": args.rounds,
             "predicted": {row.name: [row.bytes, row.prepare_rate, row.load_rate]
                           for row in chosen.rows},
             "happened": found, "formats": formats, "missed": missed,
-            "machine": describe(pick_device("auto")), "platform": platform.platform(), **versions(),
-        }  # fmt: skip
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
-    for name in missed:
-        say(f"not met: {name}")
-    return 1 if missed else 0
+            **environment(pick_device("auto")),
+        })  # fmt: skip
+    return not_met(missed)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What several measurements use: flags, photographs, charts."""
+"""Code that several measurements share: flags, results, rounds, promises, photographs, charts."""

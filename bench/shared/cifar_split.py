@@ -1,7 +1,7 @@
 """CIFAR-10's training set in two parts: 45,000 images to train on, 5,000 to measure with.
 
-Everything that is tuned or compared is measured here; only bench.learning.cifar10 reads the test
-set.
+All tuning and every comparison uses this split, so that the test set stays unseen. Only
+bench.learning.cifar10 and bench.learning.evaluate_cifar read the test set.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from data_tools.prepare import prepare
 from fastmoco import draws
 
 TRAIN, HELD_OUT = "train", "held-out"
-COUNT = 5000  # held out
-SEED = 0  # of the split
+COUNT = 5000  # images held out
+SEED = 0  # chooses them
 
 
 def split(folder: Path, work: Path, count: int = COUNT) -> tuple[Path, Path]:
-    """Prepared datasets of both parts, under `work`, made where they are not there yet.
+    """Return the prepared datasets of both parts, in `work`; make them if they are not there yet.
 
-    `folder` holds cifar10-train.tar (split/class/number.jpg).
+    `folder` holds cifar10-train.tar (split/class/number.jpg); `count` images are held out.
     """
     parts = work / TRAIN, work / HELD_OUT
     if all((p / "manifest.json").exists() for p in parts):

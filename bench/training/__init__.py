@@ -1,1 +1,1 @@
-"""Measurements of the training step, its loss, its budget and its resume."""
+"""Measurements of the training step, its loss, time budgets, and resuming after kills."""

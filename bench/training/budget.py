@@ -1,48 +1,49 @@
-"""A run that is given five minutes: when it ends, and whether its cosine is complete.
+"""Measures when a run with a time budget ends, and whether its cosine schedule is complete then.
 
     python -m bench.training.budget FOLDER [--minutes 5]
 
 FOLDER holds cifar10-train.tar (split/class/number.jpg). The command `fastmoco train --budget` runs
-twice, timed from its start to its end: undisturbed, and with other work on all cores from half-way
-on. Ends with 1 where a run took less than 90 % of its budget, or more than it, or ended at more
-than a hundredth of its peak learning rate.
+twice and is timed from start to end: once undisturbed, and once with other work on all cores from
+half-way on. Exits with 1 if a run took less than 90 % of its budget, or more than all of it, or
+ended above a hundredth of its peak learning rate.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, help="folder of cifar10-train.tar")
+    flags.add_argument("--minutes", type=float, default=5.0, help="the budget [default: 5]")
+    flags.add_argument("--recipe", default="moco-cifar-mini", help="[default: moco-cifar-mini]")
+    flags.add_out()
+
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from bench.shared.cifar_split import split
-from bench.shared.command import Flags, finish
+from bench.shared.results import environment, write_json
 from data_tools.quantities import duration
 from fastmoco.system.device import pick_device
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 from fastmoco.weights.checkpoint import load
 
-LEAST = 0.9  # of the budget, that a run should use
-LAST_RATE = 0.01  # of the peak, at the last step of a complete cosine
+LEAST = 0.9  # share of the budget that a run must use
+LAST_RATE = 0.01  # share of the peak rate at the last step of a complete cosine
 SPIN = "while True: pass"
 
 
 def main() -> int:
-    """Both runs, the table, and whether all is as promised."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--recipe", default="moco-cifar-mini")
-    parser.add_argument("--out", type=Path, help="write the result as JSON")
-    args = parser.parse_args()
+    """Run both, print the table; return 1 if a run did not keep its promise."""
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         data, _ = split(args.folder, work)
@@ -62,14 +63,12 @@ def main() -> int:
         ],
     )
     if args.out:
-        machine = {"machine": describe(pick_device("auto")), "platform": platform.platform()}
-        content = {"runs": found, **machine, **versions()}
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(args.out, {"runs": found, **environment(pick_device("auto"))})
     return 0 if all(kept(r) for r in found) else 1
 
 
 def run(name: str, data: Path, out: Path, budget: float, recipe: str, busy: bool) -> dict[str, Any]:
-    """One budgeted training as a command of its own; when it ended and how."""
+    """Run `fastmoco train --budget` in a process of its own; return when and how it ended."""
     say(f"{name}: --budget {budget:.0f}s")
     command = [
         sys.executable, "-m", "fastmoco", "train", str(data), "--recipe", recipe,
@@ -82,12 +81,12 @@ def run(name: str, data: Path, out: Path, budget: float, recipe: str, busy: bool
             others.append(subprocess.Popen([sys.executable, "-c", SPIN]))
 
     timer = threading.Timer(budget / 2, disturb)
-    begun = time.monotonic()
+    started = time.monotonic()
     if busy:
         timer.start()
     try:
         subprocess.run(command, check=True)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
     finally:
         timer.cancel()
         for other in others:
@@ -106,7 +105,7 @@ def run(name: str, data: Path, out: Path, budget: float, recipe: str, busy: bool
 
 
 def kept(result: dict[str, Any]) -> bool:
-    """Whether a run kept what a budget promises."""
+    """Return whether a run used its budget, kept within it, and finished its schedule."""
     return (
         LEAST <= result["share"] <= 1 and result["finished"] and result["last_rate"] <= LAST_RATE
     )

@@ -1,15 +1,24 @@
-"""Kills training at random moments and resumes it, until it ends; it must end as if never killed.
+"""Kills training at random moments and resumes it, until it ends; then compares every bit.
 
     python -m bench.training.kills [--kills 50] [--seed 0] [--out FILE.json]
 
-Every round trains the same tiny run on the CPU (a checkpoint after every step, kNN in between),
-ends it by SIGKILL or SIGTERM at a random moment, a third of them while a checkpoint is being
-written, and resumes it, again and again. Then the checkpoint must equal an undisturbed run's in
-every tensor and number but clocks, metrics.jsonl too, and TensorBoard's curves must have each point
-once. Prints a line a round and exits with 1 at the first difference.
+Every round trains the same tiny run on the CPU, with a checkpoint after every step and kNN in
+between. SIGKILL or SIGTERM ends it at a random moment, in a third of the cases while a checkpoint
+is being written; then it is resumed, again and again. At the end the checkpoint must equal an
+undisturbed run's in every tensor and number except clocks, so must metrics.jsonl, and TensorBoard's
+curves must hold each point once. Prints a line per round and exits with 1 at the first difference.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("--kills", type=int, default=50, help="number of kills [default: 50]")
+    flags.add_argument("--seed", type=int, default=0, help="seed of every draw [default: 0]")
+    flags.add_out()
 
 import importlib
 import json
@@ -21,14 +30,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from bench.shared.command import Flags, finish
+from bench.shared.results import write_json
 from data_tools.prepare import prepare
 from fastmoco.cli import main as fastmoco
 from fastmoco.system import versions
@@ -36,14 +44,14 @@ from fastmoco.system.hardware import describe
 from fastmoco.terminal.console import say
 from fastmoco.weights import checkpoint as checkpoints
 
-KILLS_A_ROUND = 8
+KILLS_PER_ROUND = 8
 CLOCKS = {"images_per_s", "data_wait", "seconds_left", "budget_left", "train_seconds", "seconds",
           "memory", "path"}
 FLAGS = (
     "--arch resnet-mini --size 16 --batch 16 --bn-splits 2 --K 40 --epochs 10 --lr 0.01 --threads 1"
     " --log-every 4 --val-every 3 --checkpoint-minutes 0 --device cpu --engine threads --json"
 ).split()
-LINES = 15  # Progress events of such a run
+LINES = 15  # progress events of an undisturbed run
 COSTLY = (
     "fastmoco.training.train", "fastmoco.terminal.parse", "fastmoco.terminal.live_panel",
     "torch._dynamo",
@@ -51,7 +59,7 @@ COSTLY = (
 
 
 def images(folder: Path, count: int = 96) -> None:
-    """Two classes of small JPEGs, blobs of colour."""
+    """Write small JPEGs of two classes: blobs of colour."""
     rng = np.random.default_rng(0)
     for i in range(count):
         path = folder / "ab"[i % 2] / f"{i:03}.jpg"
@@ -61,7 +69,7 @@ def images(folder: Path, count: int = 96) -> None:
 
 
 def start(data: Path, out: Path) -> int:
-    """`fastmoco train` in a process of its own (forked: what is imported is imported); its pid."""
+    """Fork a process that runs `fastmoco train`, with all imports done; return its process id."""
     resume = ["--resume"] if (out / "checkpoint.pt").exists() else []
     pid = os.fork()
     if pid:
@@ -78,7 +86,7 @@ def start(data: Path, out: Path) -> int:
 
 
 def over(pid: int, until: float) -> int | None:
-    """The exit code, negative for a signal, where the process ends before a time; else None."""
+    """Return the exit code (negative for a signal) if the process ends by `until`, else None."""
     while time.perf_counter() < until:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -88,7 +96,7 @@ def over(pid: int, until: float) -> int | None:
 
 
 def while_writing(pid: int, out: Path, until: float) -> int | None:
-    """As `over`, but returns as soon as a checkpoint is being written."""
+    """Do as `over` does, but return as soon as a checkpoint is being written."""
     partial = str(out / "checkpoint.pt.partial")
     while time.perf_counter() < until and not os.path.exists(partial):
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -98,7 +106,7 @@ def while_writing(pid: int, out: Path, until: float) -> int | None:
 
 
 def found(out: Path) -> dict[str, Any]:
-    """All that a finished run left, clocks aside."""
+    """Return everything that a finished run wrote, except clocks."""
     state = vars(checkpoints.load(out / "checkpoint.pt"))
     del state["clock"]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -110,7 +118,7 @@ def found(out: Path) -> dict[str, Any]:
 
 
 def curves(out: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of a run, but for clocks: its points by curve."""
+    """Return the points of TensorBoard's curves, except the speeds."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(out))
@@ -122,7 +130,7 @@ def curves(out: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal in structure, types and values, tensors in every bit."""
+    """Return whether two values are equal in structure, types and values, tensors in every bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -134,11 +142,11 @@ def same(a: Any, b: Any) -> bool:
 
 @dataclass
 class Tally:
-    """What was done so far."""
+    """Counts of rounds and kills."""
 
     kills: dict[str, int] = field(default_factory=lambda: {"SIGKILL": 0, "SIGTERM": 0})
     while_writing: int = 0
-    """Of them while a checkpoint was being written."""
+    """Number of kills while a checkpoint was being written."""
     rounds: int = 0
 
     @property
@@ -147,8 +155,8 @@ class Tally:
 
 
 def undisturbed(data: Path, scratch: Path) -> tuple[dict[str, Any], float]:
-    """What a run leaves that nobody kills, and its seconds."""
-    for name in ("first", "whole"):  # the first one compiles
+    """Return found() of a run that nobody kills, and its seconds."""
+    for name in ("first", "whole"):  # the first run compiles, so the second is timed
         at = time.perf_counter()
         assert over(start(data, scratch / name), at + 600) == 0
         took = time.perf_counter() - at
@@ -161,8 +169,8 @@ def undisturbed(data: Path, scratch: Path) -> tuple[dict[str, Any], float]:
 def kill_until_done(
     data: Path, out: Path, most: int, seconds: float, rng: random.Random, tally: Tally
 ) -> str | None:
-    """One run, killed up to so many times within so many seconds of each start, until it is done;
-    a line where it ended as it should not."""
+    """Run, kill and resume until the run is done: at most `most` kills, each within `seconds` of a
+    start. Return a message if a process ended with the wrong code, else None."""
     for last in (False,) * most + (True,):
         pid, at = start(data, out), time.perf_counter()
         code = over(pid, at + (600 if last else rng.uniform(0, seconds)))
@@ -175,25 +183,21 @@ def kill_until_done(
         os.kill(pid, getattr(signal, name))
         code = over(pid, time.perf_counter() + 120)
         if name == "SIGKILL" and code == 0:
-            return None  # done in the moment before
+            return None  # it was done just before the signal
         tally.kills[name] += 1
-        # before the run begins SIGTERM ends the process as it does any other
+        # until the run installs its handler, SIGTERM ends the process itself
         if code not in ((-signal.SIGKILL,) if name == "SIGKILL" else (0, -signal.SIGTERM)):
             return f"{name} ended a run with {code}"
     return None
 
 
 def main() -> int:
-    """Round after round, until there were enough kills or a difference."""
-    parser = Flags(__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="results as JSON")
-    args = parser.parse_args()
+    """Run rounds until there were enough kills; return 1 at the first difference."""
+    args = flags.parse_args()
     torch.set_num_threads(1)
     for module in COSTLY:  # once, not in every forked process
         importlib.import_module(module)
-    rng, tally, begun = random.Random(args.seed), Tally(), time.perf_counter()
+    rng, tally, started = random.Random(args.seed), Tally(), time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         data = scratch / "data"
@@ -202,7 +206,7 @@ def main() -> int:
         whole, took = undisturbed(data, scratch)
         while tally.count < args.kills:
             out, before = scratch / f"killed-{tally.rounds}", tally.count
-            most = min(KILLS_A_ROUND, args.kills - before)
+            most = min(KILLS_PER_ROUND, args.kills - before)
             failed = kill_until_done(data, out, most, 0.6 * took, rng, tally)
             if failed:
                 say(failed)
@@ -217,18 +221,17 @@ def main() -> int:
             )
             if wrong:
                 return 1
-            if args.out:  # after each round: what was done counts, also where this is stopped
-                result = {
-                    **vars(tally), "seconds": round(time.perf_counter() - begun),
+            if args.out:  # after each round, so that an interrupted call keeps its rounds
+                write_json(args.out, {
+                    **vars(tally), "seconds": round(time.perf_counter() - started),
                     "seed": args.seed, "flags": FLAGS, "differences": 0,
                     "versions": versions.versions(),
                     "machine": f"{describe(torch.device('cpu'))}, {platform.platform()}",
-                }
-                args.out.write_text(json.dumps(result, indent=1) + "\n")
+                })
     say(
         f"{tally.count} kills ({tally.kills}, {tally.while_writing} of them while a checkpoint was "
-        f"being written) in {tally.rounds} rounds, {time.perf_counter() - begun:.0f} s: every run "
-        f"ended as if never killed"
+        f"being written) in {tally.rounds} rounds, {time.perf_counter() - started:.0f} s: every "
+        f"run ended as if never killed"
     )
     return 0
 

@@ -87,4 +87,4 @@ def test_the_demo_fails_below_its_margin(capsys, trained, code):
     assert demo.conclusion({"train": 100.0}, top1) == code
     said = capsys.readouterr()
     assert f"{trained:.1%}" in said.out
-    assert ("are asked for" in said.err) == (code == 1)
+    assert ("are required" in said.err) == (code == 1)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from bench.gpu import __main__ as gpu
-from bench.gpu import checks
-from bench.gpu.checks import CPU, STEPS, Check, after_two_steps, apart
+from bench.gpu import checks, rates
+from bench.gpu.checks import Check, after_two_steps, apart
+from bench.gpu.ways import CPU, STEPS
 from fastmoco.training.step import training_step
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def test_tests_that_were_cut_off_and_a_check_that_breaks_do_not_pass(
     }
     assert [c["name"][:6] for c in found["checks"]] == ["memory"] * 2
     with monkeypatch.context() as patch:
-        patch.setattr(gpu, "rate", no_room)
+        patch.setattr(rates, "rate", no_room)
         code, found = script("--tests", str(tests))
     assert code == 1 and not found["passed"] and found["pipeline"]
     code, found = script("--tests", str(tests), "--tests-exit", "124")

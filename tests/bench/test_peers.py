@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from bench.loading.peers import __main__ as peers
-from bench.loading.peers.chart import BAR, LEFT, OURS, RIGHT, THEIRS, WIDTH, draw
 from bench.loading.peers.double_beton import double
 from bench.loading.peers.ours import Data, Decode, OursThreads
+from bench.shared.charts import BAR, BAR_LEFT, BAR_RIGHT, OURS, THEIRS, WIDTH, draw_bars
 from data_tools.open import open_store
 
 FOUND = {
@@ -36,14 +36,14 @@ def test_the_table_has_the_fastest_first():
 
 
 def test_the_chart_draws_each_median(tmp_path):
-    draw(FOUND, tmp_path / "chart.png", "foot")
+    draw_bars(FOUND, tmp_path / "chart.png", "foot")
     pixels = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
     lengths = {}
     for colour in (OURS, THEIRS):
         rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        same = (pixels == rgb).all(axis=2)[:, LEFT:]
+        same = (pixels == rgb).all(axis=2)[:, BAR_LEFT:]
         lengths[colour] = sorted({int(n) for n in same.sum(axis=1) if n > 30})
-    room = WIDTH - LEFT - RIGHT  # a group's best round would fill it
+    room = WIDTH - BAR_LEFT - BAR_RIGHT  # a group's best round would fill it
     longest = [room * v / m for v, m in ((800, 900), (200, 900), (400, 900), (1000, 1100))]
     assert any(abs(n - longest[0]) < 4 for n in lengths[OURS])
     for expected in longest[1:]:

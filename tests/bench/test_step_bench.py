@@ -8,8 +8,9 @@ import time
 import torch
 import torch.nn.functional as F
 
+from bench.shared.rounds import alternate
 from bench.training.step import __main__ as step
-from bench.training.step.__main__ import judged, measured, sizes
+from bench.training.step.__main__ import judged, sizes
 from bench.training.step.sides import CPU, Official, flops_an_image, product_rate
 from fastmoco.loading.batch import Prepared
 from fastmoco.model.build import build_moco, make_optimizer
@@ -55,9 +56,10 @@ def test_the_official_way_computes_what_ours_does():
 def test_rounds_are_interleaved_and_end_in_time():
     order = []
     ready = {("x", by): lambda by=by: order.append(by) or 1.0 for by in "ab"}
-    assert measured(ready, 2, time.monotonic() + 60) == {("x", "a"): [1, 1], ("x", "b"): [1, 1]}
+    found = alternate(ready, 2, end=time.monotonic() + 60)
+    assert found == {("x", "a"): [1, 1], ("x", "b"): [1, 1]}
     assert order == ["a", "b", "a", "b"]
-    assert measured(ready, 5, time.monotonic() - 1) == {("x", "a"): [1], ("x", "b"): [1]}
+    assert alternate(ready, 5, end=time.monotonic() - 1) == {("x", "a"): [1], ("x", "b"): [1]}
 
 
 def test_a_promise_is_judged_by_the_rounds_ratios():

@@ -225,7 +225,7 @@ def test_growing_views_are_trained_as_long_as_the_others(small, tmp_path, monkey
 
 def test_curves_are_drawn_where_they_belong(tmp_path):
     line = charts.Curve("a", [(0.0, 0.2, 0.2, 0.2), (10.0, 0.4, 0.4, 0.4)])
-    charts.draw([charts.Panel("t", "x", [line], goal=0.3)], tmp_path / "c.png", "foot")
+    charts.draw_curves([charts.Panel("t", "x", [line], goal=0.3)], tmp_path / "c.png", "foot")
     with Image.open(tmp_path / "c.png") as image:
         picture = np.asarray(image)
     red = np.argwhere((picture == (0xD6, 0x45, 0x41)).all(-1))
@@ -233,7 +233,7 @@ def test_curves_are_drawn_where_they_belong(tmp_path):
     left, right = plot[plot[:, 1].argmin()], plot[plot[:, 1].argmax()]
     assert left[0] > right[0]  # up to the right
     assert left[1] < charts.LEFT + 15 and right[1] > charts.WIDTH - charts.RIGHT - 20
-    charts.draw(
+    charts.draw_curves(
         [charts.Panel("t", "x", [dataclasses.replace(line, joined=False)])], tmp_path / "p.png", ""
     )
     with Image.open(tmp_path / "p.png") as image:

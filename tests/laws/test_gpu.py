@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.gpu import checks
-from bench.gpu.__main__ import memory_checks
+from bench.gpu import checks, ways
+from bench.gpu.rates import memory_checks
 from fastmoco.augmentation.gpu import augment_fast
 from fastmoco.augmentation.plain import augment
 from fastmoco.loading.batch import Prepared
@@ -38,7 +38,7 @@ RECIPE = dataclasses.replace(
 )
 # Enough images that only some rows are blurred; with 16 all rows would be.
 SOME_ROWS = dataclasses.replace(RECIPE, batch=32)
-WAYS = checks.STEPS | checks.COMPILED
+WAYS = ways.STEPS | ways.COMPILED
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +86,12 @@ def kept(check):
 
 
 def supported(precision):
-    if precision not in ("float32", *checks.narrower(pick_device("cuda"))):
+    if precision not in ("float32", *ways.narrower(pick_device("cuda"))):
         pytest.skip(f"no {precision} on this GPU")
     return precision
 
 
-@pytest.mark.parametrize("form", checks.FORMS)
+@pytest.mark.parametrize("form", ways.FORMS)
 def test_each_form_of_the_augmentation_is_the_cpus(form):
     kept(checks.augmentation_alike(form, pick_device("cuda")))
 
@@ -116,8 +116,8 @@ def test_two_steps_are_the_cpus(name):
 
 # Compiling is slow, so compiled forms are tested in one type only.
 @pytest.mark.parametrize("name, precision", [
-    *((name, p) for name in checks.STEPS for p in ("float32", "bfloat16", "float16")),
-    *((name, "float16") for name in checks.COMPILED),
+    *((name, p) for name in ways.STEPS for p in ("float32", "bfloat16", "float16")),
+    *((name, "float16") for name in ways.COMPILED),
 ])  # fmt: skip
 def test_a_whole_step_never_waits(name, precision):
     kept(checks.never_waits(name, pick_device("cuda"), supported(precision)))

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.gpu import checks
-from bench.gpu.checks import CPU, How, after_two_steps, apart, build, prepared
+from bench.gpu.checks import after_two_steps, apart
+from bench.gpu.ways import CPU, How, build, prepared
 from data_tools.errors import UserError
 from fastmoco.model.build import compile_parts
 from fastmoco.run_options import RunOptions

@@ -1,17 +1,30 @@
-"""The papers' comparisons at CIFAR's scale: a grid of short trainings, a table and a chart.
+"""Runs the papers' comparisons at CIFAR's scale: a grid of short trainings, tables and a chart.
 
     nice -n 19 python -m bench.learning.ablation FOLDER DIR --minutes 60
 
-FOLDER holds cifar10-train.tar (split/class/number.jpg). DIR keeps a JSON file for every training
-that is done, so that the next call goes on where this one ends; the training that the time cuts off
-goes on from its checkpoint. A training is a fixed number of epochs of a small net, however busy the
-machine, on 45,000 images; kNN (k = 200, T = 0.1) is that of the other 5,000.
+FOLDER holds cifar10-train.tar (split/class/number.jpg). DIR keeps a JSON file per finished
+training, so that the next call continues where this one ended; a training that runs out of time
+continues from its checkpoint. A training is a fixed number of epochs of a small net on 45,000
+images, however busy the machine is; kNN (k = 200, T = 0.1) classifies the other 5,000.
 
-The parts: mechanism by number of negatives (1911.05722 figure 3), the key encoder's momentum (its
-section 4.1), and the steps from v1 to v2 (2003.04297 table 1). Seeds are run one after another.
+The parts are: the mechanism by the number of negatives (1911.05722 figure 3), the key encoder's
+momentum (1911.05722 section 4.1), and the steps from v1 to v2 (2003.04297 table 1). Seeds run one
+after another.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, help="folder of cifar10-train.tar")
+    flags.add_argument("dir", type=Path, help="folder that keeps cells, tables and chart")
+    flags.add_argument("--minutes", type=float, default=60.0,
+                       help="when to stop; 0 only shows the results [default: 60]")
+    flags.add_argument("--epochs", type=int, default=4, help="epochs per training [default: 4]")
+    flags.add_argument("--seeds", type=int, default=3, help="[default: 3]")
 
 import datetime
 import json
@@ -21,13 +34,13 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from bench.learning.ablation.grid import MECHANISMS, STEPS_TO_V2, Cell, grid
-from bench.shared.charts import Curve, Panel, draw
+from bench.shared.charts import Curve, Panel, draw_curves
 from bench.shared.cifar_split import split
-from bench.shared.command import Flags, finish
+from bench.shared.results import write_json
+from data_tools.files import write_whole
 from data_tools.open import open_store
 from data_tools.quantities import duration
 from fastmoco.evaluation.knn import CIFAR_DEMO, knn
@@ -43,18 +56,12 @@ from fastmoco.training.train import train
 
 Results = list[dict[str, Any]]
 LOG_EVERY = 100  # steps
-ROWS = sorted(STEPS_TO_V2, key=lambda row: row.startswith("v2"))  # as they are read: v2 comes last
+ROWS = sorted(STEPS_TO_V2, key=lambda row: row.startswith("v2"))  # in the table v2 comes last
 
 
 def main() -> int:
-    """Run what is missing, as far as the time goes; then the table and the chart of all."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("dir", type=Path, help="where cells, table and chart are kept")
-    parser.add_argument("--minutes", type=float, default=60.0, help="when to stop; 0: only show")
-    parser.add_argument("--epochs", type=int, default=4, help="of every training")
-    parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
+    """Run missing cells until the time is up; then write the tables and the chart."""
+    args = flags.parse_args()
     cells = [cell for seed in range(args.seeds) for cell in grid(args.epochs, seed)]
     (args.dir / "cells").mkdir(parents=True, exist_ok=True)
     with asked_to_stop() as stop:
@@ -79,25 +86,25 @@ def main() -> int:
 
 
 def run(cell: Cell, folder: Path, kept: Path, over: Callable[[], bool]) -> bool:
-    """Train a cell and keep its result; False where it was cut off, since it was over, and its
-    checkpoint waits for the next call."""
+    """Train a cell and keep its result. Return False if the time was up first; then its checkpoint
+    waits for the next call."""
     data, held_out = split(folder, kept / "data")
     out, device = kept / "running" / cell.name, pick_device("auto")
     options = RunOptions(
         out=str(out), resume=(out / "checkpoint.pt").is_file(), log_every=LOG_EVERY,
         checkpoint_minutes=5,
     )
-    last_told: list[Progress] = []
+    events: list[Progress] = []
 
     def listen(event: Event) -> None:
         if isinstance(event, Progress):
-            if len(last_told) % 10 == 0 or event.step == event.steps:
+            if len(events) % 10 == 0 or event.step == event.steps:
                 say(
                     f"  step {event.step:,} of {event.steps:,}, {event.images_per_s:,.0f} images/s,"
                     f" loss {event.loss:.2f}, {duration(event.seconds_left)} left"
                 )
-            last_told.append(event)
-            if over():  # train ends with a checkpoint
+            events.append(event)
+            if over():  # at SIGTERM train writes a checkpoint and returns
                 os.kill(os.getpid(), signal.SIGTERM)
 
     last = train(data, cell.recipe, options, [listen])
@@ -109,32 +116,29 @@ def run(cell: Cell, folder: Path, kept: Path, over: Callable[[], bool]) -> bool:
     content = {
         "part": cell.part, "row": cell.row, "column": cell.column, "knn": top1,
         "seconds": last.clock["train_seconds"], "steps": steps,
-        "loss": last_told[-1].loss if last_told else None,
-        "pretext_accuracy": last_told[-1].pretext_accuracy if last_told else None,
+        "loss": events[-1].loss if events else None,
+        "pretext_accuracy": events[-1].pretext_accuracy if events else None,
         "machine": describe(device), **versions(), "recipe": to_dict(cell.recipe),
     }
-    path = kept / "cells" / f"{cell.name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_json(kept / "cells" / f"{cell.name}.json", content)
     shutil.rmtree(out)
     say(f"  kNN {top1:.1%}")
     return True
 
 
 def read(kept: Path) -> Results:
-    """All results so far."""
+    """Return all results so far."""
     return [json.loads(p.read_text()) for p in sorted((kept / "cells").glob("*.json"))]
 
 
 def result_of(cell: Cell, results: Results) -> float | None:
-    """kNN of a cell, or of one in another part with the same recipe."""
+    """Return the kNN of a cell, or of a cell in another part with the same recipe."""
     wanted = json.loads(json.dumps(to_dict(cell.recipe)))
     return next((r["knn"] for r in results if r["recipe"] == wanted), None)
 
 
 def by_row(cells: list[Cell], results: Results, part: str) -> dict[str, dict[str, list[float]]]:
-    """kNN of every seed that is done, by row and column of a part."""
+    """Return the kNN of every finished seed, by row and column of a part."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         top1 = result_of(cell, results)
@@ -144,7 +148,7 @@ def by_row(cells: list[Cell], results: Results, part: str) -> dict[str, dict[str
 
 
 def write_table(cells: list[Cell], results: Results, kept: Path) -> None:
-    """The three tables as ablation.md, and all results as ablation.json."""
+    """Write the three tables as ablation.md, and all results as ablation.json."""
     columns = list(dict.fromkeys(c.column for c in cells if c.part == "mechanism"))
     columns.sort(key=int)
     mechanism = by_row(cells, results, "mechanism")
@@ -153,7 +157,7 @@ def write_table(cells: list[Cell], results: Results, kept: Path) -> None:
     first = cells[0].recipe
     lines = [
         f"kNN after {first.epochs} epochs of {first.size}-pixel views of 45,000 CIFAR-10 images "
-        f"({first.arch}); the mean over seeds, least and most beside it, and how many seeds.",
+        f"({first.arch}): the mean over seeds, then the least, the most and the number of seeds.",
         "",
         "| negatives | " + " | ".join(f"{int(c):,}" for c in columns) + " |",
         "|" + "---|" * (len(columns) + 1),
@@ -171,16 +175,12 @@ def write_table(cells: list[Cell], results: Results, kept: Path) -> None:
         *(f"| {row} | {shown(rows.get(row, {}).get(''))} |" for row in ROWS),
         "",
     ]
-    for name, text in (
-        ("ablation.md", "\n".join(lines)), ("ablation.json", json.dumps(results, indent=1) + "\n")
-    ):
-        partial = kept / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(kept / name)
+    write_whole(kept / "ablation.md", "\n".join(lines).encode())
+    write_json(kept / "ablation.json", results)
 
 
 def shown(values: list[float] | None) -> str:
-    """57.1 (56.8 to 57.5, 3)."""
+    """Return the mean, and for several seeds the least, the most and their number in brackets."""
     if not values:
         return ""
     mean = f"{100 * statistics.mean(values):.1f}"
@@ -190,7 +190,7 @@ def shown(values: list[float] | None) -> str:
 
 
 def write_chart(cells: list[Cell], results: Results, out: Path) -> None:
-    """The three parts below each other."""
+    """Draw the three parts below each other."""
     panels = []
     mechanism = by_row(cells, results, "mechanism")
     if mechanism:
@@ -216,11 +216,12 @@ def write_chart(cells: list[Cell], results: Results, out: Path) -> None:
             panels.append(Panel(f"kNN {title}", "", [curve], ticks))
     if panels:
         date = datetime.date.today().strftime("%Y-%m")
-        draw(panels, out, f"{describe(pick_device('auto'))}, {date}; lines: least to most of seeds")
+        foot = f"{describe(pick_device('auto'))}, {date}; lines: least to most of seeds"
+        draw_curves(panels, out, foot)
 
 
 def point(x: float, values: list[float]) -> tuple[float, float, float, float]:
-    """A point of a chart: the mean, and its spread."""
+    """Return a chart's point: x, the mean, the least and the most."""
     return x, statistics.mean(values), min(values), max(values)
 
 

@@ -1,7 +1,7 @@
-"""The cells of bench.learning.ablation: which trainings the papers' comparisons are made of.
+"""The cells of bench.learning.ablation: the trainings that the papers' comparisons consist of.
 
-Cells of one part differ from its base in one field each. They stand in the order in which they are
-run: for every part, those first without which it says nothing.
+Each cell of a part differs from the part's base in one field. Cells are in the order of their runs:
+the ones that a part needs most come first.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from fastmoco.recipe import AUGMENT_V1, CIFAR_MEAN, CIFAR_STD, MOCO_CIFAR, Mecha
 
 MECHANISMS: tuple[Mechanism, ...] = ("queue", "memory-bank", "end-to-end")
 NEGATIVES = (256, 4096, 1024, 64, 16384)
-LARGEST_BATCH = 1024  # of end-to-end, whose negatives are its batch
+LARGEST_BATCH = 1024  # limits end-to-end, whose negatives are the batch
 MOMENTA = (0.99, 0.999, 0.0, 0.9)
 
-# A small net on small views, and a short run: a few minutes of two cores.
+# A small net on small views: a run takes a few minutes on two cores.
 BASE = replace(
     MOCO_CIFAR, name="ablation", arch="resnet-mini", size=16, eval_size=24, batch=64, bn_splits=4,
     lr=0.03, warmup=0.2, schedule_by="step",
@@ -40,7 +40,7 @@ STEPS_TO_V2 = {  # Table 1 of 2003.04297, whose rows add the head, the augmentat
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: where it stands in which part, and its recipe."""
+    """One training: its part, row and column in the tables, and its recipe."""
 
     part: str
     row: str
@@ -49,13 +49,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file's name, unlike all others."""
+        """A unique name, fit for a file."""
         words = f"{self.part}-{self.row}-{self.column}".replace(":", "").replace(",", "")
         return f"{words.replace(' ', '-')}-seed{self.recipe.seed}".replace("--", "-")
 
 
 def grid(epochs: int, seed: int) -> list[Cell]:
-    """All cells of one seed, in the order in which they are run."""
+    """Return all cells of one seed, in the order of their runs."""
     base, v1 = (replace(r, epochs=epochs, seed=seed) for r in (BASE, V1))
 
     def against(negatives: int) -> list[Cell]:
@@ -78,8 +78,10 @@ def grid(epochs: int, seed: int) -> list[Cell]:
 
 
 def with_negatives(base: Recipe, mechanism: Mechanism, negatives: int) -> Recipe:
-    """So many negatives, one more or less: the keys of a queue or bank; end-to-end, the batch, and
-    the learning rate with it (1706.02677), as the paper has it."""
+    """Return the recipe with this many negatives, give or take one.
+
+    They are the keys of a queue or memory bank. End-to-end they are the batch, and the learning
+    rate grows with it (1706.02677), as in the MoCo paper."""
     if mechanism != "end-to-end":
         return replace(base, mechanism=mechanism, K=negatives)
     return replace(

@@ -1,52 +1,68 @@
-"""The time to a kNN accuracy on CIFAR-10: fastmoco against a plain MoCo, with one encoder.
+"""Measures the time to a kNN accuracy on CIFAR-10: fastmoco against a plain MoCo, same encoder.
 
     python -m bench.learning.time_to_knn FOLDER [--work DIR] [--out bench/results]
 
-FOLDER holds cifar10-train.tar (split/class/number.jpg). Trained on 45,000 of its images; kNN (k =
-200, T = 0.1, pooled trunk, plain images) of the other 5,000, every 20 s of training, off the clock:
-with 5,000 images in the bank, and with all 45,000 from where that comes near the goal.
+FOLDER holds cifar10-train.tar (split/class/number.jpg). Sides train on 45,000 of its images. Every
+20 s of training, off the clock, kNN (k = 200, T = 0.1, pooled trunk, plain images) classifies the
+other 5,000: with 5,000 images in the bank, and with all 45,000 once that comes near the goal.
 
-Sides, in turns of 20 s, each a process of its own that stands still meanwhile, so that whatever
-else the machine does meets all alike:
-- the plain reference (plain_moco.py beside this file) at three learning rates, of which the best
+Sides take turns of 20 s. Each is a process of its own that stands still during the others' turns,
+so that other work on the machine affects all alike:
+- the plain reference (plain_moco.py in this folder) at three learning rates, of which the best
   counts;
-- with --same, fastmoco with the reference's recipe: what the machinery alone gives;
+- with --same, fastmoco with the reference's recipe, which shows the effect of the code alone;
 - fastmoco with a recipe of its own: smaller views, larger crops, smaller batches.
 
-Ends with 1 where the last takes more than a quarter of the reference's time.
+Exits with 1 if the last takes more than a quarter of the reference's time.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, help="folder of cifar10-train.tar")
+    flags.add_argument("--work", type=Path, help="folder that keeps the split [default: temporary]")
+    flags.add_out("folder for the JSON and the chart")
+    flags.add_argument("--every", type=float, default=20.0, help="seconds per turn [default: 20]")
+    flags.add_argument("--most", type=float, default=1200.0,
+                       help="limit of a side's training in seconds [default: 1200]")
+    flags.add_argument("--seed", type=int, default=0, help="[default: 0]")
+    flags.add_argument("--rates", type=float, nargs="+", default=(0.015, 0.03, 0.06),
+                       help="learning rates of the reference [default: 0.015 0.03 0.06]")
+    # with 1.4 epochs the reference's cosine is over when ours has had a quarter of its time
+    flags.add_argument("--epochs", type=float, default=1.4,
+                       help="epochs of the reference's cosine [default: 1.4]")
+    flags.add_argument("--least", type=float, default=0.08,
+                       help="least share of the image in the reference's crops [default: 0.08]")
+    flags.add_argument("--same", action="store_true",
+                       help="also run fastmoco with the reference's recipe")
 
 import contextlib
 import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from bench.learning.time_to_knn.plain_moco import LEAST
 from bench.learning.time_to_knn.sides import FEW
-from bench.shared.charts import Curve, Panel, draw
+from bench.shared.charts import Curve, Panel, draw_curves
 from bench.shared.cifar_split import split
-from bench.shared.command import Flags, finish
+from bench.shared.results import environment, write_json
 from data_tools.quantities import duration
 from fastmoco.system.device import pick_device, pick_precision
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 
 GOAL = 0.47
 OURS = "fastmoco"
-SHARE = 0.25  # of the reference's time, that ours may take at most
-RATES = (0.015, 0.03, 0.06)
-EPOCHS = 1.4  # of the reference's cosine, which then ends when ours has had a quarter of its time
+SAME = {"epochs": 2, "lr": 0.03}  # fastmoco with the reference's recipe
+SHARE = 0.25  # largest allowed share of the reference's time
 OWN = {  # tuned on the same 5,000 images as the reference's rate
     "epochs": 2, "lr": 0.06, "warmup": 0.1, "progressive": [16, 22], "size": 22, "batch": 128,
     "scale": [0.4, 1.0],
@@ -55,21 +71,21 @@ OWN = {  # tuned on the same 5,000 images as the reference's rate
 
 @dataclass
 class Side:
-    """A process, and what it has said."""
+    """A side's process, and the measurements that it printed."""
 
     name: str
     process: subprocess.Popen
     points: list[dict[str, Any]] = field(default_factory=list)
 
     def turn(self) -> dict[str, Any]:
-        """Let it train for a turn; what it found."""
+        """Let it train for a turn; return its measurement."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self.hear()
 
     def hear(self) -> dict[str, Any]:
-        """Its next line. Raises RuntimeError where it died."""
+        """Return its next line. Raises RuntimeError if it died."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -78,7 +94,7 @@ class Side:
         return self.points[-1]
 
     def end(self) -> None:
-        """Kill it, and the workers it may have."""
+        """Kill it and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -86,7 +102,7 @@ class Side:
         return self.points[-1]["over"]
 
     def reached(self, clock: str) -> float | None:
-        """Its time at the first measurement that met the goal."""
+        """Return its time at the first measurement that met the goal, else None."""
         return next((p[clock] for p in self.points if (p["knn"] or 0) >= GOAL), None)
 
 
@@ -100,7 +116,7 @@ def begin(name: str, **side: Any) -> Side:
 
 
 def race(sides: list[Side], most: float) -> None:
-    """Turns for all until the references' best and every other side met the goal, or all ended."""
+    """Give turns until the best reference and every other side met the goal, or all ended."""
     for side in sides:
         say(f"{side.name}: before training {shown(side.hear())}")
     while True:
@@ -121,13 +137,13 @@ def race(sides: list[Side], most: float) -> None:
 
 
 def shown(point: dict[str, Any]) -> str:
-    """kNN at a point, in words."""
+    """Return the kNN of a measurement in words."""
     every = "" if point["knn"] is None else f", {point['knn']:.1%} with all"
     return f"kNN {point['knn_few']:.1%} with {FEW:,} in the bank{every}"
 
 
 def result(sides: list[Side]) -> dict[str, Any]:
-    """Times to the goal, by the clock and in seconds of a core, and their ratios."""
+    """Return the times to the goal, by the clock and in core seconds, and their ratios."""
     found: dict[str, Any] = {"goal": GOAL, "sides": {}}
     for side in sides:
         last = side.points[-1]
@@ -137,7 +153,7 @@ def result(sides: list[Side]) -> dict[str, Any]:
         }
     for clock in ("seconds", "cpu_seconds"):
         plains = [s for s in sides if s.name.startswith("plain")]
-        # one that never met the goal took longer than all of its time
+        # a side that never met the goal would have taken longer than it did
         times = [
             s.points[-1][clock] if s.reached(clock) is None else s.reached(clock) for s in plains
         ]
@@ -151,7 +167,7 @@ def result(sides: list[Side]) -> dict[str, Any]:
 
 
 def chart(sides: list[Side], out: Path, foot: str) -> None:
-    """kNN over training time, a curve a side."""
+    """Draw kNN over training time, with a curve per side."""
     panels = []
     for key, bank, goal in (("knn_few", f"{FEW:,}", None), ("knn", "all 45,000", GOAL)):
         curves = [
@@ -160,11 +176,11 @@ def chart(sides: list[Side], out: Path, foot: str) -> None:
         ]
         title = f"CIFAR-10 on two cores, one encoder: kNN with {bank} images in the bank"
         panels.append(Panel(title, "seconds of training", curves, goal=goal))
-    draw(panels, out, foot)
+    draw_curves(panels, out, foot)
 
 
 def show(found: dict[str, Any]) -> bool:
-    """The table and the verdict; whether the goal was kept."""
+    """Print the table and the verdict; return whether fastmoco kept the promise."""
     none = "not met"
     table(
         ("side", "images/s", f"s to {GOAL:.0%}", "core s", "of the reference", "by core s"),
@@ -182,34 +198,17 @@ def show(found: dict[str, Any]) -> bool:
     )
     share = found["sides"][OURS].get("of_reference_seconds")
     if share is None:
-        say(f"ours did not meet {GOAL:.0%}")
+        say(f"fastmoco did not reach {GOAL:.0%}")
         return False
     at_least = "" if found["reference_met_the_goal"] else "at least "
     took = duration(found["reference_seconds"])
-    say(f"the reference took {at_least}{took}; ours {share:.0%} of that")
+    say(f"the reference took {at_least}{took}; fastmoco took {share:.0%} of that")
     return share <= SHARE
 
 
 def main() -> int:
-    """Split, race, write; exit 1 where ours took more than its share of the time."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--work", type=Path, help="where the split is kept [default: temporary]")
-    parser.add_argument("--out", type=Path, help="folder of the JSON and the chart")
-    parser.add_argument("--every", type=float, default=20.0, help="seconds of a turn")
-    parser.add_argument("--most", type=float, default=1200.0, help="seconds of a side at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--rates", type=float, nargs="+", default=RATES, help="learning rates of the reference"
-    )
-    parser.add_argument(
-        "--epochs", type=float, default=EPOCHS, help="of the reference, in which its cosine ends"
-    )
-    parser.add_argument(
-        "--least", type=float, default=LEAST, help="of the image in a crop of the reference"
-    )
-    parser.add_argument("--same", action="store_true", help="also fastmoco with its recipe")
-    args = parser.parse_args()
+    """Split, race, write; return 1 if fastmoco took more than its share of the time."""
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as ending:
         work = args.work or Path(temporary)
         split(args.folder, work)
@@ -221,8 +220,7 @@ def main() -> int:
             for lr in args.rates
         }
         if args.same:
-            same = {"epochs": 2, "lr": RATES[1]}
-            planned["fastmoco, same recipe"] = {"kind": "fastmoco", "recipe": same}
+            planned["fastmoco, same recipe"] = {"kind": "fastmoco", "recipe": SAME}
         planned[OURS] = {"kind": "fastmoco", "recipe": OWN}
         sides = []
         for name, side in planned.items():
@@ -233,14 +231,13 @@ def main() -> int:
     kept = show(found)
     if args.out:
         device = pick_device("auto")
-        machine = {
-            "machine": describe(device), "platform": platform.platform(),
-            "precision": pick_precision("auto", device), "own": OWN, **versions(),
-        }
+        about = environment(device)
         date = datetime.date.today().strftime("%Y-%m")
         stem = f"time_to_knn_{os.cpu_count()}-core_{date}"
-        (args.out / f"{stem}.json").write_text(json.dumps({**found, **machine}, indent=1) + "\n")
-        foot = f"{machine['machine']}, {date}; 45,000 images, kNN of 5,000 others off the clock"
+        write_json(args.out / f"{stem}.json", {
+            **found, "precision": pick_precision("auto", device), "own": OWN, **about,
+        })
+        foot = f"{about['machine']}, {date}; 45,000 images, kNN of 5,000 others off the clock"
         chart(sides, args.out / "time_to_knn.png", foot)
     return 0 if kept else 1
 

@@ -1,11 +1,10 @@
-"""MoCo on CIFAR-10 as the official demo writes it, for two cores: the reference that
-bench.learning.time_to_knn measures against.
+"""MoCo on CIFAR-10 as the official demo writes it: the reference of bench.learning.time_to_knn.
 
-From colab/moco_cifar10_demo.ipynb (facebookresearch/moco): torchvision's augmentation on PIL
+Follows colab/moco_cifar10_demo.ipynb (facebookresearch/moco): torchvision's augmentation on PIL
 images in DataLoader workers, float32 in torch's own layout, the momentum update as a Python loop
-over the parameters, the queue [dim, K] cloned into the logits. Its ResNet-18 gives way to an
-encoder that two cores can train, and its SplitBatchNorm to plain BatchNorm; its rate is a cosine by
-steps, since a run of two epochs by its epochs would end at once.
+over the parameters, the queue [dim, K] cloned into the logits. Three things differ, so that two
+cores can train it: a small encoder replaces the ResNet-18, plain BatchNorm replaces SplitBatchNorm,
+and the cosine changes the learning rate at each step, since a run has only two epochs.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from fastmoco.recipe import CIFAR_MEAN, CIFAR_STD
 
 WIDTHS, STRIDES = (32, 64, 128, 256), (1, 2, 2, 2)
 BATCH, K, DIM, M, T, WEIGHT_DECAY = 256, 4096, 128, 0.99, 0.1, 5e-4
-LEAST = 0.08  # of the image's area in a crop
+LEAST = 0.08  # least share of the image's area in a crop
 WORKERS = 2
 
 
@@ -62,13 +61,15 @@ class Trunk(nn.Module):
 
 
 def small_encoder() -> Encoder:
-    """The encoder of both sides: trunk and one linear layer."""
+    """Return the encoder of both sides: the trunk and one linear layer."""
     return Encoder(Trunk(), WIDTHS[-1], nn.Linear(WIDTHS[-1], DIM))
 
 
 class Pairs(Dataset):
-    """Two views of each image, by one transform (the demo's CIFAR10Pair); least: of a crop's share
-    of the image."""
+    """Two views of each image by one transform, as in the demo's CIFAR10Pair.
+
+    A crop covers at least the share `least` of the image.
+    """
 
     def __init__(self, images: np.ndarray, least: float) -> None:
         self.images = images  # uint8 [N, 32, 32, 3]
@@ -90,7 +91,7 @@ class Pairs(Dataset):
 
 
 class ModelMoCo(nn.Module):
-    """The demo's model: both encoders, and the queue [dim, K]."""
+    """The demo's model: both encoders and the queue [dim, K]."""
 
     queue: torch.Tensor
     queue_ptr: torch.Tensor
@@ -129,7 +130,7 @@ class ModelMoCo(nn.Module):
 
 
 def decoded(store: Store) -> np.ndarray:
-    """All images of a store of 32-pixel images, uint8 [N, 32, 32, 3]."""
+    """Decode all images of a store of 32-pixel images: uint8 [N, 32, 32, 3]."""
     return np.stack([
         np.asarray(Image.open(io.BytesIO(store.encoded(i))).convert("RGB"))
         for i in range(len(store))
@@ -140,7 +141,7 @@ def plain_training(
     images: np.ndarray, lr: float, epochs: float, seed: int,
     ready: Callable[[ModelMoCo], None], least: float = LEAST,
 ) -> Iterator[int]:
-    """Train; yields the steps done after each. `ready` is told the model before the first."""
+    """Train; yield the number of steps after each. `ready` gets the model before the first."""
     torch.manual_seed(seed)
     model = ModelMoCo()
     loader = DataLoader(

@@ -1,19 +1,25 @@
-"""One side of bench.learning.time_to_knn: a process that trains for a turn, measures, and waits.
+"""Runs one side of bench.learning.time_to_knn: trains for a turn, measures kNN, and waits.
 
     python -m bench.learning.time_to_knn.sides '{"kind": "plain", "lr": 0.03, ...}' < turns > lines
 
-It says one JSON line after each turn and begins the next when it reads a line. Only turns are on
-its clock: not the start of Python, the reading of the images, kNN or the waiting, in which the
-workers that load ahead are stopped.
+It prints one JSON line after each turn and starts the next turn when it reads a line. Its clock
+counts only turns: not the start of Python, the reading of the images, kNN, or the wait, during
+which its loading workers are stopped.
 
-kNN with all 45,000 images as the bank takes longer than a turn. So each turn is measured with 5,000
-of them, and with all only from where that comes near the goal.
+kNN with all 45,000 images in the bank takes longer than a turn. So each turn is measured with 5,000
+of them, and with all only once that comes near the goal.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("side", type=json.loads, help="a JSON object, which time_to_knn gives")
+
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -41,7 +47,6 @@ from bench.learning.time_to_knn.plain_moco import (
     small_encoder,
 )
 from bench.shared.cifar_split import HELD_OUT, TRAIN
-from bench.shared.command import Flags, finish
 from data_tools.open import open_store
 from fastmoco import draws
 from fastmoco.evaluation.knn import CIFAR_DEMO, weighted_knn
@@ -56,8 +61,8 @@ from fastmoco.training.train import train
 TICKS = os.sysconf("SC_CLK_TCK")
 CPU = torch.device("cpu")
 FEW = 5000  # images of the small bank
-MARGIN = 0.06  # by how much kNN with few may lie below kNN with all
-# The plain reference's recipe; a side gives epochs, rate and what else is its own.
+MARGIN = 0.06  # kNN with the small bank is less than this below kNN with all images
+# The plain reference's recipe; a side adds its epochs, its rate and its own changes.
 SAME = dataclasses.replace(
     MOCO_CIFAR, K=K, m=M, T=T, dim=DIM, batch=BATCH, weight_decay=WEIGHT_DECAY, bn_splits=1,
     schedule_by="step",
@@ -65,12 +70,12 @@ SAME = dataclasses.replace(
 
 
 class Turns:
-    """A side's clock, and what it says after each turn."""
+    """A side's clock, and its measurement after each turn."""
 
     def __init__(self, work: Path, every: float, goal: float) -> None:
         self.every, self.goal, self.seconds, self.cpu = every, goal, 0.0, 0.0
         stores = [open_store(work / part) for part in (TRAIN, HELD_OUT)]
-        mixed = draws.permutation(0, 0, len(stores[0]))  # the first few are of all classes
+        mixed = draws.permutation(0, 0, len(stores[0]))  # so that the first FEW are of all classes
         order = mixed, np.arange(len(stores[1]))
         self.images, self.labels = [], []
         for store, ids in zip(stores, order, strict=True):
@@ -80,13 +85,13 @@ class Turns:
         self.batch = 0
 
     def ready(self, trunk: nn.Module, batch: int) -> None:
-        """Before the first step; batch: images of a step."""
+        """Measure before the first step, then start the clock. `batch`: images per step."""
         self.trunk, self.batch = trunk, batch
         self.say(step=0)
         self._begin()
 
     def after(self, step: int, over: bool = False) -> None:
-        """After a step, or a few: a turn may be over, or the training."""
+        """End the turn if its time is up or the training is over; call it after steps."""
         if not over and time.perf_counter() - self._begun < self.every:
             return
         self.seconds += time.perf_counter() - self._begun
@@ -99,7 +104,7 @@ class Turns:
         self._begin()
 
     def say(self, step: int, over: bool = False) -> None:
-        """Measure, say it, and wait for the next turn."""
+        """Measure, print the result, and wait for the next turn."""
         queries = self._features(self.images[1])
         bank = self._features(self.images[0][:FEW])
         few = self._knn(bank, queries)
@@ -112,7 +117,7 @@ class Turns:
             "cpu_seconds": self.cpu, "knn_few": few, "knn": every, "over": over,
         }
         print(json.dumps(line), flush=True)
-        if not sys.stdin.readline():  # the other end has gone
+        if not sys.stdin.readline():  # the parent process has ended
             os._exit(0)
 
     def _knn(self, bank: torch.Tensor, queries: torch.Tensor) -> float:
@@ -126,7 +131,7 @@ class Turns:
         was_training, out = self.trunk.training, []
         self.trunk.eval()
         for part in torch.from_numpy(images).split(512):
-            x = (part.permute(0, 3, 1, 2) - mean) / std  # channels last, as it lies
+            x = (part.permute(0, 3, 1, 2) - mean) / std  # a view, so channels last
             with autocast(CPU, pick_precision("auto", CPU)):
                 out.append(F.normalize(self.trunk(x).float(), dim=1))
         self.trunk.train(was_training)
@@ -137,14 +142,14 @@ class Turns:
 
 
 def cpu_seconds() -> float:
-    """What this process and its workers have used of the cores so far."""
+    """Return the processor seconds of this process and its workers so far."""
     pids = [os.getpid(), *(p.pid for p in multiprocessing.active_children())]
     fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
     return sum(int(f[11]) + int(f[12]) for f in fields) / TICKS  # utime, stime
 
 
 def plain(turns: Turns, side: dict[str, Any]) -> None:
-    """The reference's side."""
+    """Train the reference."""
     step = 0
     for step in plain_training(
         turns.images[0], side["lr"], side["epochs"], side["seed"],
@@ -155,7 +160,7 @@ def plain(turns: Turns, side: dict[str, Any]) -> None:
 
 
 def ours(turns: Turns, side: dict[str, Any], work: Path) -> None:
-    """fastmoco's train, with the reference's encoder in the place of its own."""
+    """Run fastmoco's train, with the reference's encoder instead of its own."""
     made: list[MoCo] = []
 
     def build(recipe, samples, device, ranks, pieces) -> MoCo:
@@ -179,7 +184,7 @@ def ours(turns: Turns, side: dict[str, Any], work: Path) -> None:
     )
     starting.build_moco = build  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as out:
-        # K is the reference's, however few the images
+        # force: the reference's K may exceed a small test's number of images
         options = RunOptions(
             out=f"{out}/run", log_every=12, checkpoint_minutes=600, force=True
         )
@@ -187,10 +192,8 @@ def ours(turns: Turns, side: dict[str, Any], work: Path) -> None:
 
 
 def main() -> None:
-    """Be the side that the argument describes."""
-    parser = Flags(__doc__)
-    parser.add_argument("side", type=json.loads, help="the JSON that __main__.py gives")
-    side = parser.parse_args().side
+    """Run the side that the argument describes."""
+    side = flags.parse_args().side
     work = Path(side["work"])
     turns = Turns(work, side["every"], side["goal"])
     if side["kind"] == "plain":

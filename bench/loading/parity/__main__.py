@@ -1,36 +1,44 @@
-"""How far each op is from its reference: ours, Kornia's, DALI's, and the shortcuts of FFCV.
+"""Measures how far each op is from its reference: ours, Kornia's, DALI's, and FFCV's shortcuts.
 
     python -m bench.loading.parity [FOLDER] [--images 48] [--draws 20000] [--out RESULT.json]
 
-The reference is Pillow's decode, crop and blur and torchvision's colours on float tensors (the
-official MoCo ran them on 8-bit images: column Pillow), on the same factors, image by image; mean
-and largest absolute difference in grey levels of 255, on photographs and on noise. Then the draws
-themselves against torchvision's, as distributions.
-FOLDER holds photographs; without it the demo's are drawn. Exit 1 where ours leaves its tolerance.
---out also writes the tables as markdown.
+The reference is Pillow's decode, crop and blur, and torchvision's colours on float tensors. (The
+official MoCo ran the colours on 8-bit images: column Pillow.) All sides get the same factors, image
+by image. The tables give the mean and the largest absolute difference in grey levels of 255, on
+photographs and on noise. Then the random draws are compared with torchvision's as distributions.
+FOLDER holds photographs; without it ../shared/data/photos-300.tar is used, or the demo's images are
+drawn. --out also writes the tables as markdown. Exits with 1 if fastmoco leaves its tolerance.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, nargs="?", help="a folder or tar of photographs")
+    flags.add_argument("--images", type=int, default=48,
+                       help="number of photographs, and of noise images [default: 48]")
+    flags.add_argument("--draws", type=int, default=20_000,
+                       help="number of draws to compare [default: 20000]")
+    flags.add_out("write the result as JSON to this file, and as markdown beside it")
+
 import contextlib
 import io
-import json
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.demo.images import generate
 from bench.loading.parity.draws import Fit, distributions
 from bench.loading.parity.ops import FORMS, OPS, Form, by_reference, colour_of, does
 from bench.loading.parity.others import dali_decode, other_cuts
-from bench.loading.stages import PHOTOS
-from bench.shared.command import Flags, finish
+from bench.shared.photographs import POLICY, photographs
+from bench.shared.results import write_json
 from data_tools.open import open_store
-from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import Store
 from fastmoco import draws
@@ -42,7 +50,7 @@ from fastmoco.system.versions import versions
 from fastmoco.terminal.console import say, table
 
 AUG, SIZE = MOCO_V2.augmentation, 224
-# Ours, in grey levels: (mean, largest), on photographs and on noise alike.
+# Tolerances of fastmoco's forms in grey levels: (mean, largest), on photographs and on noise.
 TOLERANCE = {
     "decode": (0.5, 10.0), "crop": (0.5, 3.0), "decode and crop": (0.5, 3.0),
     "brightness": (0.01, 0.01),
@@ -56,17 +64,18 @@ Table = dict[str, dict[str, Cell]]
 
 
 def apart(a: NDArray, b: NDArray) -> Cell:
-    """Mean and largest absolute difference."""
+    """Return the mean and the largest absolute difference."""
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     return float(difference.mean()), float(difference.max())
 
 
 def pooled(cells: list[Cell]) -> Cell:
+    """Return the mean of the means and the largest of the largest."""
     return float(np.mean([c[0] for c in cells])), max(c[1] for c in cells)
 
 
 def decode_rows(store: Store, count: int) -> dict[str, Cell]:
-    """Pillow's decode against the exact one and the fast one that FFCV uses."""
+    """Compare the exact decode, and the fast one that FFCV uses, with Pillow's."""
     exact, fast, jpegs, pixels = [], [], [], []
     for i in range(min(count, len(store))):
         encoded = store.encoded(i).tobytes()
@@ -84,7 +93,7 @@ def decode_rows(store: Store, count: int) -> dict[str, Cell]:
 
 
 def crop_rows(images: list[NDArray[np.uint8]]) -> dict[str, Cell]:
-    """Pillow's crop and resize against ours, from the same pixels."""
+    """Compare each way to crop and resize with Pillow's, from the same pixels."""
     import torch
 
     sizes = np.array([image.shape[:2] for image in images])
@@ -110,7 +119,7 @@ def crop_rows(images: list[NDArray[np.uint8]]) -> dict[str, Cell]:
 
 
 def engine_rows(store: Store, count: int) -> dict[str, Cell]:
-    """Decode and crop together by the engines of others, from the same JPEGs and windows."""
+    """Compare each engine's decode and crop with Pillow's, from the same JPEGs and windows."""
     ids = np.arange(min(count, len(store)))
     windows = draws.crop_windows(0, 0, ids, store.sizes[ids], 1, AUG.scale, AUG.ratio)
     expected = np.empty((len(ids), SIZE, SIZE, 3), np.uint8)
@@ -123,7 +132,7 @@ def engine_rows(store: Store, count: int) -> dict[str, Cell]:
     for title, name in (("fastmoco", "threads"), ("DALI", "dali"), ("FFCV's", "ffcv")):
         try:
             engine = open_engine(name, store).engine
-        except Exception as error:  # whatever an engine of others needs
+        except Exception as error:  # any library may be missing or broken
             say(f"left out: {title} ({error})")
             continue
         out = np.empty((len(ids), 1, SIZE, SIZE, 3), np.uint8)
@@ -134,7 +143,7 @@ def engine_rows(store: Store, count: int) -> dict[str, Cell]:
 
 
 def op_rows(views: NDArray[np.uint8], forms: dict[str, Form]) -> Table:
-    """Each op alone, and the whole of v2, on views [N, S, S, 3] of the same factors."""
+    """Compare each op alone, and all of v2, on uint8 views [N, S, S, 3] with the same factors."""
     found: Table = {}
     for op in OPS:
         c = colour_of(op, len(views))
@@ -145,7 +154,7 @@ def op_rows(views: NDArray[np.uint8], forms: dict[str, Form]) -> Table:
                 with contextlib.suppress(ImportError):  # DALI is optional: engine_rows() says so
                     results[name] = form(views, c) * 255
         found[op] = {name: apart(x, expected * 255) for name, x in results.items()}
-        if op == "blur":  # at the edges Pillow extends each of its three passes, ours the whole
+        if op == "blur":  # Pillow extends the edges in each of its three passes, ours once
             inside = np.s_[:, 7:-7, 7:-7]
             found["blur, 7 pixels in"] = {
                 name: apart(x[inside], expected[inside] * 255) for name, x in results.items()
@@ -157,7 +166,7 @@ def tables(
     store: Store, photographs: list[NDArray[np.uint8]], noise: list[NDArray[np.uint8]],
     forms: dict[str, Form] = FORMS,
 ) -> dict[str, Table]:
-    """Differences by kind of image, op and system."""
+    """Return the differences by kind of image, op and system."""
     found: dict[str, Table] = {
         "decoding and cutting photographs": {
             "decode": decode_rows(store, len(photographs)),
@@ -176,7 +185,7 @@ def tables(
 
 
 def beyond(found: dict[str, Table]) -> list[str]:
-    """Where ours is farther from the reference than it may be."""
+    """Return a line for each of fastmoco's ops that is outside its tolerance."""
     lines = []
     for kind, rows in found.items():
         for op, cells in rows.items():
@@ -190,7 +199,7 @@ def beyond(found: dict[str, Table]) -> list[str]:
 
 
 def grid(rows: Table) -> tuple[list[str], list[list[str]]]:
-    """Heads and lines: an op a line, a system a column, "mean / largest"."""
+    """Return heads and lines: a line per op, a column per system, cells "mean / largest"."""
     systems = list(dict.fromkeys(name for cells in rows.values() for name in cells))
     lines = [
         [op, *(f"{cells[s][0]:.2f} / {cells[s][1]:.1f}" if s in cells else "-" for s in systems)]
@@ -207,7 +216,7 @@ FIT_HEADS = ["draw", "ours", "torchvision's", "test", "agree"]
 
 
 def markdown(found: dict[str, Table], fits: list[Fit]) -> str:
-    """Both tables for a page."""
+    """Return the tables as markdown."""
     def lines(heads: list[str], rows: list[list[str]]) -> list[str]:
         return ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
                 *("| " + " | ".join(row) + " |" for row in rows), ""]
@@ -220,27 +229,18 @@ def markdown(found: dict[str, Table], fits: list[Fit]) -> str:
 
 
 def main() -> int:
-    """Measure, print; exit 1 where a tolerance or a distribution is missed."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=PHOTOS)
-    parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--draws", type=int, default=20_000)
-    parser.add_argument("--out", type=Path, help="write the result as JSON, and as markdown")
-    args = parser.parse_args()
+    """Measure, print; return 1 if a tolerance or a distribution is missed."""
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work, source = Path(temporary), args.folder
-        if not source.exists():
-            say("no photographs given: drawing the demo's images")
-            generate(work / "images", seed=0, train=240, val=12)
-            source = work / "images" / "train"
-        policy = Policy(max_side=500, quality=90, reencode="always")
-        prepare(source, work / "data", policy)
+        work = Path(temporary)
+        source = photographs(args.folder, work, train=240)
+        prepare(source, work / "data", POLICY)
         store = open_store(work / "data")
         chosen = np.linspace(0, len(store) - 1, min(args.images, len(store))).astype(int)
-        photographs = [simplejpeg.decode_jpeg(store.encoded(int(i))) for i in chosen]
+        images = [simplejpeg.decode_jpeg(store.encoded(int(i))) for i in chosen]
         random = np.random.default_rng(0)
         noise = [random.integers(0, 256, (300, 400, 3), np.uint8) for _ in chosen]
-        found = tables(store, photographs, noise)
+        found = tables(store, images, noise)
     fits = distributions(args.draws)
     for kind, rows in found.items():
         say(f"{kind}: mean / largest difference from the reference, of 255")
@@ -252,9 +252,10 @@ def main() -> int:
     for line in missed:
         say(f"missed: {line}")
     if args.out:
-        content = {"differences": found, "draws": [f._asdict() for f in fits], "missed": missed,
-                   "tolerance": TOLERANCE, **versions()}
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(args.out, {
+            "differences": found, "draws": [f._asdict() for f in fits], "missed": missed,
+            "tolerance": TOLERANCE, **versions(),
+        })
         args.out.with_suffix(".md").write_text(markdown(found, fits))
     return 1 if missed else 0
 

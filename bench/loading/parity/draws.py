@@ -1,4 +1,4 @@
-"""Our draws against torchvision's get_params, as distributions."""
+"""Compares the distributions of fastmoco's draws with those of torchvision's get_params."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastmoco import draws
 from fastmoco.recipe import MOCO_V2
 
 AUG = MOCO_V2.augmentation
-SIDES = ((375, 500), (500, 333), (480, 120))  # the last needs the ten tries and the fall-back
+SIDES = ((375, 500), (500, 333), (480, 120))  # the last needs all ten tries and the fallback
 
 
 class Fit(NamedTuple):
-    """One drawn quantity: mean and deviation on both sides, and a test at 0.1 %."""
+    """One drawn quantity: mean and deviation on both sides, and a test at the 0.1 % level."""
 
     name: str
     ours: str
@@ -27,14 +27,14 @@ class Fit(NamedTuple):
 
 
 def kolmogorov(a: NDArray, b: NDArray) -> tuple[float, float]:
-    """The largest distance of two samples' distributions, and its critical value at 0.1 %."""
+    """Return the Kolmogorov-Smirnov distance of two samples and its critical value at 0.1 %."""
     points = np.sort(np.concatenate([a, b]))
     below = [np.searchsorted(np.sort(x), points, side="right") / len(x) for x in (a, b)]
     return float(np.abs(below[0] - below[1]).max()), 1.95 * np.sqrt(1 / len(a) + 1 / len(b))
 
 
 def compared(name: str, ours: NDArray, theirs: NDArray) -> Fit:
-    """Two samples of a number."""
+    """Compare two samples of one quantity."""
     distance, critical = kolmogorov(ours, theirs)
     mine, other = (f"{x.mean():.3f} ± {x.std():.3f}" for x in (ours, theirs))
     test = f"KS {distance:.4f} < {critical:.4f}"
@@ -42,14 +42,14 @@ def compared(name: str, ours: NDArray, theirs: NDArray) -> Fit:
 
 
 def share(name: str, drawn: NDArray, p: float) -> Fit:
-    """A coin that falls with probability p."""
+    """Compare how often a coin fell with its probability p."""
     found, allowed = float(drawn.mean()), 3.3 * np.sqrt(p * (1 - p) / drawn.size)
     good = bool(abs(found - p) < allowed)
     return Fit(name, f"{found:.4f}", f"{p:g}", f"off by < {allowed:.4f}", good)
 
 
 def distributions(count: int) -> list[Fit]:
-    """Windows on three shapes of image, colour factors, orders, blur and coins."""
+    """Compare windows on three image shapes, colour factors, orders, blur and coins."""
     torch.manual_seed(0)
     ids, fits = np.arange(count), []
     for height, width in SIDES:

@@ -1,4 +1,4 @@
-"""One op at a time on the same factors: the reference, our forms, Kornia's, linear colours."""
+"""The reference, our forms, Kornia's and linear colours, one op at a time on the same factors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Form = Callable[[NDArray[np.uint8], Colour], NDArray[np.float32]]
 
 
 def colour_of(op: str, count: int) -> Colour:
-    """The v2 draws of `count` images with all but one op neutral (numpy, [N, 1])."""
+    """Return the v2 draws of `count` images, numpy [N, 1], with every op but one neutral."""
     c = draws.colour(7, 0, np.arange(count), 1, AUG)
     if op == "whole v2":
         return c
@@ -48,9 +48,9 @@ def colour_of(op: str, count: int) -> Colour:
 
 
 def by_reference(views: NDArray[np.uint8], c: Colour) -> NDArray[np.float32]:
-    """torchvision's colours in each image's order, then Pillow's blur: float [N, S, S, 3], 0..1.
+    """Return torchvision's colours in each image's order, then Pillow's blur: float [N, S, S, 3].
 
-    The blur sees what the official pipeline gave it, 8-bit pixels, where it is asked for.
+    Values are 0..1. The blur gets 8-bit pixels, as in the official pipeline.
     """
     ops = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     out = []
@@ -73,7 +73,7 @@ def by_reference(views: NDArray[np.uint8], c: Colour) -> NDArray[np.float32]:
 
 
 def by_form(form: Callable) -> Form:
-    """One of our augmentations as a form of this comparison."""
+    """Wrap one of our augmentations as a form of this comparison."""
 
     def run(views: NDArray[np.uint8], c: Colour) -> NDArray[np.float32]:
         tensors = {k: torch.from_numpy(v) for k, v in c.arrays().items()}
@@ -85,15 +85,18 @@ def by_form(form: Callable) -> Form:
 
 
 def linear_colours(views: NDArray[np.uint8], c: Colour) -> NDArray[np.float32]:
-    """The formula of DALI's color_twist, for machines without DALI: a linear turn and stretch in
-    YIQ, contrast about a half, in one order for every image; within rounding of DALI itself."""
+    """Apply the formula of DALI's color_twist, on machines without DALI.
+
+    It is a linear turn and stretch in YIQ, with contrast around 0.5, in one order for every image.
+    The result equals DALI's within rounding.
+    """
     yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     back = np.linalg.inv(yiq)
     out = []
     for i, view in enumerate(views):
         x = view / 255.0
         if c.jitter[i, 0]:
-            turn = -2 * np.pi * float(c.hue[i, 0])  # HSV's red to green is YIQ's +I to -Q
+            turn = -2 * np.pi * float(c.hue[i, 0])  # red to green is a turn from +I to -Q in YIQ
             cos, sin = np.cos(turn), np.sin(turn)
             s = float(c.saturation[i, 0])
             plane = np.array([[1, 0, 0], [0, s * cos, -s * sin], [0, s * sin, s * cos]])
@@ -120,7 +123,7 @@ FORMS: dict[str, Form] = {
 
 
 def does(name: str, op: str) -> bool:
-    """Whether a form has an op: the formula is of colours alone, the Gaussian of blur alone."""
+    """Return whether a form has an op: the formula has only colours, the Gaussian only blur."""
     if name == GAUSSIAN:
         return op == "blur"
     return name != LINEAR or op not in ("blur", "whole v2")

@@ -1,5 +1,5 @@
-"""What others make of the same factors and windows: Pillow's 8-bit colours, torchvision's Gaussian,
-DALI's own ops, and the resizes that OpenCV and torch offer."""
+"""Other libraries' ops on the same factors and windows: Pillow's 8-bit colours, torchvision's
+Gaussian, DALI's own ops, and the resizes of OpenCV and torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cut = Callable[[Pixels, int], Pixels]
 
 
 def by_pillow(views: Pixels, c: Colour) -> NDArray[np.float32]:
-    """The official pipeline: every op on 8-bit images, rounded after each; float [N, S, S, 3]."""
+    """Run the official pipeline: 8-bit images, rounded after every op; float [N, S, S, 3]."""
     ops = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     out = []
     for i, view in enumerate(views):
@@ -40,7 +40,7 @@ def by_pillow(views: Pixels, c: Colour) -> NDArray[np.float32]:
 
 
 def torchvision_blur(views: Pixels, c: Colour) -> NDArray[np.float32]:
-    """torchvision's Gaussian of as many taps as ours, edges reflected."""
+    """Run torchvision's Gaussian with as many taps as ours; it reflects the edges."""
     size = [c.taps.shape[-1]] * 2
     x = torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255
     sigmas = c.sigma[:, 0].tolist()
@@ -49,9 +49,9 @@ def torchvision_blur(views: Pixels, c: Colour) -> NDArray[np.float32]:
 
 
 def dali_form(views: Pixels, c: Colour) -> NDArray[np.float32]:
-    """DALI's color_twist, grey, gaussian_blur and flip on the CPU, 8-bit images between them.
+    """Run DALI's color_twist, grey, gaussian_blur and flip on the CPU, on 8-bit images.
 
-    color_twist turns hue in YIQ and knows one order. Raises ImportError without DALI.
+    color_twist turns hue in YIQ and has one fixed order. Raises ImportError without DALI.
     """
     from nvidia import dali
 
@@ -86,7 +86,7 @@ def dali_form(views: Pixels, c: Colour) -> NDArray[np.float32]:
 
 
 def dali_decode(jpegs: list[Pixels]) -> list[Pixels]:
-    """DALI's decoder as the engine sets it. Raises ImportError without DALI."""
+    """Decode with DALI's decoder, set as the engine sets it. Raises ImportError without DALI."""
     from nvidia import dali
 
     fn: Any = dali.fn
@@ -104,14 +104,14 @@ def dali_decode(jpegs: list[Pixels]) -> list[Pixels]:
 
 
 def torch_float(window: Pixels, size: int) -> Pixels:
-    """torch's antialiased kernel on float32, rounded once."""
+    """Resize with torch's antialiased kernel on float32, rounded once."""
     x = torch.from_numpy(np.ascontiguousarray(window)).permute(2, 0, 1)[None].float()
     y = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return y[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def other_cuts() -> dict[str, Cut]:
-    """Resizes of a window [H, W, 3] to a square, by name; OpenCV's where it is installed."""
+    """Return resizes of a window [H, W, 3] to a square, by name; OpenCV's if it is installed."""
     found: dict[str, Cut] = {"torch float": torch_float}
     try:
         import cv2

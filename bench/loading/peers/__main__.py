@@ -1,26 +1,36 @@
-"""Two views, and the whole v2 augmentation, by every loader: side by side on the same photographs.
+"""Compares fastmoco with other loaders on the same photographs: two views, and all of v2.
 
     python -m bench.loading.peers [FOLDER] [--rounds 7] [--seconds 3] [--out R.json] [--chart C.png]
 
-FOLDER holds photographs; they are prepared once at 500 pixels, quality 90, and every side decodes
-those JPEGs: from one beton, from a TFRecord of the same bytes (DALI), or from memory (what reads
-files otherwise). Every side gets as many threads or workers as there are cores. Rounds are
-interleaved; medians, with the least and the most. A peer that is not installed is left out and
-named. --out also writes a markdown table beside the JSON.
+FOLDER holds photographs; without it ../shared/data/photos-300.tar is used, or the demo's images are
+drawn. They are prepared once at 500 pixels and quality 90. Every side decodes those JPEGs: from one
+beton, from a TFRecord of the same bytes (DALI), or from memory (sides that read files otherwise).
+Every side gets as many threads or workers as there are cores. Rounds are interleaved; medians
+count, and the least and the most are shown. A peer that is not installed is left out and named.
+--out also writes a markdown table beside the JSON. Exits with 1 if a promise is not kept.
 """
 
 from __future__ import annotations
 
-import json
-import platform
+from pathlib import Path
+
+from bench.shared.command import Flags, finish
+
+with Flags(__name__, __doc__) as flags:
+    flags.add_argument("folder", type=Path, nargs="?", help="a folder or tar of photographs")
+    flags.add_rounds(7)
+    flags.add_argument("--seconds", type=float, default=3.0,
+                       help="length of one measurement [default: 3]")
+    flags.add_argument("--only", default="", help="only stages or peers whose name contains this")
+    flags.add_out("write the result as JSON to this file, and as markdown beside it")
+    flags.add_argument("--chart", type=Path, help="draw the result as a PNG")
+
 import statistics
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from bench.demo.images import generate
-from bench.loading.peers.chart import draw
 from bench.loading.peers.ours import (
     Data,
     Decode,
@@ -39,23 +49,29 @@ from bench.loading.peers.workers import (
     TorchvisionPil,
     TorchvisionTensors,
 )
-from bench.shared.command import Flags, finish
+from bench.shared.charts import draw_bars
+from bench.shared.photographs import POLICY, photographs
+from bench.shared.promises import Promise, in_json, verdict
+from bench.shared.results import environment, write_json
+from bench.shared.rounds import alternate
 from data_tools.machine import cores
 from data_tools.open import open_store
-from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from fastmoco.system.device import pick_device
-from fastmoco.system.hardware import describe
-from fastmoco.system.versions import versions
-from fastmoco.terminal.console import progress, say, table
+from fastmoco.terminal.console import say, table
 
 PEERS: list[type[Peer]] = [
     Decode, OursThreads, OursDali, OursFfcv, Dali, Ffcv, FfcvTwo, OursFull, TorchvisionPil,
     TorchvisionTensors, Lightly, KorniaFull, DaliFull, OursAugment, KorniaAlone,
 ]
-PHOTOS = Path("../shared/data/photos-300.tar")
-STAGES = ("decode", "two views", "full v2", "augmentation alone")
-# (stage, ours, theirs, how many times as fast the project promises)
+STAGES = {
+    "decode": "decode only (the bound)",
+    "two views": "two 224-pixel views, uint8",
+    "full v2": "JPEG to two augmented float views (MoCo v2)",
+    "augmentation alone": "augmentation alone, from uint8 views",
+}
+"""Each stage in the table's order, and its title in the chart."""
+# (stage, ours, theirs, the promised ratio of their rates)
 PROMISES = (
     ("two views", "fastmoco, threads", "FFCV, two pipelines", 2.5),
     ("two views", "fastmoco, threads", "DALI, CPU", 3.0),
@@ -71,42 +87,40 @@ PACKAGES = ("torchvision", "kornia", "nvidia-dali-cuda130", "ffcv", "lightly", "
 def measure(
     peers: list[Peer], rounds: int, seconds: float, quiet: bool = False
 ) -> dict[str, dict[str, list[float]]]:
-    """Images/s of each peer in each round, by stage and name; interleaved."""
+    """Return the images/s of each peer in each interleaved round, by stage and name."""
+    sides = {(peer.stage, peer.name): partial(timed, peer, seconds) for peer in peers}
     found: dict[str, dict[str, list[float]]] = {}
-    with progress("measuring", "runs") as tick:
-        for number in range(rounds):
-            for j, peer in enumerate(peers):
-                rate = timed(peer, seconds)
-                found.setdefault(peer.stage, {}).setdefault(peer.name, []).append(rate)
-                if not quiet:
-                    tick(number * len(peers) + j + 1, rounds * len(peers))
+    for (stage, name), rates in alternate(sides, rounds, quiet=quiet).items():
+        found.setdefault(stage, {})[name] = rates
     return found
 
 
 def timed(peer: Peer, seconds: float) -> float:
-    """Images/s of a peer's endless batches. What it had made before its turn is thrown away
-    first: a queue of finished batches is no speed."""
+    """Return the images/s of a peer's endless batches.
+
+    Batches that the peer made before its turn are dropped first: a full queue is not speed.
+    """
     batches = peer.batches()
     for _ in range(peer.ready + 1):
         next(batches)
-    begun, images = time.perf_counter(), 0
+    started, images = time.perf_counter(), 0
     for count in batches:
         images += count
-        if time.perf_counter() - begun >= seconds:
+        if time.perf_counter() - started >= seconds:
             break
-    return images / (time.perf_counter() - begun)
+    return images / (time.perf_counter() - started)
 
 
 def medians(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """The median of every peer's rounds."""
+    """Return the median of every peer's rounds."""
     return {
         stage: {name: statistics.median(rates) for name, rates in peers.items()}
         for stage, peers in found.items()
     }
 
 
-def verdicts(middle: dict[str, dict[str, float]]) -> list[tuple[str, bool]]:
-    """Each promise in words, and whether it was kept; those without their peer are left out."""
+def verdicts(middle: dict[str, dict[str, float]]) -> list[Promise]:
+    """Return the promises; those whose peer was not measured are left out."""
     lines = []
     for stage, ours, theirs, times in PROMISES:
         peers = middle.get(stage, {})
@@ -123,7 +137,7 @@ def verdicts(middle: dict[str, dict[str, float]]) -> list[tuple[str, bool]]:
 
 
 def rows_of(found: dict[str, dict[str, list[float]]]) -> list[tuple[str, ...]]:
-    """The table: stage, peer, images/s, least, most, and ours against it."""
+    """Return the table: stage, peer, images/s, least, most, and our rate divided by the peer's."""
     rows, middle = [], medians(found)
     for stage in STAGES:
         peers = middle.get(stage, {})
@@ -140,14 +154,14 @@ HEADS = ("stage", "by", "images/s", "least", "most", "ours is x times")
 
 
 def markdown(found: dict[str, dict[str, list[float]]], notes: dict[str, str]) -> str:
-    """The same table for a page, with what is to know of each peer under it."""
+    """Return the table as markdown, with the notes on the peers below it."""
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     lines += ["| " + " | ".join(row) + " |" for row in rows_of(found)]
     return "\n".join([*lines, "", *(f"- {name}: {note}" for name, note in notes.items())]) + "\n"
 
 
 def installed() -> dict[str, str]:
-    """Versions of the peers' packages."""
+    """Return the versions of the peers' packages."""
     found = {}
     for name in PACKAGES:
         try:
@@ -157,37 +171,34 @@ def installed() -> dict[str, str]:
     return found
 
 
+def ready(data: Data, only: str) -> tuple[list[Peer], dict[str, str]]:
+    """Start the peers that are installed and wanted; return them with their notes by title."""
+    peers: list[Peer] = []
+    notes = {}
+    for make in PEERS:
+        if only and not any(only in word for word in (make.stage, make.name)):
+            continue
+        try:
+            peer = make(data)
+            next(peer.batches())
+        except (ImportError, OSError) as error:
+            say(f"left out: {make.name} ({error})")
+            continue
+        peers.append(peer)
+        if peer.note:
+            notes[f"{peer.name} ({peer.stage})"] = peer.note
+    return peers, notes
+
+
 def main() -> int:
-    """Prepare, measure, print; exit 1 where a promise is not kept."""
-    parser = Flags(__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=PHOTOS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--only", default="", help="stages or peers whose name holds this")
-    parser.add_argument("--out", type=Path, help="write the result as JSON, and as markdown")
-    parser.add_argument("--chart", type=Path, help="draw the result as a PNG")
-    args = parser.parse_args()
+    """Prepare, measure, print; return 1 if a promise is not kept."""
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work, source = Path(temporary), args.folder
-        if not source.exists():
-            say("no photographs given: drawing the demo's images")
-            generate(work / "images", seed=0, train=600, val=12)
-            source = work / "images" / "train"
-        policy = Policy(max_side=500, quality=90, reencode="always")
-        prepare(source, work / "data", policy, ["beton", "tfrecord"])
+        work = Path(temporary)
+        source = photographs(args.folder, work, train=600)
+        prepare(source, work / "data", POLICY, ["beton", "tfrecord"])
         data = Data(open_store(work / "data" / "beton"), work / "data", cores())
-        peers, notes = [], {}
-        for make in PEERS:
-            if args.only and not any(args.only in word for word in (make.stage, make.name)):
-                continue
-            try:
-                peer = make(data)
-                next(peer.batches())
-                peers.append(peer)
-                if peer.note:
-                    notes[f"{peer.name} ({peer.stage})"] = peer.note
-            except (ImportError, OSError) as error:
-                say(f"left out: {make.name} ({error})")
+        peers, notes = ready(data, args.only)
         found = measure(peers, args.rounds, args.seconds)
         for peer in peers:
             peer.close()
@@ -195,25 +206,23 @@ def main() -> int:
     table(HEADS, rows_of(found))
     for name, note in notes.items():
         say(f"{name}: {note}")
-    kept = verdicts(medians(found))
-    for line, good in kept:
-        say(f"{'kept' if good else 'NOT KEPT'}: {line}")
-    machine = describe(pick_device("cpu"))
+    promises = verdicts(medians(found))
+    code = verdict(promises)
+    about = environment(pick_device("cpu"))
     if args.out:
-        content = {
+        write_json(args.out, {
             "images": images, "kilobytes": round(kilobytes, 1), "rounds": args.rounds,
             "seconds": args.seconds, "rates": found, "notes": notes,
-            "promises": [{"line": line, "kept": good} for line, good in kept],
-            "cores": cores(), "machine": machine, "platform": platform.platform(),
-            **versions(), **installed(),
-        }  # fmt: skip
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+            "promises": in_json(promises), "cores": cores(), **about, **installed(),
+        })  # fmt: skip
         args.out.with_suffix(".md").write_text(markdown(found, notes))
     if args.chart:
-        foot = (f"{images} photographs at 500 px, quality 90; {cores()} cores, {machine}; "
+        foot = (f"{images} photographs at {POLICY.max_side} px, quality {POLICY.quality}; "
+                f"{cores()} cores, {about['machine']}; "
                 f"medians of {args.rounds} interleaved rounds, least and most")
-        draw(found, args.chart, foot)
-    return 0 if all(good for _, good in kept) else 1
+        draw_bars({title: found[stage] for stage, title in STAGES.items() if stage in found},
+                  args.chart, foot)
+    return code
 
 
 if __name__ == "__main__":

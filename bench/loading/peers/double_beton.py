@@ -1,7 +1,7 @@
-"""A beton whose image is there as two fields that point at the same bytes.
+"""Writes a beton with two image fields that point at the same bytes.
 
-The official FFCV loader makes one view a field: what wants two views of an image from it needs the
-image twice. The bytes are not; both fields of a sample hold the same pointer.
+FFCV's loader makes one view per field, so two views need the image in two fields. The bytes are
+stored once: both fields of a sample hold the same pointer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ DOUBLE = np.dtype([("image", IMAGE), ("image_2", IMAGE), ("label", "<i8")], alig
 
 
 def double(source: Path, out: Path) -> None:
-    """Write `source`, a beton of (image, label), with its image field twice."""
+    """Copy `source`, a beton of (image, label), to `out` with its image field twice."""
     content = np.fromfile(source, np.uint8)
     version, fields, page, samples, table = HEADER.unpack(content[: HEADER.size].tobytes())
-    assert fields == 2, "a beton of ours"
+    assert fields == 2, "a beton with one image and one label"
     at = HEADER.size
     image, label = (content[at + i * FIELD.size : at + (i + 1) * FIELD.size] for i in range(2))
     old = content[at + 2 * FIELD.size :][: samples * ROW.itemsize].view(ROW)
@@ -30,7 +30,7 @@ def double(source: Path, out: Path) -> None:
     rows["label"] = old["label"]
     front = HEADER.size + 3 * FIELD.size + rows.nbytes
     first = int(old["image"]["ptr"].min()) // page * page
-    shift = -(-front // page) * page - first  # whole pages, so that none is crossed
+    shift = -(-front // page) * page - first  # whole pages, so that no image crosses one more
     for name in ("image", "image_2"):
         rows[name]["ptr"] += np.uint64(shift) if shift >= 0 else np.uint64(2**64 + shift)
     allocations = content[table:].view(ALLOCATION).copy()

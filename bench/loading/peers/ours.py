@@ -1,4 +1,4 @@
-"""A side of the comparison, and ours: one class a peer and stage."""
+"""The base class of the sides of bench.loading.peers, and fastmoco's own sides."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CPU = torch.device("cpu")
 
 
 class Data:
-    """What every peer reads: the store, the directory of its two formats, the JPEGs in memory."""
+    """The data of every peer: the store, the folder of its two formats, and the JPEGs in memory."""
 
     def __init__(self, store: Store, path: Path, threads: int) -> None:
         self.store, self.path, self.threads = store, path, threads
         self.jpegs = [store.encoded(i).tobytes() for i in range(len(store))]
-        # repeated, so that an epoch is some seconds even for the fastest
+        # repeated, so that even the fastest side needs some seconds per epoch
         self.many = self.jpegs * max(1, 3000 // len(self.jpegs))
 
 
 class Peer(ABC):
-    """One side of the comparison. `ready`: batches that it may have made before its turn."""
+    """One side of the comparison. `ready` is the number of batches that it may prepare ahead."""
 
     stage, name, note = "", "", ""
     ready = 0
@@ -44,15 +44,15 @@ class Peer(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[int]:
-        """Images in each batch, without end."""
+        """Yield the number of images of each batch, without end."""
 
     def close(self) -> None:  # noqa: B027  (most have nothing to stop)
-        """Stop what runs in the background."""
+        """Stop the threads and processes in the background."""
 
 
 class Decode(Peer):
     stage, name = "decode", "simplejpeg"
-    note = "exact, on as many threads as cores: the bound"
+    note = "exact decode, on as many threads as cores: the bound"
 
     def batches(self) -> Iterator[int]:
         def work(i: int) -> None:
@@ -66,7 +66,7 @@ class Decode(Peer):
 
 
 class Ours(Peer):
-    """TrainLoader on one of our engines, from the beton; uint8 views."""
+    """TrainLoader on one of the engines, from the beton to uint8 views."""
 
     stage, engine, ready = "two views", "threads", 3
 

@@ -1,4 +1,4 @@
-"""DALI and FFCV as their own users run them: their readers, their crops, their order."""
+"""DALI and FFCV with their own readers, crops and order, as their users run them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Dali(Peer):
 
 class DaliFull(Dali):
     stage, full = "full v2", True
-    note = "its saturation and hue are a linear turn, not HSV, and its blur is its own"
+    note = "saturation and hue are a linear turn, not HSV; DALI's own blur"
 
 
 def dali_graph(files: list[str], indexes: list[str], full: bool) -> tuple:
@@ -86,10 +86,10 @@ def dali_graph(files: list[str], indexes: list[str], full: bool) -> tuple:
 
 
 class Ffcv(Peer):
-    """The official Loader; each pipeline decodes for itself."""
+    """FFCV's Loader. Each pipeline decodes the image for itself."""
 
     stage, name, ready = "two views", "FFCV, one view", 4
-    note = "one view an image: half of what the others make"
+    note = "one view per image: half of the others' work"
     pipelines = ("image",)
 
     def __init__(self, data: Data) -> None:
@@ -119,5 +119,5 @@ class Ffcv(Peer):
 
 class FfcvTwo(Ffcv):
     name = "FFCV, two pipelines"
-    note = "the same image as two fields of the same bytes, decoded once for each view"
+    note = "two fields that point at the same bytes, decoded once per view"
     pipelines = ("image", "image_2")

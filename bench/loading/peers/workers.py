@@ -1,4 +1,4 @@
-"""Peers that augment in DataLoader's workers, and Kornia, as their users run them."""
+"""Peers that augment in DataLoader's workers, and Kornia, run as their users run them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PilBlur:
 
 
 class Views(torch.utils.data.Dataset):
-    """Both views of an encoded image, by a decoder and a transform."""
+    """Two views of each encoded image, made by a decoder and a transform."""
 
     def __init__(self, jpegs: list[bytes], decode: Callable, transform: Callable) -> None:
         self.jpegs, self.decode, self.transform = jpegs, decode, transform
@@ -52,7 +52,7 @@ def one_thread(_: int) -> None:
 
 
 class InWorkers(Peer):
-    """A Dataset in DataLoader's workers, one a core, kept between epochs."""
+    """A Dataset in DataLoader's workers: one worker per core, kept between epochs."""
 
     stage, batch = "full v2", 32
 
@@ -67,7 +67,7 @@ class InWorkers(Peer):
 
     @abstractmethod
     def dataset(self) -> torch.utils.data.Dataset:
-        """What its workers read."""
+        """Return the dataset that the workers read."""
 
     def endless(self) -> Iterator:
         while True:
@@ -134,7 +134,7 @@ class LightlyViews(Views):
 
 
 def kornia_v2(crop: bool) -> torch.nn.Module:
-    """Kornia's own container, a draw an image; it has one order of the four colours a call."""
+    """Return Kornia's container: draws per image, but one order of the four colours per call."""
     from kornia import augmentation as K
 
     return K.AugmentationSequential(
@@ -150,7 +150,7 @@ def kornia_v2(crop: bool) -> torch.nn.Module:
 
 class KorniaFull(InWorkers):
     name = "Kornia AugmentationSequential"
-    note = "decoded and resized to 256 in workers, the rest a batch at a time in the main process"
+    note = "decoded and resized to 256 in workers, the rest per batch in the main process"
     batch = 16
 
     def dataset(self) -> torch.utils.data.Dataset:

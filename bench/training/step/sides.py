@@ -1,6 +1,6 @@
-"""The sides of bench.training.step: our step, the official way, lightly's, train itself.
+"""The sides of bench.training.step: our step, the official way, lightly's example, and `train`.
 
-Each is a function from a number of steps to images/s.
+Each side is a function that takes a number of steps and returns images/s.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from fastmoco.training.train import train
 
 CPU = pick_device("cpu")
 WORKERS, PREFETCHED = 2, 2  # of lightly's DataLoader; the second is torch's default
-Side = Callable[[int], float]  # so many steps -> images/s
+Side = Callable[[int], float]
+"""Takes a number of steps, returns images/s."""
 
 
 class Official(nn.Module):
-    """moco/builder.py on one device, as it was."""
+    """The model of facebookresearch/moco's moco/builder.py, on one device."""
 
     queue: torch.Tensor
 
@@ -51,7 +52,7 @@ class Official(nn.Module):
         self.place = 0
 
     def forward(self, im_q: torch.Tensor, im_k: torch.Tensor) -> torch.Tensor:
-        """The logits [N, 1+K]."""
+        """Return the logits [N, 1+K]."""
         q = F.normalize(self.encoder_q(im_q), dim=1)
         with torch.no_grad():
             pairs = zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True)
@@ -67,7 +68,7 @@ class Official(nn.Module):
 
 
 def official(recipe: Recipe) -> Side:
-    """Its training step, on images that are there."""
+    """Return the official training step on images in memory."""
     model = Official(recipe)
     optimizer = torch.optim.SGD(
         model.encoder_q.parameters(), recipe.lr, momentum=recipe.momentum,
@@ -81,15 +82,15 @@ def official(recipe: Recipe) -> Side:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        (logits.argmax(1) == 0).float().mean().item()  # its meters
+        (logits.argmax(1) == 0).float().mean().item()  # the official meters read it
         loss.item()
 
-    step()  # allocates
+    step()  # the first step allocates
     return in_steps(step, recipe.batch)
 
 
 def flops_an_image(recipe: Recipe) -> float:
-    """Floating-point operations of a training step an image; every side's are the same."""
+    """Return a training step's floating-point operations per image, the same for every side."""
     model, n = Official(recipe), 2
     images = torch.randn(2, n, 3, recipe.size, recipe.size)
     with FlopCounterMode(display=False) as counter:
@@ -99,33 +100,33 @@ def flops_an_image(recipe: Recipe) -> float:
 
 
 def product_rate(precision: str, side: int = 2048, rounds: int = 5) -> float:
-    """Floating-point operations a second of large matrix products: what no convolution passes."""
+    """Return the FLOP/s of large matrix products, which no convolution exceeds."""
     x = torch.randn(side, side, dtype=DTYPES[precision])
     seconds = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         x @ x
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return 2 * side**3 / statistics.median(seconds)
 
 
 def in_steps(
     step: Callable[[], object], batch: int, before: Callable[[], object] = lambda: None
 ) -> Side:
-    """Steps timed together, after what comes before."""
+    """Return a side that calls `before`, then times all steps together."""
 
     def side(count: int) -> float:
         before()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(count):
             step()
-        return count * batch / (time.perf_counter() - begun)
+        return count * batch / (time.perf_counter() - started)
 
     return side
 
 
 def ours(recipe: Recipe, store: Store, close: contextlib.ExitStack) -> tuple[Side, Side, Side]:
-    """Our step on images, on uint8 views, and the whole of it from the store's encoded images."""
+    """Return our step on images, on uint8 views, and from the store's encoded images."""
     engine, _, _ = open_engine("threads", store, 0, CPU)
     close.callback(engine.close)
     stages = Stages(store, recipe, RunOptions(device="cpu"), CPU, engine)
@@ -142,13 +143,13 @@ def ours(recipe: Recipe, store: Store, close: contextlib.ExitStack) -> tuple[Sid
 
 
 def skip(batches: Iterator, count: int) -> None:
-    """Let go of what was loaded before anybody looked at the clock."""
+    """Drop batches that were loaded before the clock started."""
     for _ in range(count):
         next(batches)
 
 
 def lightly(recipe: Recipe, folder: Path) -> Side | None:
-    """lightly's examples/pytorch/moco.py on a folder of images, with our trunk; None without it."""
+    """Return lightly's examples/pytorch/moco.py with our trunk; None if lightly is missing."""
     try:
         from lightly.data import LightlyDataset
     except ImportError:
@@ -168,7 +169,7 @@ def lightly(recipe: Recipe, folder: Path) -> Side | None:
         deactivate_requires_grad(momentum_net)
     criterion = NTXentLoss(temperature=recipe.T, memory_bank_size=(recipe.K, recipe.dim))
     optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=recipe.lr)
-    # no blur of tiny images, says the example; ours has none either
+    # the example leaves out the blur for tiny images; our recipe has none either
     transform = MoCoV2Transform(input_size=recipe.size, gaussian_blur=0.0)
     loader = torch.utils.data.DataLoader(
         LightlyDataset(str(folder), transform=transform), recipe.batch, shuffle=True,
@@ -201,28 +202,28 @@ def lightly(recipe: Recipe, folder: Path) -> Side | None:
 
 
 def trained(recipe: Recipe, data: Path, engine: str, waits: list[float]) -> Side:
-    """`fastmoco train` itself: its second log line's rate, of the later half of its steps."""
+    """Return `fastmoco train` as a side: the rate of its second log line, the later half."""
 
     def side(count: int) -> float:
-        told: list[Progress] = []
+        events: list[Progress] = []
 
         def listen(event: Event) -> None:
             if isinstance(event, Progress):
-                told.append(event)
+                events.append(event)
 
         with tempfile.TemporaryDirectory() as run:
             options = RunOptions(
                 device="cpu", engine=engine, log_every=count, out=run + "/run", force=True,  # type: ignore[arg-type]
             )
             train(data, dataclasses.replace(recipe, epochs=1), options, [listen])
-        waits.append(told[1].data_wait)
-        return told[1].images_per_s
+        waits.append(events[1].data_wait)
+        return events[1].images_per_s
 
     return side
 
 
 def unpack(store: Store, ids: range, folder: Path) -> None:
-    """The images of a store as files, by class."""
+    """Write images of a store as files, by class."""
     for i in ids:
         (folder / str(store.labels[i])).mkdir(parents=True, exist_ok=True)
         (folder / str(store.labels[i]) / f"{i}.jpg").write_bytes(bytes(store.encoded(i)))

@@ -1,4 +1,4 @@
-"""Edits of archives, record files and pickles that know their layout; checksums are put right."""
+"""Edits of archives, record files and pickles that know the layout and correct the checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAR_NAMES = (b"", b"/", b"../x.jpg", b"/etc/passwd", b"a//b.jpg", b"./.hidden", 
 
 
 def tar_starts(data: bytes) -> list[int]:
-    """The offsets of a tar's headers."""
+    """Return the offsets of a tar's headers."""
     found, at = [], 0
     while at + BLOCK <= len(data) and data[at]:
         found.append(at)
@@ -34,8 +34,8 @@ def tar_starts(data: bytes) -> list[int]:
 
 
 def edit_tar(rng: random.Random, data: bytes) -> bytes:
-    """A field of a header becomes something else; or a member is doubled, moved or taken out. The
-    header's checksum is right."""
+    """Change a field of a header, or double, move or remove a member. The header's checksum stays
+    right."""
     starts = tar_starts(data)
     k = rng.randrange(len(starts))
     at, end = starts[k], [*starts, len(data) - 2 * BLOCK][k + 1]
@@ -71,14 +71,14 @@ def edit_tar(rng: random.Random, data: bytes) -> bytes:
 
 
 def summed(head: bytearray) -> bytes:
-    """A tar header with its checksum right."""
+    """Return a tar header with the right checksum."""
     head[148:156] = b" " * 8
     head[148:156] = b"%06o\0 " % sum(head)
     return bytes(head)
 
 
 def inside_gzip(edit: Edit) -> Edit:
-    """The edit applied to what a gzip file holds."""
+    """Apply the edit to the content of a gzip file."""
     def edited(rng: random.Random, data: bytes) -> bytes:
         return gzip.compress(edit(rng, gzip.decompress(data)), 1, mtime=0)
 
@@ -90,7 +90,7 @@ def change_any(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_zip(*inner: tuple[str, Edit]) -> Edit:
-    """A member of a zip is changed (by the edits of its suffix too), doubled, renamed or taken out,
+    """Change (also by its suffix's edits), double, rename or remove a member of a zip,
     with right checksums.
 
     inner: (suffix, edit)."""
@@ -115,7 +115,7 @@ def edit_zip(*inner: tuple[str, Edit]) -> Edit:
         packed = zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
         out = io.BytesIO()
         with warnings.catch_warnings(), zipfile.ZipFile(out, "w", packed) as archive:
-            warnings.simplefilter("ignore")  # of names that come twice: they are meant to
+            warnings.simplefilter("ignore")  # names that come twice are intended
             for name, body in members:
                 archive.writestr(name, body)
         return out.getvalue()
@@ -158,7 +158,7 @@ BOMBS = (NEST, DOUBLE, HASHES, CLAIM, b"\x80\x04X\xff\xff\xff\x7fabc.", b"\x80\x
 
 
 def edit_pickle(rng: random.Random, data: bytes) -> bytes:
-    """An instruction is changed, doubled, moved or taken out, or gets another argument."""
+    """Change, double, move or remove an instruction, or change its argument."""
     if rng.random() < 0.04:
         return rng.choice(BOMBS)
     starts = [at for _, _, at in pickletools.genops(data) if at is not None]
@@ -186,7 +186,7 @@ def edit_pickle(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_npy(rng: random.Random, data: bytes) -> bytes:
-    """The text of an array's header becomes something else; its length is right."""
+    """Change the text of an array's header; its length stays right."""
     size = int.from_bytes(data[8:10], "little")
     text, body = data[10 : 10 + size], data[10 + size :]
     old, new = rng.choice((
@@ -201,14 +201,14 @@ def edit_npy(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_safetensors(rng: random.Random, data: bytes) -> bytes:
-    """The header, which is JSON, gets other values; its length is right."""
+    """Change the JSON header's values; its length stays right."""
     size = int.from_bytes(data[:8], "little")
     text = edit_json(rng, data[8 : 8 + size])
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def edit_tfrecord(rng: random.Random, data: bytes) -> bytes:
-    """A record gets other bytes, or is doubled, moved or taken out; checksums are right."""
+    """Change a record's bytes, or double, move or remove it; checksums stay right."""
     records, at = [], 0
     while at < len(data):
         (size,) = struct.unpack_from("<Q", data, at)
@@ -242,7 +242,7 @@ RECORDIO_MAGIC = struct.pack("<I", 0xCED7230A)
 
 
 def edit_recordio(rng: random.Random, data: bytes) -> bytes:
-    """A field behind a magic number: the length with its flag, the header of the image."""
+    """Change a field behind a magic number: the length with its flag, or the image's header."""
     places = []
     at = data.find(RECORDIO_MAGIC)
     while at >= 0:
@@ -260,8 +260,8 @@ def edit_recordio(rng: random.Random, data: bytes) -> bytes:
 
 
 def fields(*layout: tuple[int, int, str]) -> Edit:
-    """An edit of numbers at known places: (offset from the start, or the end if below 0; bytes;
-    "little" or "big")."""
+    """Return an edit of numbers at known places: (offset from the start, or from the end if
+    negative; number of bytes; "little" or "big")."""
     def edited(rng: random.Random, data: bytes) -> bytes:
         at, width, order = rng.choice(layout)
         at += len(data) if at < 0 else 0

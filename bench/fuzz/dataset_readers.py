@@ -1,4 +1,4 @@
-"""Files in our formats, prepared datasets, the journal of a killed prep, the cache of indexes."""
+"""Files in our formats, prepared datasets, the journal of a killed prep, the index cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ JOURNAL_FORMATS = ("beton", "tfrecord")
 
 
 def images(folder: Path, count: int = 8) -> Path:
-    """Two classes of images: one equal to another, one broken, one that is re-encoded."""
+    """Write two classes of images: two are equal, one is broken, one is to be re-encoded."""
     for i in range(count):
         path = folder / "ab"[i % 2] / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def images(folder: Path, count: int = 8) -> Path:
 
 @contextlib.contextmanager
 def own_cache(folder: Path) -> Any:
-    """A cache of indexes beside the folder, which is gone afterwards."""
+    """Use an index cache beside the folder; remove it afterwards."""
     before = os.environ.get("XDG_CACHE_HOME")
     cache = folder.with_suffix(".cache")
     os.environ["XDG_CACHE_HOME"] = str(cache)
@@ -64,7 +64,7 @@ def own_cache(folder: Path) -> Any:
 
 
 def content(store: Store) -> dict[str, Any]:
-    """All that a store says of its samples."""
+    """Return everything that a store reports of its samples."""
     some = range(min(len(store), 30))
     return {
         "sizes": store.sizes, "labels": store.labels, "kinds": store.kinds,
@@ -75,7 +75,7 @@ def content(store: Store) -> dict[str, Any]:
 
 
 def attempt(action: Callable[[], Any]) -> Any:
-    """The value that it returns; None if it refuses."""
+    """Return the function's value, or None if it refuses."""
     try:
         return action()
     except UserError:
@@ -83,7 +83,7 @@ def attempt(action: Callable[[], Any]) -> Any:
 
 
 def read_store_file(folder: Path, name: str) -> Any:
-    """A file as knn, verify, inspect and prep read it."""
+    """Read a file as knn, verify, inspect and prep do."""
     path = folder / name
     with own_cache(folder):
         found = attempt(lambda: content(open_store(path)))
@@ -116,7 +116,7 @@ def build_file(form: str, name: str) -> Callable[[Path], list[str]]:
 
 
 def build_beton(folder: Path) -> list[str]:
-    """A beton without the empty rest of its pages, which no reader asks for: 4 MB less."""
+    """Cut a beton's empty last pages, which no reader reads: 4 MB less."""
     build_file("beton", "train.beton")(folder)
     path = folder / "foreign.beton"
     store, data = open_store(path), path.read_bytes()
@@ -149,8 +149,8 @@ def build_dataset(folder: Path) -> list[str]:
 
 
 def read_dataset(folder: Path, name: str) -> Any:
-    """A prepared dataset as every command reads it. Images count only if verify finds no fault:
-    no other command looks at their checksums."""
+    """Read a prepared dataset as every command does. Images count only if verify finds no fault,
+    since no other command checks their checksums."""
     out = folder / name.split("/")[0]
     manifest = attempt(lambda: read_manifest(out))
     found = attempt(lambda: content(open_store(out)))
@@ -177,7 +177,7 @@ def build_data_file(folder: Path) -> list[str]:
 
 
 class DyingSource:
-    """A source that ends the process when a certain image is read."""
+    """A source that ends the process when it reads a certain image."""
 
     def __init__(self, source: Source, at: int) -> None:
         self._source, self._at = source, at
@@ -192,7 +192,7 @@ class DyingSource:
 
 
 def build_journal(folder: Path) -> list[str]:
-    """A prep that was killed in the middle."""
+    """Leave the files of a prep that was killed in the middle."""
     images(folder / "images", 16)
     pid = os.fork()
     if not pid:
@@ -204,7 +204,7 @@ def build_journal(folder: Path) -> list[str]:
 
 
 def read_journal(folder: Path, name: str) -> Any:
-    """The killed prep goes on: the bytes of all that it wrote."""
+    """Resume the killed prep; return the bytes of its files."""
     out = folder / "out"
     prepare(folder / "images", out, IN_PARTS, JOURNAL_FORMATS)
     files = sorted(path for path in out.rglob("*") if path.is_file())
@@ -224,7 +224,7 @@ def settle_cache(folder: Path) -> list[str]:
 
 
 def read_cached(folder: Path, name: str) -> Any:
-    """Files of others, whose indexes lie in the cache: a damaged one counts as absent."""
+    """Open foreign files whose indexes are cached; a damaged index counts as absent."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     return [content(open_store(path)) for path in paths]
@@ -241,7 +241,7 @@ ZIP_OF_ARRAYS: tuple[Edit, ...] = (containers.edit_zip((".npy", containers.edit_
 
 
 def lists(rng: Any, data: bytes) -> bytes:
-    """An edit of whichever of a dataset's small files it is, but for the manifest."""
+    """Edit one of a dataset's small files, except the manifest."""
     if data[:1] == b"\x93":
         return containers.edit_npy(rng, data)
     if data[:2] == b"{\n":
@@ -250,7 +250,7 @@ def lists(rng: Any, data: bytes) -> bytes:
 
 
 def manifests(rng: Any, data: bytes) -> bytes:
-    """An edit of a manifest. It may take its checksum out, and then it counts as an old one."""
+    """Edit a manifest, perhaps without its checksum: then it counts as an old one."""
     if data[:2] != b"{\n":
         raise ValueError("no manifest")
     return edit_json(rng, data)

@@ -19,13 +19,13 @@ from data_tools.images.prepare_image import BadImage, prepare_image
 from data_tools.images.sniff import sniff
 from data_tools.policy import Policy
 
-# A header may claim what it likes up to the limit on pixels, and each takes 3 to 8 bytes: with this
-# one the limit on memory is about what the policy does not explain.
+# A header may claim any size up to the limit on pixels, and a pixel takes 3 to 8 bytes. With this
+# limit, a fault of memory is one that the claimed size does not explain.
 POLICIES = (Policy(max_pixels=1 << 23), Policy(max_pixels=1 << 23, check="decode"))
 
 
 def read_image(folder: Path, name: str) -> Any:
-    """As prep stores it, in both ways of checking, and as the readers of records see it."""
+    """Read as prep does, with both checks, and as the readers of records do."""
     data = (folder / name).read_bytes()
     found: list[tuple[Any, ...]] = [sniff(data)]
     with quiet_pillow():
@@ -36,7 +36,7 @@ def read_image(folder: Path, name: str) -> Any:
 
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """uint8 [height, width, channels]: waves, which compress as photographs do."""
+    """Draw waves, which compress like photographs: uint8 [height, width, channels]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     waves = [np.sin(a * x + b * y + c) for a, b, c in rng.uniform(0, 5, (channels, 3))]

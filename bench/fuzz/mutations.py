@@ -23,19 +23,19 @@ VALUES: tuple[Any, ...] = (
 
 
 def copies(wanted: int, size: int) -> int:
-    """How many copies of so many bytes a change may make: as many as wanted, if they stay small."""
+    """Return how many copies of `size` bytes a change may make, so that files stay small."""
     return max(1, min(wanted, GROWTH // max(1, size)))
 
 
 def flip(rng: random.Random, data: bytes) -> bytes:
-    """One bit changed."""
+    """Flip one bit."""
     out = bytearray(data or b"\0")
     out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
     return bytes(out)
 
 
 def place(rng: random.Random, size: int) -> int:
-    """A position in `size` bytes; often near an end: that is where formats keep their numbers."""
+    """Draw a position in `size` bytes; often near an end, where formats keep their numbers."""
     where = rng.random()
     if where < 0.35:
         return min(size, rng.randrange(0, 64))
@@ -47,7 +47,7 @@ def place(rng: random.Random, size: int) -> int:
 
 
 def change(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    """One change at random. others: files from which a piece may come."""
+    """Make one random change. A piece may come from the files in `others`."""
     ways = (flip, change_bytes, change_bytes, change_number, change_number, cut, insert, remove,
             duplicate, swap, fill)
     way = rng.choice(ways)
@@ -65,7 +65,7 @@ def change_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def change_number(rng: random.Random, data: bytes) -> bytes:
-    """An integer of 1 to 8 bytes becomes an extreme one, or one near to what it was."""
+    """Replace an integer of 1 to 8 bytes by an extreme one, or by one near the old one."""
     width = rng.choice((1, 2, 4, 8))
     order: Literal["little", "big"] = "little" if rng.random() < 0.5 else "big"
     at = place(rng, max(0, len(data) - width))
@@ -100,7 +100,7 @@ def duplicate(rng: random.Random, data: bytes) -> bytes:
 
 
 def swap(rng: random.Random, data: bytes) -> bytes:
-    """Two blocks of one size change places."""
+    """Swap two blocks of the same size."""
     size = rng.choice((1, 4, 16, 512))
     if len(data) < 2 * size:
         return data[::-1]
@@ -119,12 +119,12 @@ def fill(rng: random.Random, data: bytes) -> bytes:
 
 
 def splice(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """The beginning of one file and the end of another."""
+    """Join the start of one file and the end of another."""
     return data[: place(rng, len(data))] + other[place(rng, len(other)) :]
 
 
 def json_value(rng: random.Random) -> Any:
-    """A value that a document may hold against all expectation."""
+    """Draw a value that a reader does not expect."""
     if rng.random() < 0.02:
         deep: Any = []
         for _ in range(900):  # what json itself can still write
@@ -134,13 +134,13 @@ def json_value(rng: random.Random) -> Any:
 
 
 def edit_json(rng: random.Random, data: bytes) -> bytes:
-    """One value of a JSON document is replaced, removed, renamed or doubled."""
+    """Replace, remove, rename or double one value of a JSON document."""
     value = json.loads(data)
     return dumped(rng, changed(rng, value))
 
 
 def edit_json_line(rng: random.Random, data: bytes) -> bytes:
-    """The same, in one line of a file of such documents; or a line is doubled or taken out."""
+    """Edit one line of a file of JSON documents as edit_json() does, or double or remove a line."""
     lines = data.split(b"\n")
     at = rng.randrange(max(1, len(lines) - 1))
     way = rng.random()
@@ -164,7 +164,7 @@ def dumped(rng: random.Random, value: Any) -> bytes:
 
 
 def changed(rng: random.Random, value: Any) -> Any:
-    """The value with one change somewhere in it."""
+    """Return the value with one change somewhere in it."""
     inside = isinstance(value, dict | list) and value and rng.random() < 0.9
     if not inside:
         return json_value(rng)
@@ -190,7 +190,7 @@ def changed(rng: random.Random, value: Any) -> Any:
 
 
 def edit_lines(rng: random.Random, data: bytes) -> bytes:
-    """A change of a text of lines: one is doubled, taken out, moved, or filled with something."""
+    """Double, remove, move or fill one line of a text."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     way = rng.randrange(6)
@@ -212,7 +212,7 @@ def edit_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_table(rng: random.Random, data: bytes) -> bytes:
-    """A cell of a table of separated values becomes something else."""
+    """Replace one cell of a table of separated values."""
     lines = data.split(b"\n")
     at = rng.randrange(max(1, len(lines) - 1))
     mark = b"\t" if b"\t" in data else b","

@@ -1,4 +1,4 @@
-"""Edits of image files that know their layout; checksums and sizes around them are put right."""
+"""Edits of image files that know the layout, and correct the checksums and sizes around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC9, 0xCA, 0xCB)
 
 
 def jpeg_segments(data: bytes) -> list[bytes]:
-    """The segments up to the first scan, and all that follows as the last piece."""
+    """Return the segments up to the first scan, and the rest as the last piece."""
     pieces, at = [data[:2]], 2
     while data[at] == 0xFF and data[at + 1] != 0xDA:
         size = 2 if data[at + 1] in NO_LENGTH else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -26,7 +26,7 @@ def jpeg_segments(data: bytes) -> list[bytes]:
 
 
 def edit_jpeg(rng: random.Random, data: bytes) -> bytes:
-    """One segment gets other bytes, another length or marker, or is doubled, moved or taken out."""
+    """Change a segment's bytes, length or marker, or double, move or remove it."""
     pieces = jpeg_segments(data)
     at = rng.randrange(1, len(pieces))
     piece, way = pieces[at], rng.randrange(9)
@@ -57,7 +57,7 @@ def edit_jpeg(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_png(rng: random.Random, data: bytes) -> bytes:
-    """One chunk is changed, doubled, moved or taken out; lengths and checksums are right."""
+    """Change, double, move or remove one chunk; lengths and checksums stay right."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -98,7 +98,7 @@ def edit_png(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_tiff(rng: random.Random, data: bytes) -> bytes:
-    """A field of one entry of the first directory, or the link to the next directory."""
+    """Change a field of one entry of the first directory, or the link to the next directory."""
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
@@ -110,7 +110,7 @@ def edit_tiff(rng: random.Random, data: bytes) -> bytes:
     entry = at + 2 + 12 * rng.randrange(count)
     field, form = rng.choice(((0, "H"), (2, "H"), (4, "I"), (8, "I"), (8, "H")))
     value = rng.choice((*(v for v in EXTREMES if v < 1 << 32), 256, 257, 258, 259, 262, 277, 5, 8))
-    if rng.random() < 0.3:  # as it is in another entry
+    if rng.random() < 0.3:  # take the value of another entry
         other = at + 2 + 12 * rng.randrange(count)
         (value,) = struct.unpack_from(order + form, data, other + field)
     struct.pack_into(order + form, out, entry + field, value % (1 << (8 * struct.calcsize(form))))
@@ -118,7 +118,7 @@ def edit_tiff(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_riff(rng: random.Random, data: bytes) -> bytes:
-    """A chunk of a WebP is changed, doubled or taken out; the sizes are right."""
+    """Change, double or remove a chunk of a WebP; the sizes stay right."""
     chunks, at = [], 12
     while at + 8 <= len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "little")
@@ -143,7 +143,7 @@ NESTED = (b"meta", b"iprp", b"ipco", b"moov", b"trak", b"jp2h", b"iref", b"dinf"
 
 
 def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """(type, body) of the boxes of an ISO base media file (AVIF, JPEG 2000)."""
+    """Return (type, body) of the boxes of an ISO base media file (AVIF, JPEG 2000)."""
     found, at = [], 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -156,7 +156,7 @@ def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def edit_boxes(rng: random.Random, data: bytes) -> bytes:
-    """A box at any depth is changed, doubled, moved or taken out; the sizes around it are right."""
+    """Change, double, move or remove a box at any depth; the sizes around it stay right."""
     found = boxes(data)
     k = rng.randrange(len(found))
     kind, body = found[k]
@@ -179,7 +179,7 @@ def edit_boxes(rng: random.Random, data: bytes) -> bytes:
 
 
 def edit_netpbm(rng: random.Random, data: bytes) -> bytes:
-    """A number of the header of a PPM or PGM, its magic, or a comment."""
+    """Change a number of a PPM or PGM header, its magic, or a comment."""
     head = re.match(rb"(P\d)(\s+)(\d+)(\s+)(\d+)(\s+)(\d+)(\s)", data)
     assert head is not None
     parts = list(head.groups())

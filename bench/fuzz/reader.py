@@ -1,4 +1,4 @@
-"""A reader to fuzz: valid files to start from, and how they are changed."""
+"""A reader to fuzz: its valid files, its edits, and its errors."""
 
 from __future__ import annotations
 
@@ -12,49 +12,48 @@ from bench.fuzz import mutations
 from data_tools.errors import UserError
 
 Edit = Callable[[random.Random, bytes], bytes]
-"""One structure-aware change of a file. May raise what it likes if it can't parse the bytes."""
+"""A structure-aware change of a file. It may raise any error if it cannot parse the bytes."""
 
 
 class Case(NamedTuple):
     """A changed file."""
 
     target: str
-    """Which of the reader's files was changed."""
+    """Name of the reader's file that was changed."""
     data: bytes
     mended: bool
-    """Whether its checksums were put right."""
+    """Whether its checksums were corrected."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One way in which bytes of others come in."""
+    """One way in which foreign bytes come in."""
 
     name: str
     build: Callable[[Path], list[str]]
-    """Writes valid files into an empty folder; returns the names of those that are changed."""
+    """Writes valid files into an empty folder; returns the names of the files to change."""
     read: Callable[[Path, str], Any]
     """Reads the files in a folder, of which the named one was changed, as the commands do.
 
-    Returns the content, as `same` compares it; None if the file counts as absent. No map of the
-    file: that is put back before the two are compared."""
+    Returns the content, as `same` compares it; None if the file counts as absent. It must not map
+    the file, which is restored before the comparison."""
     edits: tuple[Edit, ...] = ()
     mending: tuple[Edit, ...] = ()
-    """Edits that put the file's own checksums right: what they change is no damage, and may be
-    accepted."""
+    """Edits that also correct the file's checksums, so that a reader may accept the file."""
     same: Callable[[Any, Any], bool] | None = None
-    """For files that carry checksums: whether accepted content is what was written."""
+    """For files with checksums: returns whether accepted content is the written content."""
     settle: Callable[[Path], list[str]] | None = None
-    """For files that depend on where the folder lies: called in a copy of what was built; returns
-    the names of the files that are changed."""
+    """For files that depend on the folder's path: called in a copy of the built folder; returns the
+    names of the files to change."""
     writes: bool = False
-    """True if reading changes files of the folder: they are put back after each case."""
+    """True if reading changes files of the folder; they are restored after each case."""
     slow: bool = False
-    """True for more than 50 ms per file: an eighth of the files, if their number is given."""
+    """True if a file takes more than 50 ms; then --files allows an eighth."""
     refusals: tuple[type[BaseException], ...] = (UserError,)
     """The exceptions that reading may raise."""
 
     def mutate(self, number: int, seed: int, originals: dict[str, bytes], flips: bool) -> Case:
-        """Case `number`, which depends on the arguments alone. flips: change exactly one bit."""
+        """Return case `number`, which only the arguments decide. flips: change one bit."""
         rng = random.Random(f"{seed} {self.name} {number}")
         target = rng.choice(sorted(originals))
         data = originals[target]
@@ -78,7 +77,7 @@ class Reader:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Equal in structure and values; arrays and tensors in every bit."""
+    """Return whether values are equal in structure and content, arrays and tensors in every bit."""
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
@@ -86,11 +85,11 @@ def equal(a: Any, b: Any) -> bool:
     if hasattr(a, "dtype"):
         return (getattr(b, "dtype", None) == a.dtype and a.shape == b.shape
                 and bytes_of(a) == bytes_of(b))
-    return type(a) is type(b) and (a == b or repr(a) == repr(b))  # NaN is itself
+    return type(a) is type(b) and (a == b or repr(a) == repr(b))  # repr: NaN equals itself
 
 
 def bytes_of(array: Any) -> bytes:
-    """The bytes of a numpy array or a tensor."""
+    """Return the bytes of a numpy array or a tensor."""
     if hasattr(array, "numpy"):
         import torch
 

@@ -1,5 +1,5 @@
-"""Checkpoints, weights of others, the cache of features, and what report, compare, export and
---resume read of a run."""
+"""Checkpoints, foreign weights, the feature cache, and the files of a run that report, compare,
+export and --resume read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WEIGHTS: tuple[Edit, ...] = (containers.edit_zip((".pkl", containers.edit_pickle
 
 @functools.cache
 def made_run(parent: Path) -> Path:
-    """A folder with a prepared dataset, a run on it, evaluations of it and an export."""
+    """Make a folder with a prepared dataset, a run on it, its evaluations and an export."""
     folder = parent / "made-run"
     images(folder / "images", 24)
     prepare(folder / "images", folder / "data")
@@ -69,7 +69,7 @@ def made_run(parent: Path) -> Path:
 
 
 def printed(path: Path, argv: list[str]) -> None:
-    """The output of a command, as a file."""
+    """Write a command's output to a file."""
     out = io.StringIO()
     os.environ["XDG_CACHE_HOME"] = str(path.parent / "cache")
     with contextlib.redirect_stdout(out):
@@ -81,7 +81,7 @@ def printed(path: Path, argv: list[str]) -> None:
 
 
 def build_run(*names: str) -> Callable[[Path], list[str]]:
-    """A copy of that run; the named files are changed."""
+    """Copy that run; its named files are to be changed."""
     def build(folder: Path) -> list[str]:
         shutil.copytree(made_run(folder.parent), folder, dirs_exist_ok=True)
         return list(names)
@@ -90,7 +90,7 @@ def build_run(*names: str) -> Callable[[Path], list[str]]:
 
 
 def build_run_without_data(*names: str) -> Callable[[Path], list[str]]:
-    """The same; its dataset has gone."""
+    """Copy that run and remove its dataset."""
     def build(folder: Path) -> list[str]:
         found = build_run(*names)(folder)
         shutil.rmtree(folder / "data")
@@ -111,8 +111,8 @@ def read_weights(folder: Path, name: str) -> Any:
 
 
 def official(width: int) -> dict[str, Any]:
-    """A checkpoint of a ResNet-18 in the released code's layout; of less than its 64 channels it
-    is a small one, whose names are right and whose shapes are refused."""
+    """Write a checkpoint of a ResNet-18 in the released code's layout. With fewer than 64 channels
+    it is small: its names are right, and its shapes are refused."""
     from torchvision.models import ResNet
     from torchvision.models.resnet import BasicBlock
 
@@ -139,7 +139,7 @@ def build_legacy(folder: Path) -> list[str]:
 
 
 def read_foreign(folder: Path, name: str) -> Any:
-    """None if its shapes are no encoder's: then it was read, and refused by its content."""
+    """Return None if the shapes are no encoder's: then it was read, and refused by its content."""
     return attempt(lambda: vars(open_checkpoint(folder / name)))
 
 
@@ -161,12 +161,12 @@ def encoder_of(path: Path) -> Any:
 
 
 def read_features(folder: Path, name: str) -> Any:
-    """Features that lie in the cache: a damaged file counts as absent, and they are extracted."""
+    """Return cached features. A damaged file counts as absent, so they are extracted again."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     how = Extraction(CPU, threads=1, engine="threads")
     encoder = encoder_of(folder / "checkpoint.pt")
     found = features_of(encoder, open_store(folder / "data"), RECIPE, how)
-    return found.clone()  # it is a map of the file, which is put back before it is compared
+    return found.clone()  # it maps the file, which is restored before the comparison
 
 
 def settle_features(folder: Path) -> list[str]:
@@ -176,7 +176,7 @@ def settle_features(folder: Path) -> list[str]:
 
 
 def read_report_page(folder: Path, name: str) -> Any:
-    """The page of a run, its dataset having gone."""
+    """Return the report of a run whose dataset was removed."""
     out, lacking = report(folder / "run", folder / "page.html", device="cpu", threads=1)
     return out.stat().st_size
 
@@ -197,7 +197,7 @@ def read_comparison(folder: Path, name: str) -> Any:
 
 
 def read_export(folder: Path, name: str) -> Any:
-    """An export with its card, over an earlier one."""
+    """Export with a card, over an earlier export."""
     run = folder / "run"
     saved = saved_of(made_checkpoint(folder))
     attempt(lambda: export(saved, run, "safetensors", run / "export-safetensors"))
@@ -218,7 +218,7 @@ def read_bench(folder: Path, name: str) -> Any:
 
 
 def read_resume(folder: Path, name: str) -> Any:
-    """A run that has ended goes on: it reads all that it wrote, and ends at once."""
+    """Resume a run that has ended: it reads all its files and ends at once."""
     options = RunOptions(out=str(folder / "run"), resume=True, log_every=1, threads=1,
                          device="cpu", engine="threads")
     torch.manual_seed(0)
@@ -226,7 +226,7 @@ def read_resume(folder: Path, name: str) -> Any:
 
 
 def either(rng: Any, data: bytes) -> bytes:
-    """An edit of a JSON document, or of a file of lines of them."""
+    """Edit a JSON document, or a file with a JSON document per line."""
     try:
         return edit_json(rng, data)
     except ValueError:

@@ -30,7 +30,7 @@ IDX_FIELDS = containers.fields((0, 4, "big"), (2, 1, "big"), (3, 1, "big"), (4, 
 
 
 def prepare_whole(path: Path, out: Path, labels: Path | None = None) -> Any:
-    """prep of whatever lies there, and what was prepared read back."""
+    """Prepare whatever is in the folder, and read the result back."""
     try:
         prepare(path, out, POLICY, ("tfrecord",), labels=labels)
         store = open_store(out)
@@ -66,7 +66,7 @@ def in_folders() -> dict[str, bytes]:
 
 
 def samples() -> dict[str, bytes]:
-    """The members of a WebDataset tar."""
+    """Return the members of a WebDataset tar."""
     found: dict[str, bytes] = {}
     for i, data in enumerate(small_images()):
         found[f"{i:06}.{'png' if i == 3 else 'jpg'}"] = data
@@ -211,7 +211,7 @@ def json_list(names: list[str]) -> str:
 
 
 def build_truth(folder: Path) -> list[str]:
-    """A flat folder of images, and a list that labels it."""
+    """Write a flat folder of images and a list with their labels."""
     flat = {f"flat/{i}.jpg": d for i, d in enumerate(small_images())}
     written(folder, flat)
     text = "".join(f"{Path(n).name} {CLASSES[i % 2]}\n" for i, n in enumerate(flat))

@@ -21,11 +21,11 @@ from bench.fuzz.worker import Fault, Place, State, prepare_process, run_forked, 
 
 POLL = 0.2  # seconds between two looks at a worker
 BATCH_SECONDS = 1.5
-STUCK = 90.0  # seconds of the clock on one file without an end, whatever the processor did
-KEPT = 3  # files kept of each cause
+STUCK = 90.0  # seconds by the clock on one file, whatever the processor did
+KEPT = 3  # files kept per cause
 KINDS = ("uncaught", "crash", "hang", "memory", "silent")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# Of a worker, bytes beside what a file may take: it is ended while it reads.
+# Bytes that a worker may take beyond the limit per file before it is killed while it reads.
 MOST_MEMORY = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -77,7 +77,7 @@ class Worker:
 
     def __init__(self, folder: Path, work: Callable[[Connection, State], None]) -> None:
         self.folder = folder
-        """Its own: the changed files lie in it."""
+        """The worker's own folder for the changed files."""
         self.state = State()
         self.pipe, theirs = multiprocessing.Pipe()
 
@@ -98,7 +98,7 @@ class Worker:
         self.pipe.send((reader, first, count, seconds))
 
     def too_long(self, limits: Limits) -> bool:
-        """Whether the file that is being read has had its time."""
+        """Return whether the file being read has used up its time."""
         number, now, spent = self.state.get()[0], time.monotonic(), self._processor_seconds()
         if number != self._last[0] or number < 0:
             self._last = (number, now, spent)
@@ -106,7 +106,7 @@ class Worker:
         return spent - self._last[2] > limits.seconds or now - self._last[1] > STUCK
 
     def too_large(self, most: int) -> bool:
-        """Whether it takes more memory than that, while it reads."""
+        """Return whether it takes more than this much memory while it reads."""
         try:
             with open(f"/proc/{self.pid}/statm") as file:
                 return int(file.read().split()[1]) * PAGE > most
@@ -122,7 +122,7 @@ class Worker:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def end(self) -> int:
-        """Kills the process if it still runs; returns how it ended."""
+        """Kill the process if it still runs; return a text on its end."""
         self.ended = True
         self.pipe.close()
         try:
@@ -133,7 +133,7 @@ class Worker:
 
 
 class Supervisor:
-    """Runs readers against changed files until the time or the files are through."""
+    """Runs readers on changed files until the time or the number of files is used up."""
 
     def __init__(
         self, readers: Sequence[Reader], scratch: Path, keep: Path, seed: int = 0,
@@ -150,8 +150,8 @@ class Supervisor:
         self._targets: dict[str, list[str]] = {}
 
     def build(self) -> None:
-        """Writes the valid files of all readers, in a process of its own: this one stays without
-        threads, so that it can fork."""
+        """Write the valid files of all readers in a process of its own, so that this one stays
+        without threads and can fork."""
         told = self.scratch / "targets.json"
 
         def work() -> None:
@@ -170,7 +170,7 @@ class Supervisor:
         self._targets = json.loads(told.read_text())
 
     def run(self, minutes: float, files: int, workers: int) -> None:
-        """files: at most so many of each reader, and an eighth of it for the slow ones."""
+        """Read at most `files` files per reader, and an eighth of that for slow readers."""
         self._most = {n: max(1, files // 8) if r.slow else files for n, r in self.readers.items()}
         until = time.monotonic() + 60 * minutes
         active = [self._start() for _ in range(workers)]
@@ -192,7 +192,7 @@ class Supervisor:
                     worker.end()
 
     def _due(self, active: list[Worker]) -> str:
-        """The reader that had the least time so far, and is not being read."""
+        """Return the idle reader that had the least time so far."""
         taken = {worker.reader for worker in active}
         left = [name for name in self.readers
                 if self._next[name] < self._most[name] and name not in taken]
@@ -214,7 +214,7 @@ class Supervisor:
 
             try:
                 serve(pipe, state, place_of, self.limits, self.seed, self.flips)
-            except Exception:  # the valid files can't be read: the process has no other voice
+            except Exception:  # the valid files can't be read; only this reports it
                 (own / "crash.txt").write_text(traceback.format_exc())
                 raise
 
@@ -227,7 +227,7 @@ class Supervisor:
         return place
 
     def _look(self, worker: Worker, ready: bool, active: list[Worker], idle: list[Worker]) -> None:
-        """Takes what a worker says; ends one that is stuck, and replaces one that has ended."""
+        """Take a worker's messages; kill it if it is stuck, and replace it if it has ended."""
         kind = "crash"
         try:
             if ready:
@@ -256,7 +256,7 @@ class Supervisor:
         idle.append(new)
 
     def _lose(self, worker: Worker, kind: str) -> None:
-        """Counts the file that a worker ended at or does not get through."""
+        """Count the file at which a worker ended or got stuck."""
         number, _, _, target = worker.state.get()
         code = worker.end()
         log = worker.folder / "crash.txt"

@@ -1,8 +1,8 @@
-"""One process that reads changed files, one after another, and says how each went.
+"""A process that reads changed files, one after another, and reports the outcome of each.
 
-It is forked from a process that has imported all readers, so that a new one costs milliseconds.
-What it does at every instant lies in memory that it shares with its parent: so the parent knows
-which file ended or stopped it.
+It is forked from a process that has imported all readers, so that a new one takes milliseconds. It
+keeps its state in memory that it shares with its parent, which so knows which file ended or stopped
+it.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ OURS = ("/data_tools/", "/fastmoco/")
 
 @dataclass
 class Fault:
-    """A file that was not read as it should be."""
+    """A file that a reader did not handle as it should."""
 
     reader: str
     number: int
     kind: str
     """uncaught, crash, hang, memory or silent."""
     cause: str
-    """The same for faults of one origin."""
+    """A text that is equal for faults with the same origin."""
     trace: str = ""
     target: str = ""
-    """The name of the changed file among the reader's."""
+    """Name of the changed file in the reader's folder."""
 
 
 class State:
@@ -94,11 +94,11 @@ class Place:
                 path.write_bytes(self.originals[name])
 
     def as_written(self, name: str, found: Any) -> bool:
-        """Whether accepted content is what was written; for files without checksums any is."""
+        """Return whether accepted content is right; without checksums any content is."""
         return self.reader.same is None or self.reader.same(found, self.whole[name])
 
     def _restore(self) -> None:
-        """Puts back what reading changed."""
+        """Restore the files that reading changed."""
         for path in self.folder.rglob("*"):
             if path.is_file() and path not in self._tree:
                 path.unlink()
@@ -109,7 +109,7 @@ class Place:
 
 
 def prepare_process(crash_log: Path | None) -> None:
-    """Limits of a worker, and quiet: what libraries print about damage is not of interest."""
+    """Limit a worker's memory, and silence it: libraries print much about damage."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -127,7 +127,7 @@ def prepare_process(crash_log: Path | None) -> None:
 
 
 def peak() -> int:
-    """The most memory that this process took since `forget_peak`, bytes."""
+    """Return the peak memory of this process since `forget_peak`, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
@@ -140,7 +140,7 @@ def forget_peak() -> None:
 
 
 def cause_of(error: BaseException) -> str:
-    """The exception's type and the last of our lines that it passed."""
+    """Return the exception's type and the last line of our code in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if any(part in f.filename for part in OURS)] or list(frames)
     if not ours:
@@ -151,8 +151,8 @@ def cause_of(error: BaseException) -> str:
 
 
 def judge(place: Place, case: Case, limits: Limits) -> tuple[str, str, str]:
-    """Reads one changed file -> (outcome, cause, traceback); the outcome is "accepted", "refused"
-    or a kind of fault."""
+    """Read one changed file; return (outcome, cause, traceback). The outcome is "accepted",
+    "refused" or a kind of fault."""
     forget_peak()
     before, began = peak(), time.process_time()
     outcome, cause, trace = "accepted", "", ""
@@ -182,11 +182,11 @@ def serve(
     connection: Any, state: State, place_of: Callable[[str], Place], limits: Limits, seed: int,
     flips: bool,
 ) -> None:
-    """Answers requests (reader, first number, how many, seconds) until the other side closes.
+    """Answer requests (reader, first number, count, seconds) until the other side closes.
 
-    Sends each (Fault, the file's bytes) as it is found; and once the time or the cases are through
-    (the next number, whether the process ends): it does so after a fault of memory, for what is
-    left of that would count for others.
+    Send (Fault, the file's bytes) for each fault, and after the last case (next number, whether the
+    process ends). The process ends after a fault of memory, since the rest of that memory would
+    count against later files.
     """
     while True:
         try:
@@ -217,7 +217,7 @@ def serve(
 
 
 def run_forked(work: Callable[[], None]) -> int:
-    """Forks; the child does the work and ends. Returns the child's process id."""
+    """Fork a child that does the work and ends; return its process id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:

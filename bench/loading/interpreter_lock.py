@@ -34,7 +34,7 @@ from contextlib import closing
 import numpy as np
 from PIL import Image
 
-from bench.shared.photographs import POLICY, photographs
+from bench.demo.photographs import POLICY, photographs
 from bench.shared.results import environment, write_json
 from data_tools.open import open_store
 from data_tools.prepare import prepare

@@ -23,7 +23,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from bench.shared.photographs import POLICY, photographs
+from bench.demo.photographs import POLICY, photographs
 from data_tools.manifest import summary
 from data_tools.open import open_store
 from data_tools.prepare import prepare

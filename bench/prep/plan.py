@@ -26,7 +26,7 @@ import tempfile
 import time
 from functools import partial
 
-from bench.shared.photographs import drawn, repeat
+from bench.demo.photographs import drawn, repeat
 from bench.shared.promises import not_met
 from bench.shared.results import environment, write_json
 from bench.shared.rounds import alternate, spread

@@ -29,7 +29,7 @@ import tempfile
 import time
 from functools import partial
 
-from bench.shared.photographs import repeat
+from bench.demo.photographs import repeat
 from bench.shared.results import environment, write_json
 from bench.shared.rounds import alternate, spread
 from data_tools.open import open_store

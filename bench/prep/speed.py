@@ -40,8 +40,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from bench.shared.photographs import POLICY as PHOTO_POLICY
-from bench.shared.photographs import QUALITY, SIDE, drawn, repeat
+from bench.demo.photographs import POLICY as PHOTO_POLICY
+from bench.demo.photographs import QUALITY, SIDE, drawn, repeat
 from bench.shared.promises import not_met
 from bench.shared.results import environment, write_json
 from bench.shared.rounds import alternate, ratio, spread

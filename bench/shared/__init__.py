@@ -1,1 +1,1 @@
-"""Code that several measurements share: flags, results, rounds, promises, photographs, charts."""
+"""Code that several measurements share: flags, results, rounds, promises, charts."""

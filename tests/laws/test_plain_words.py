@@ -12,7 +12,7 @@ from tests.support.prose import faults, files, of_markdown, of_python
 ROOT = Path(__file__).parents[2]
 # Folders and files that are rewritten in plain words. The list grows until it is everything.
 PLAIN = [
-    "fastmoco/README.md", "fastmoco/reporting", "fastmoco/runs", "fastmoco/settings",
+    "bench", "fastmoco/README.md", "fastmoco/reporting", "fastmoco/runs", "fastmoco/settings",
     "tests/augmentation", "tests/bench", "tests/checks", "tests/commands", "tests/conftest.py",
     "tests/evaluation", "tests/kernels", "tests/laws", "tests/loading", "tests/measuring",
     "tests/model", "tests/reporting", "tests/runs", "tests/support", "tests/system",

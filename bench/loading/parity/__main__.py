@@ -33,10 +33,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.demo.photographs import POLICY, photographs
 from bench.loading.parity.draws import Fit, distributions
 from bench.loading.parity.ops import FORMS, OPS, Form, by_reference, colour_of, does
 from bench.loading.parity.others import dali_decode, other_cuts
-from bench.shared.photographs import POLICY, photographs
 from bench.shared.results import write_json
 from data_tools.open import open_store
 from data_tools.prepare import prepare

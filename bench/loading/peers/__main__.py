@@ -31,6 +31,7 @@ import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+from bench.demo.photographs import POLICY, photographs
 from bench.loading.peers.ours import (
     Data,
     Decode,
@@ -50,7 +51,6 @@ from bench.loading.peers.workers import (
     TorchvisionTensors,
 )
 from bench.shared.charts import draw_bars
-from bench.shared.photographs import POLICY, photographs
 from bench.shared.promises import Promise, in_json, verdict
 from bench.shared.results import environment, write_json
 from bench.shared.rounds import alternate

@@ -46,7 +46,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bench.shared.photographs import drawn
+from bench.demo.photographs import drawn
 from bench.shared.promises import Promise, in_json, verdict
 from bench.shared.results import write_json
 from bench.shared.rounds import alternate, ratio, spread

@@ -57,6 +57,8 @@ def test_every_command_has_help_at_once(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_an_unknown_flag(name, monkeypatch, capsys):
     """In this process: most import torch, which takes seconds."""
+    for loaded in (name, f"{name}.__main__"):  # runpy warns of a module that is imported already
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
     monkeypatch.setattr(sys, "argv", [name, "--no-such-flag"])
     with pytest.raises(SystemExit) as end:
         runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -77,6 +77,7 @@ def _kept(encoder: Encoder, store: Store, recipe: Recipe, how: Extraction) -> to
     found = opened(path, (len(store), encoder.width), how.say)
     if found is None:
         fill(path, encoder, store, recipe, how)
+        # mapped from the file, so that the first use reads the same bytes as later ones
         found = opened(path, (len(store), encoder.width))
         assert found is not None
     return torch.from_numpy(found)
@@ -168,12 +169,13 @@ def fill(path: Path, encoder: Encoder, store: Store, recipe: Recipe, how: Extrac
         ranks.barrier()  # the file is there: every rank maps it and fills its share
         out = np.lib.format.open_memmap(partial, mode="r+")
         first, end = (len(store) * r // ranks.size for r in (ranks.rank, ranks.rank + 1))
-        if first < end:
+        if first < end:  # a rank of many has nothing to do if there are few images
             share = store if ranks.size == 1 else Subset(store, np.arange(first, end))
             extracted(encoder, share, recipe, how, out[first:end])
         out.flush()
         ranks.barrier()  # all shares are written
         if ranks.rank == 0:
+            # The checksums follow the array: numpy.load ignores them.
             end = out.offset + out.nbytes
             with open(partial, "r+b") as file:
                 file.seek(end)

@@ -47,6 +47,7 @@ def one_ahead(
             if batch is None:
                 return None
             prepared = prepare(batch)
+            # the main stream waits for this event; the host does not
             return prepared, side.record_event()
 
     now, steps = begin(), deque[torch.cuda.Event]()
@@ -140,10 +141,11 @@ class Slot:
         """Start the copy and make the current stream wait for it. The host does not wait."""
         if self._device is not None and copy_stream is not None:
             assert self._used is not None and self._copied is not None
-            copy_stream.wait_event(self._used)
+            copy_stream.wait_event(self._used)  # the last reader of the device buffer has ended
             with torch.cuda.stream(copy_stream):
                 self._device.copy_(self._host, non_blocking=True)
                 self._copied.record(copy_stream)
+            # later work on the current stream waits on the device, not on the host
             torch.cuda.current_stream(self.device).wait_event(self._copied)
         return self._tensors
 

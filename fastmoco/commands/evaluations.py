@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data_tools.errors import UserError
-from fastmoco.commands import datasets
 from fastmoco.run_options import EngineName
 
 if TYPE_CHECKING:
@@ -78,55 +76,19 @@ def begin(
 
     ranks: True if the processes that torchrun started can share the work.
     """
-    from data_tools.open import open_store
     from data_tools.progress import silent
     from data_tools.safe_reading.checksum import unsaid
-    from fastmoco.evaluation.feature_cache import Extraction
-    from fastmoco.system.device import pick_device
-    from fastmoco.system.torchrun import join
     from fastmoco.terminal import console
-    from fastmoco.weights.open import open_checkpoint
+    from fastmoco.verbs.inputs import How, open_inputs
 
-    if flags.threads < 0:
-        raise UserError(f"--threads {flags.threads}: give 1 or more, or 0 for all cores")
     quiet = bool(getattr(flags, "json", False))
-    device = pick_device(flags.device)
-    loaded = viewed(open_checkpoint(checkpoint, device), flags)
-    joined = join()
-    if joined.size > 1 and (flags.no_keep or not ranks):
-        raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
-    quiet = quiet or joined.rank > 0
-    for line in (loaded.origin, loaded.note):
-        if line and not quiet:
-            console.say(f"{checkpoint}: {line}")
-    if joined.rank > 0:
-        joined.barrier()  # the first rank prepares a dataset that is not prepared yet
-    stores = [None if p is None else open_store(datasets.prepared(p, quiet)) for p in data]
-    if joined.rank == 0:
-        joined.barrier()
-    how = Extraction(
-        device, flags.threads, flags.engine, not flags.no_keep, joined,
-        silent if quiet else console.progress, unsaid if quiet else console.say,
+    how = How(
+        flags.size, flags.mean, flags.std, flags.device, flags.threads, flags.engine,
+        not flags.no_keep,
     )
-    return loaded, how, stores
-
-
-def viewed(saved: Checkpoint, flags: HowFlags) -> Checkpoint:
-    """Return the checkpoint with the view of --size, --mean and --std."""
-    from fastmoco.recipe import replace
-
-    if flags.size < 0:
-        raise UserError(f"--size {flags.size}: give a side in pixels")
-    recipe = replace(saved.recipe, eval_size=flags.size or saved.recipe.eval_size)
-    for name in ("mean", "std"):
-        values = getattr(flags, name)
-        if not values:
-            continue
-        good = len(values) == 3 and all(0 <= v <= 1 for v in values)
-        if not good or (name == "std" and 0 in values):
-            raise UserError(f"--{name} {' '.join(map(str, values))}: give three numbers, 0 to 1")
-        recipe = replace(recipe, augmentation=replace(recipe.augmentation, **{name: values}))
-    return replace(saved, recipe=recipe)
+    show, say = (silent, unsaid) if quiet else (console.progress, console.say)
+    found = open_inputs(checkpoint, tuple(data), how, ranks, show, say)
+    return found.checkpoint, found.how, found.stores
 
 
 def about(args: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -28,7 +28,7 @@ NO_DIGESTS = (
 NO_CHECKSUMS = "holds no checksums of its tensors: damage in them cannot be detected"
 
 
-@dataclass(repr=False)
+@dataclass
 class Checkpoint:
     """Content of a checkpoint. Only its clock fields differ between a run that was interrupted and
     one that was not."""

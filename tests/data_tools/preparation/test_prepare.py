@@ -174,7 +174,7 @@ def test_splits_without_suffixes_are_refused(write_tree: Write, tmp_path: Path) 
 
 
 def test_an_error_is_one_line_that_any_terminal_prints() -> None:
-    assert str(UserError("a\nb\r\n\udcff: bad")) == "a b \\udcff: bad"
+    assert str(UserError("a\nb\r\n\udcff: bad")) == r"a\nb\r\n\udcff: bad"
 
 
 def test_a_directory_with_other_files_is_left_alone(write_tree: Write, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The code of the READMEs runs as it is printed, their commands and files exist, and their file maps
-match the modules."""
+"""The Python of the READMEs runs unchanged, their commands and files exist, and their file maps match
+the modules."""
 
 import re
 import shlex

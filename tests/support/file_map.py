@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("fastmoco",)
+PACKAGES = ("data_tools", "fastmoco")
 BEGIN = "<!-- file map: python -m tests.support.file_map -->\n"
 END = "<!-- end of the file map -->"
 

@@ -16,12 +16,10 @@ from data_tools.images.sniff import ppm_header
 from data_tools.store import JPEG, OTHER, RAW, SPLIT
 from tests.support.record_samples import (
     LABELS,
-    check_pixels,
     check_reads_back,
     check_refusal,
     check_survives,
     mutations,
-    read_by_dali,
     samples,
     write,
 )
@@ -267,38 +265,3 @@ def test_mutated_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
 
 
 # Readers of others.
-
-
-def test_dali_reads_it(tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali")
-    from nvidia.dali import fn
-
-    images = samples()
-    pixels = np.frombuffer(images[1].data, np.uint8).copy()
-    pixels[2 : 2 + 40 * 4] = np.frombuffer((b"\n\n\n" + MAGIC * 40)[:160], np.uint8)
-    pixels[200:520] = np.frombuffer(b"".join(MAGIC + bytes(k % 4) for k in range(60))[:320], "u1")
-    images[1] = images[1]._replace(data=pixels.tobytes())
-    # A comment in front holds the magic at every alignment.
-    comment = b"".join(MAGIC + bytes(k % 4 + 1) for k in range(20)) + MAGIC * 4
-    segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
-    images[2] = images[2]._replace(data=images[2].data[:2] + segment + images[2].data[2:])
-    paths = [tmp_path / "a.rec", tmp_path / "b.rec"]
-    index, base = "", 0
-    for k, path in enumerate(paths):
-        rows = write(recordio, path, images)
-        assert (rows["kind"] & SPLIT != 0).tolist() == [False, True, True, False, False]
-        check_reads_back(path, rows, images)
-        index += recordio.dali_index(rows, 5 * k, base)
-        base += path.stat().st_size
-    (tmp_path / "x.idx").write_text(index)
-
-    def reader() -> tuple[object, object]:
-        encoded, label = fn.readers.mxnet(
-            path=[str(path) for path in paths], index_path=[str(tmp_path / "x.idx")]
-        )
-        return encoded, label
-
-    found = read_by_dali(reader, 10)
-    for (image, label), sample, wanted in zip(found, images * 2, LABELS * 2, strict=True):
-        check_pixels(image, sample)
-        assert label.tolist() == [wanted]

@@ -21,12 +21,10 @@ from data_tools.open import open_store
 from data_tools.store import JPEG, OTHER
 from tests.support.record_samples import (
     LABELS,
-    check_pixels,
     check_reads_back,
     check_refusal,
     check_survives,
     mutations,
-    read_by_dali,
     samples,
     write,
 )
@@ -286,30 +284,3 @@ def test_protobuf_reads_it_and_we_read_protobuf(tmp_path: Path) -> None:
     rows, _ = scan(theirs)
     assert rows["label"].tolist() == [5, 6, 7] and (rows["kind"] == JPEG).all()
     check_reads_back(theirs, rows, samples()[::2])
-
-
-def test_dali_reads_it(tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali")
-    import nvidia.dali.tfrecord as features
-    from nvidia.dali import fn
-
-    paths = [tmp_path / "a.tfrecord", tmp_path / "b.tfrecord"]
-    for path in paths:
-        rows = write(tfrecord, path)
-        path.with_suffix(".idx").write_text(tfrecord.dali_index(rows))
-
-    def reader() -> tuple[object, object]:
-        read = fn.readers.tfrecord(
-            path=[str(path) for path in paths],
-            index_path=[str(path.with_suffix(".idx")) for path in paths],
-            features={
-                "image/encoded": features.FixedLenFeature((), features.string, ""),
-                "image/class/label": features.FixedLenFeature([1], features.int64, -1),
-            },
-        )
-        return read["image/encoded"], read["image/class/label"]
-
-    found = read_by_dali(reader, 10)
-    for (image, label), sample, wanted in zip(found, samples() * 2, LABELS * 2, strict=True):
-        check_pixels(image, sample)
-        assert label.dtype == np.int64 and label.tolist() == [wanted]

@@ -19,14 +19,12 @@ from data_tools.images.prepare_image import Prepared
 from data_tools.store import JPEG, OTHER, RAW
 from tests.support.record_samples import (
     LABELS,
-    check_pixels,
     check_reads_back,
     check_refusal,
     check_survives,
     little_memory,
     mutations,
     pixels,
-    read_by_dali,
     samples,
     write,
 )
@@ -292,30 +290,3 @@ def test_the_webdataset_library_reads_it(tmp_path: Path) -> None:
         assert sample["__key__"] == f"{i:09d}"
         assert np.array_equal(sample["ppm" if image.raw else "jpg"], pixels(image))
         assert sample.get("cls", -1) == label
-
-
-def test_dali_reads_it(tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali")
-    from nvidia.dali import fn, types
-
-    labels = (3, 4, 0, 1000, 7)
-    paths = [tmp_path / "a.tar", tmp_path / "b.tar"]
-    for k, path in enumerate(paths):
-        numbers = np.arange(5 * k, 5 * k + 5)
-        rows = write(webdataset, path, None, labels, numbers.tolist())
-        path.with_suffix(".idx").write_text(webdataset.dali_index(rows, numbers))
-
-    def reader() -> tuple[object, object]:
-        encoded, label = fn.readers.webdataset(
-            paths=[str(path) for path in paths],
-            index_paths=[str(path.with_suffix(".idx")) for path in paths],
-            ext=["jpg;ppm", "cls"],
-            dtypes=[types.UINT8, types.UINT8],
-        )
-        return encoded, label
-
-    found = read_by_dali(reader, 10)
-    for (image, label), sample, wanted in zip(found, samples() * 2, labels * 2, strict=True):
-        check_pixels(image, sample)
-        assert int(label.tobytes()) == wanted
-    assert {sample.raw for sample in samples()} == {True, False} and RAW

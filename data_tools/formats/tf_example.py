@@ -19,8 +19,9 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
+from data_tools.images.magic import HEAD, is_picture
 from data_tools.images.prepare_image import Prepared
-from data_tools.images.sniff import HEAD, is_picture, ppm_header
+from data_tools.images.sniff import ppm_header
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 # A feature with one of these words in its name may hold the label.

@@ -1,5 +1,6 @@
-"""BMP files by their headers (Microsoft's BITMAPCOREHEADER to BITMAPV5HEADER, and those of OS/2):
-what Pillow does not read of them, and faults that it does not see.
+"""Finds BMP files that Pillow does not read, and damage that it does not notice, by their headers.
+
+The headers are Microsoft's BITMAPCOREHEADER to BITMAPV5HEADER, and those of OS/2.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ COMPRESSIONS = {
     6: "bit fields with alpha", 11: "CMYK", 12: "CMYK, RLE8", 13: "CMYK, RLE4",
 }  # fmt: skip
 OS2_COMPRESSIONS = COMPRESSIONS | {3: "Huffman coding", 4: "RLE24"}
-FLAT = (0, 3, 6, 11)  # those that fill as many bytes per row as its pixels need
+FLAT = (0, 3, 6, 11)  # compressions that store all bits of each pixel
 
 
 class Bmp(NamedTuple):
     header: int
-    """Bytes of the header; its version."""
+    """Bytes of the header, by which its version is known."""
     width: int
     height: int
     """Below 0: the rows are stored from the top."""
     planes: int
     bits: int
-    """Per pixel."""
+    """Bits per pixel."""
     compression: int
     colours: int
     """Colours in the palette; 0: as many as the bits allow."""
@@ -38,7 +39,7 @@ class Bmp(NamedTuple):
 
 
 def read_bmp(data: bytes) -> Bmp | None:
-    """None: cut off, or a header of no known size."""
+    """The header's fields; None if it is cut off or has an unknown size."""
     if len(data) < 26:
         return None
     pixels, size = struct.unpack_from("<II", data, 10)
@@ -55,7 +56,7 @@ def read_bmp(data: bytes) -> Bmp | None:
 
 
 def bmp_not_supported(data: bytes) -> str:
-    """Names what Pillow does not know of a BMP whose header is possible; empty: nothing."""
+    """The reason that Pillow can't read a valid BMP; "" if there is none, or it is damaged."""
     bmp = read_bmp(data)
     if bmp is None or bmp.planes != 1 or bmp.width < 1 or not bmp.height:
         return ""
@@ -68,7 +69,7 @@ def bmp_not_supported(data: bytes) -> str:
         return ""
     row = (bmp.width * bmp.bits + 31) // 32 * 4
     if bmp.compression in FLAT and not os2 and len(data) < bmp.pixels + row * abs(bmp.height):
-        return ""  # cut
+        return ""  # cut off
     if bmp.compression not in (0, 1, 2) or bmp.bits in (2, 64):
         return f"BMP of {bmp.bits} bits, {names[bmp.compression]}: {CONVERT}"
     if bmp.header == 16:
@@ -81,7 +82,8 @@ def bmp_not_supported(data: bytes) -> str:
 def check_bmp(data: bytes) -> None:
     """Raises BadImage for a negative width, and for run-length codes that lead out of the image.
 
-    Pillow takes the one for a width of four thousand millions, and drops what the others lead to.
+    Pillow reads a negative width as one of four billion pixels, and silently drops pixels outside
+    the image.
     """
     bmp = read_bmp(data)
     if bmp is None:
@@ -94,7 +96,7 @@ def check_bmp(data: bytes) -> None:
     while at < end:
         count, value = data[at], data[at + 1]
         at += 2
-        if count or value > 2:  # a run of a value, or so many values as they are
+        if count or value > 2:  # a run of one value, or `value` literal ones
             if row >= abs(bmp.height):
                 raise BadImage("damaged BMP: its run-length codes lead out of the image")
             if not count:

@@ -1,7 +1,7 @@
-"""Image files of any kind -> upright uint8 pixels [H, W, 3] (RGB) or [H, W] (grey) -> bytes.
+"""Decodes image files to upright uint8 pixels, [H, W, 3] (RGB) or [H, W] (grey), and encodes them.
 
-JPEGs are decoded by simplejpeg (exact, and without the interpreter lock), all else by Pillow; see
-flatten for how its images become RGB or grey.
+simplejpeg decodes JPEGs, exactly and without the interpreter lock. Pillow decodes all other files;
+flatten.py turns its images into RGB or grey.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from data_tools.images.bad_image import BadImage
 from data_tools.images.bmp_header import check_bmp
 from data_tools.images.flatten import BYTES, HEADER, PNG_DEPTH, array_of, flatten, is_wide
 from data_tools.images.jpeg_header import JpegHeader
+from data_tools.images.magic import PNG_START
 from data_tools.images.tiff_header import Tiff, is_tiff
 from data_tools.images.unreadable import not_decoded, not_opened, webp_size
 from data_tools.policy import Policy
 
-# A third cheaper than bicubic, as cheap as bilinear, and sharper than that.
+# A third cheaper than bicubic; as cheap as bilinear, but sharper.
 FILTER = Image.Resampling.HAMMING
 JPEG_MAX_SIDE = 65500  # libjpeg's own limit
-# Below this side, chroma at half resolution would be seen in training; above, crops hide it and
-# decoding is faster.
+# Pixels. In images with a shorter side, chroma at half resolution would be visible in training. In
+# larger ones, crops hide it, and decoding is faster.
 FULL_CHROMA_BELOW = 256
-# Formats Pillow reads by itself. Not EPS (runs Ghostscript) and the like.
+# Formats that Pillow reads without another program. EPS, for one, would run Ghostscript.
 FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM", "JPEG2000", "AVIF")
 # A tile of a TIFF is decoded whole, whatever the image's own size.
 TIFF_TILE_PIXELS = 1 << 26
-PNG_FIRST = b"IHDR"  # in Apple's variant another chunk is the first, and red and blue swapped
-PNG_START = b"\x89PNG\r\n\x1a\n"
-# Pillow refuses a PNG whose compressed text is too large; its message names this limit.
+# In Apple's variant, another chunk is the first, and red and blue are swapped.
+PNG_FIRST = b"IHDR"
+# If the compressed text of a PNG is too large, Pillow refuses it and names this limit.
 PNG_TEXT_LIMIT, PNG_TEXT = "MAX_TEXT", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-# The most that decoding holds at once, of any format here.
+# Peak memory of decoding any of these formats.
 MOST_BYTES_PER_PIXEL = 32
 
 
 def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
-    """Raises BadImage for a JPEG whose data is damaged anywhere.
+    """Raises BadImage if a JPEG's data is damaged anywhere.
 
-    Decodes to an eighth of the size: that skips most of the arithmetic, but none of the entropy
-    coded data, which is where libjpeg finds damage. Two thirds of a full decode's time.
+    Decodes to an eighth of the size, which takes two thirds of the time of full size. It skips most
+    of the arithmetic, but reads all entropy-coded data, where libjpeg finds damage.
     """
     try:
         simplejpeg.decode_jpeg(
@@ -61,7 +62,8 @@ def check_jpeg(data: bytes, colorspace: str = "RGB") -> None:
 
 
 def jpeg_error(error: ValueError) -> Exception:
-    """libjpeg's own error for memory is no fault of the file."""
+    """The error to raise for simplejpeg's: a MemoryError if libjpeg had too little memory, which is
+    no fault of the file, else BadImage."""
     if "nsufficient memory" in str(error):
         return MemoryError(str(error))
     return BadImage(f"damaged JPEG: {error}")
@@ -70,13 +72,14 @@ def jpeg_error(error: ValueError) -> Exception:
 def decode_jpeg(
     data: bytes, size: tuple[int, int], header: JpegHeader, strict: bool
 ) -> np.ndarray:
-    """An RGB, YCbCr or grey JPEG, shrunk to size (width, height, before it is turned), upright.
+    """Decodes an RGB, YCbCr or grey JPEG: uint8 [H, W, 3] or [H, W, 1], upright.
 
-    strict: raise BadImage where the data is damaged, instead of guessing what was there.
+    size: (width, height) before rotation, to which it is shrunk. strict: raise BadImage if the data
+    is damaged; otherwise libjpeg fills the damaged parts.
     """
     shrunk = size != (header.width, header.height)
-    # While it decodes, libjpeg can drop frequencies: cheap, and antialiased. At least twice the
-    # size that is wanted remains for the real filter.
+    # libjpeg can shrink while it decodes, by dropping frequencies, which is cheap and antialiased.
+    # It keeps at least twice the final size, for the real filter.
     least = (2 * size[0], 2 * size[1], 2) if shrunk else (0, 0, 1)
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -91,7 +94,7 @@ def decode_jpeg(
 
 
 def shrink(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To size (width, height), antialiased."""
+    """Pixels shrunk to size (width, height), antialiased."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     return np.asarray(image.resize(size, FILTER))
 
@@ -106,6 +109,7 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """A JPEG of uint8 pixels [H, W, 3], or grey: [H, W] or [H, W, 1]."""
     pixels = np.ascontiguousarray(pixels)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         grey = pixels.reshape(*pixels.shape[:2], 1)
@@ -115,15 +119,18 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def rgb_bytes(pixels: np.ndarray) -> bytes:
-    """height x width x 3 bytes."""
+    """Pixels as height x width x 3 bytes, also of a grey image."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, 2)
     return pixels.tobytes()
 
 
 def open_image(data: bytes, max_pixels: int = Policy.max_pixels) -> Image.Image:
-    """Reads a header. Raises BadImage for what is broken, or no image that can be read, and for a
-    WebP of more than max_pixels: its decoder takes memory for the image when it opens the file."""
+    """Opens a file with Pillow, which reads the header.
+
+    Raises BadImage if it is damaged or can't be read, and for a WebP of more than max_pixels, whose
+    decoder takes memory for the whole image at once.
+    """
     canvas = webp_size(data)
     if canvas is not None and canvas[0] * canvas[1] > max_pixels:
         raise BadImage(f"more than {max_pixels} pixels: {canvas[0]} x {canvas[1]}")
@@ -158,11 +165,12 @@ def open_image(data: bytes, max_pixels: int = Policy.max_pixels) -> Image.Image:
 
 
 def not_enough_memory(width: int, height: int) -> NotEnoughMemory:
+    """The error for a valid image of this size."""
     return NotEnoughMemory(f"not enough memory for {width} x {height} pixels")
 
 
 def checked_tiff(data: bytes) -> Tiff:
-    """Raises BadImage for a TIFF that can't be stored, by its header."""
+    """A TIFF's directories. Raises BadImage if they show that it can't be stored."""
     tiff = tiff_header.read_tiff(data)
     tiff_kinds.refuse_raw(tiff)
     tiff_kinds.refuse_samples(tiff.pages[0])
@@ -173,11 +181,12 @@ def checked_tiff(data: bytes) -> Tiff:
 
 
 def has_large_text(data: bytes, error: Exception) -> bool:
+    """True if Pillow refused a PNG for the size of its text."""
     return PNG_TEXT_LIMIT in str(error) and data.startswith(PNG_START)
 
 
 def without_text(data: bytes) -> bytes:
-    """A PNG without the chunks of text and colour profile, which no pixel depends on."""
+    """A PNG without its texts and colour profile, on which no pixel depends."""
     kept, at = [PNG_START], len(PNG_START)
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -188,7 +197,7 @@ def without_text(data: bytes) -> bytes:
 
 
 def describe(image: Image.Image, data: bytes) -> str:
-    """Format, and what conversion loses of it: the reason under which it is counted."""
+    """The format and the losses of its conversion, as the reason for re-encoding."""
     try:
         kind = image.format or "image"
         kind += " with alpha" if image.has_transparency_data else ""
@@ -203,13 +212,13 @@ def describe(image: Image.Image, data: bytes) -> str:
 
 
 def pages_of(image: Image.Image) -> int:
-    """Pages of one size in a TIFF, of which the first is read; 1 for other files."""
+    """Number of pages of the first one's size in a TIFF; 1 for other files."""
     tiff = image.info.get(HEADER)
     return 1 if tiff is None else max(1, tiff.stack())
 
 
 def scale_transparency(image: Image.Image, depth: int) -> None:
-    """The transparent colour of a PNG as the pixels are that Pillow gives: it scales only those."""
+    """Scales the transparent colour of a PNG to 8 bits. Pillow scales the pixels alone."""
     key = image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)
@@ -218,18 +227,21 @@ def scale_transparency(image: Image.Image, depth: int) -> None:
 
 
 class Decoded(NamedTuple):
+    """The pixels of an image."""
+
     pixels: np.ndarray
     """uint8 [H, W, 3] or [H, W], upright."""
     highest: int = -1
-    """The greatest value of an image of 16 bits per sample, before these were scaled to 8. Of
-    colours Pillow gives the high byte; then its low byte is taken for 255. -1: no such image."""
+    """Greatest value of an image of 16 bits per sample, before it was scaled to 8 bits; -1 for
+    other images. Of colours, Pillow gives the high bytes alone: then the low byte counts as 255."""
 
 
 def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> Decoded:
-    """Pixels, shrunk to size (width, height, before it is turned), upright. Closes the image.
+    """Decodes an image that open_image opened, and closes it.
 
-    orientation 0: ask Pillow. Raises BadImage for what is damaged or has no right conversion, and
-    MemoryError if a valid image of this size does not fit into memory.
+    size: (width, height) before rotation, to which it is shrunk. orientation: 1 to 8; 0: by the
+    image's metadata. Raises BadImage if it is damaged or has no exact conversion, and MemoryError
+    if a valid image of this size does not fit into memory.
     """
     data, (width, height) = image.info[BYTES], image.size
     try:
@@ -239,7 +251,7 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
         orientation = orientation or image.getexif().get(0x0112, 1)
         flat, highest = flatten(image, data)
         if flat is not image:
-            image.close()  # large: it must not wait for the caller's `with` to end
+            image.close()  # now, since it is large, and not at the end of the caller's `with`
         if flat.size != size:
             flat = flat.resize(size, FILTER)
         return Decoded(turn(array_of(flat), orientation), highest)
@@ -256,16 +268,16 @@ def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> D
 
 
 def require_memory(width: int, height: int) -> None:
-    """Raises MemoryError if a valid image of this size might not fit into this process's memory.
+    """Raises MemoryError if decoding this size might need more memory than this process gets.
 
-    Decoders report a failed allocation in as many ways as they report damage.
+    It tries to allocate that much, since decoders report a lack of memory like damage.
     """
     np.empty((height, width, MOST_BYTES_PER_PIXEL), np.uint8)
 
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings and messages off, and its limit on pixels: the policy has its own."""
+    """Turns off Pillow's warnings, log and limit on pixels, which the policy replaces."""
     from PIL import Image
 
     log = logging.getLogger("PIL")

@@ -1,7 +1,7 @@
-"""Names the kind of a file that prep can't store, by its first bytes, for its reason.
+"""Names the kind of a file that prep can't store, for the reason in the quarantine.
 
-Signatures are those of the formats' own specifications. Only files that no reader here takes come
-to this, so a loose signature can't turn away a good image.
+The signatures are from the formats' specifications. Only files that all readers have refused get
+here, so a short signature can't refuse a good image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ CONVERT = "not supported, convert it first"
 
 
 class Kind(NamedTuple):
+    """The kind of a file that can't be stored."""
+
     name: str
     is_image: bool
 
@@ -75,11 +77,11 @@ HTML_ELEMENTS = (b"html", b"head", b"body")
 IM_TOOLS = re.compile(
     rb"(?:[^\n\x0c]{0,99}\n){0,9}width \d+\n(?:[^\n\x0c]{0,99}\n){0,9}height \d+"
 )
-LOOKS = 4096
+LOOKS = 4096  # bytes of a text that are searched
 
 
 def kind_of(data: bytes) -> Kind | None:
-    """The kind of a file, known by its first bytes (of TGA by its last, too); None: unknown."""
+    """The kind of a file by its first bytes, or for TGA also its last ones; None if unknown."""
     for table, is_image in ((IMAGES, True), (OTHERS, False)):
         for offset, signature, name in table:
             if data.startswith(signature, offset) and fits(name, data):
@@ -88,7 +90,7 @@ def kind_of(data: bytes) -> Kind | None:
 
 
 def fits(name: str, data: bytes) -> bool:
-    """Whether the bytes behind a short signature are those of that format, too."""
+    """True if the bytes behind a short signature also match its format."""
     if name == "DICOM" and data[128:132] != b"DICM":  # without its preamble: the first element
         return data[4:6] in (b"UL", b"CS", b"UI") or data[4:8] in (b"\4\0\0\0", b"\x0a\0\0\0")
     if name == "SGI":
@@ -105,7 +107,7 @@ def fits(name: str, data: bytes) -> bool:
 def container_kind(data: bytes) -> Kind | None:
     """The kind of a file made of boxes (ISO 14496-12), RIFF or gzip, by its content."""
     if data[4:8] == b"ftyp":
-        # The major brand, and behind a version the brands that it is compatible with.
+        # The major brand, a version of 4 bytes, then the compatible brands.
         length = min(int.from_bytes(data[:4], "big"), 256)
         brands = [data[8:12], *(data[at : at + 4] for at in range(16, length - 3, 4))]
         if data[8:12] in HEIC_BRANDS:
@@ -131,6 +133,7 @@ def container_kind(data: bytes) -> Kind | None:
 
 
 def text_kind(head: bytes) -> Kind | None:
+    """The kind of a text; None if it has none of these."""
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     element, doctype = first_element(head)
     if element == b"svg":
@@ -149,7 +152,7 @@ def text_kind(head: bytes) -> Kind | None:
 
 
 def first_element(text: bytes) -> tuple[bytes, bytes]:
-    """The first element of an XML or HTML text and the name in its DOCTYPE, in small letters."""
+    """The first element of an XML or HTML text, and the name in its DOCTYPE, in lower case."""
     at, doctype = 0, b""
     while True:
         at += len(text[at:]) - len(text[at:].lstrip())
@@ -171,7 +174,7 @@ def first_element(text: bytes) -> tuple[bytes, bytes]:
 
 
 def headless_kind(data: bytes) -> Kind | None:
-    """Formats without a signature: their headers must be possible, and fit the file's length."""
+    """The kind of a file without a signature: its header must be possible and fit its length."""
     if is_icon(data):
         return Kind("ICO" if data[2] == 1 else "CUR", True)
     if data[-18:] == TGA_FOOTER or is_tga(data):
@@ -188,7 +191,7 @@ def headless_kind(data: bytes) -> Kind | None:
 
 
 def is_icon(data: bytes) -> bool:
-    """ICO and CUR: a directory whose entries lie within the file."""
+    """True for ICO and CUR: a directory whose first image is inside the file."""
     if len(data) < 22 or data[:4] not in (b"\0\0\1\0", b"\0\0\2\0"):
         return False
     count = struct.unpack_from("<H", data, 4)[0]
@@ -197,8 +200,8 @@ def is_icon(data: bytes) -> bool:
 
 
 def is_tga(data: bytes) -> bool:
-    """TGA 1, which has no footer: header fields that are possible, and as many bytes as they ask
-    for if the pixels are not run-length coded."""
+    """True for TGA 1, which has no footer: the fields are possible, and the file is long enough for
+    its pixels unless they are run-length coded."""
     if len(data) < 19:
         return False
     id_bytes, mapped, kind = data[:3]
@@ -220,12 +223,12 @@ def is_tga(data: bytes) -> bool:
 
 
 def is_spider(data: bytes) -> bool:
-    """SPIDER: a header of whole floats, whose records and bytes fit."""
+    """True for SPIDER: a header of whole floats, in which the sizes agree."""
     for order in "><" if len(data) >= 108 else "":
         values = dict(enumerate(struct.unpack_from(order + "27f", data), 1))
         used = [values[i] for i in (1, 2, 5, 12, 13, 22, 23)]
         if not all(abs(value) < 1e7 and value == int(value) for value in used):
-            continue  # a NaN is not below 1e7
+            continue  # also for NaN, which is not below 1e7
         records, size, record = values[13], values[22], values[23]
         if values[5] in (1, 3, -11, -12, -21, -22) and values[12] > 0 < record:
             if records * record == size >= 108:
@@ -234,6 +237,7 @@ def is_spider(data: bytes) -> bool:
 
 
 def is_pcx(data: bytes) -> bool:
+    """True for PCX: all fields of the header are possible."""
     if len(data) < 128 or data[0] != 10 or data[1] not in (0, 2, 3, 4, 5) or data[2] > 1:
         return False
     left, top, right, bottom = struct.unpack_from("<4H", data, 4)

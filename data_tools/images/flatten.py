@@ -1,8 +1,8 @@
-"""Images as Pillow opens them, of any mode -> 8-bit RGB or grey.
+"""Converts Pillow's images of any mode to 8-bit RGB or grey.
 
-Transparency is laid over white. 16-bit grey is scaled to 8 bits and rounded. Of 16-bit colours
-Pillow gives the high bytes, which lie within 1 of 255 of that. Large images are worked on in strips
-of rows, so that hardly more than the source and the result is in memory.
+Transparent images are laid over white. 16-bit grey is scaled to 8 bits and rounded. Of 16-bit
+colours, Pillow gives the high bytes, which differ from that by at most 1 of 255. Large images are
+converted in strips of rows, so that memory holds little more than the source and the result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from data_tools.images.bad_image import BadImage
 from data_tools.images.tiff_header import Page
 from data_tools.images.unreadable import read_codestream
 
-PNG_DEPTH = 24  # where a PNG's IHDR, always its first chunk, has the bits per sample
+PNG_DEPTH = 24  # offset of the bits per sample in a PNG, whose first chunk is always IHDR
 PPM_COMMENT = re.compile(rb"#[^\r\n]*")
-PPM_HEADER = 1 << 10  # bytes in which a PPM's header ends
+PPM_HEADER = 1 << 10  # bytes of the longest header of a PPM
 # Formats whose mode "I" holds 0 to 65535.
 SCALED_I = ("PNG", "PPM")
 STRIP_PIXELS = 1 << 18
-# Keys of Image.info: a TIFF's header as it is read here, and the file's bytes.
+# Our keys in Image.info: a TIFF's directories (tiff_header.Tiff), and the file's bytes.
 HEADER, BYTES = "data_tools header", "data_tools bytes"
 
 
 def is_wide(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has more than 8 bits per sample, so that some are lost."""
+    """True if the file has more than 8 bits per sample, so that some are lost."""
     if image.mode.startswith("I"):
         return True
     if image.format == "PNG":
@@ -47,14 +47,14 @@ def is_wide(image: Image.Image, data: bytes) -> bool:
 
 
 def tiff_of(image: Image.Image) -> Page:
-    """The directory of the page that is read."""
+    """The first page of a TIFF, which is the one that is read."""
     return image.info[HEADER].pages[0]  # type: ignore[no-any-return]
 
 
 def flatten(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:
-    """A loaded image of any mode -> RGB or L, and its greatest value (convert.Decoded.highest).
+    """Returns a loaded image in mode RGB or L, and its greatest value (see codec.Decoded.highest).
 
-    data: the file's bytes. Raises BadImage for numbers whose range is not known.
+    data: the file's bytes. Raises BadImage for numbers of unknown range, such as floats.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SCALED_I):
         return scaled(image)
@@ -62,7 +62,7 @@ def flatten(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:
 
 
 def highest_of(image: Image.Image, data: bytes) -> int:
-    """The greatest value of 16-bit colours, or of grey with alpha; -1: not 16 bits."""
+    """The greatest value of 16-bit colours, or of 16-bit grey with alpha; -1 for other images."""
     if image.mode.startswith("I") or image.mode == "F" or not is_wide(image, data):
         return -1
     extrema = image.getextrema()
@@ -73,7 +73,7 @@ def highest_of(image: Image.Image, data: bytes) -> int:
 
 
 def to_rgb_or_grey(image: Image.Image) -> Image.Image:
-    """Any Pillow mode of 8 bits to RGB or L, transparency over white."""
+    """An image of 8 bits in any of Pillow's modes as RGB or L, with transparency over white."""
     grey = image.mode in ("1", "L", "LA", "La")
     if image.mode in ("I", "F"):
         numbers = "float" if image.mode == "F" else "signed or 32-bit"
@@ -86,9 +86,9 @@ def to_rgb_or_grey(image: Image.Image) -> Image.Image:
 
 
 def scaled(image: Image.Image) -> tuple[Image.Image, int]:
-    """Grey of 16 bits to 8, rounded (Pillow would clip), and its greatest value.
+    """Scales grey of 16 bits to 8 with rounding (Pillow would clip); returns its greatest value too.
 
-    Zero is white if the file says so, and so is a transparent value.
+    Zero becomes white if the file says so. A transparent value becomes white.
     """
     most, white_is_zero = 65535, False
     if image.format == "TIFF":
@@ -106,20 +106,20 @@ def scaled(image: Image.Image) -> tuple[Image.Image, int]:
         if isinstance(key, int):
             values[wide == key] = 255
         out[top : top + part.height] = values
-    # 12 bits are scaled by the range that the header gives, so none of it is lost.
+    # The header gives the range of 12 bits, so there is no doubt about the scale to report.
     return Image.fromarray(out), highest if most == 65535 else -1
 
 
 @lru_cache(4)
 def scale_table(most: int, white_is_zero: bool) -> np.ndarray:
-    """uint8 [65536]: the value of each 16-bit value of an image whose greatest is `most`."""
+    """The 8-bit value for each 16-bit value, uint8 [65536]. most: the value that becomes 255."""
     values = np.minimum(np.arange(65536), most)
     values = most - values if white_is_zero else values
     return ((values * 255 + most // 2) // most).astype(np.uint8)
 
 
 def over_white(image: Image.Image, mode: str) -> Image.Image:
-    """An image with transparency, laid over white, in the mode RGB or L."""
+    """A transparent image laid over white, in mode RGB or L."""
     out = Image.new(mode, image.size)
     for top, part in strips(image):
         part = part.convert("LA") if part.mode == "La" else part
@@ -130,7 +130,7 @@ def over_white(image: Image.Image, mode: str) -> Image.Image:
 
 
 def array_of(image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB or grey image. np.asarray would hold two copies of all for a moment."""
+    """The pixels of an RGB or grey image. np.asarray would need memory for two copies of them."""
     out = np.empty((image.height, image.width, *[3] * (image.mode == "RGB")), np.uint8)
     for top, part in strips(image):
         out[top : top + part.height] = np.asarray(part)
@@ -138,7 +138,7 @@ def array_of(image: Image.Image) -> np.ndarray:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """(first row, these rows) of an image: what is done to a strip takes little memory."""
+    """Yields (first row, strip of rows) of an image, since work on a strip takes little memory."""
     rows = max(1, STRIP_PIXELS // image.width)
     if rows >= image.height or image.mode == "I;16B":  # Pillow can't crop those
         yield 0, image

@@ -1,8 +1,8 @@
-"""JPEGs that do not end where their file ends: bytes behind the end marker, or no end marker.
+"""Repairs the ends of JPEG files: bytes behind the end marker, or a missing end marker.
 
-Phones append films and panoramas to photographs, cameras further pictures. No decoder reads those
-bytes. Other files lost their last two bytes and nothing else. Both become whole JPEGs of the same
-pixels here, without being re-encoded.
+Phones append videos and panoramas to photographs, and cameras append further pictures. No decoder
+reads those bytes. Other files have lost their last two bytes and nothing else. This module makes
+complete JPEGs of both, with the same pixels, without re-encoding.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ COEFFICIENTS = 64
 
 
 class WholeJpeg(NamedTuple):
+    """A complete JPEG."""
+
     data: bytes
-    """From the start marker to the end marker, inclusive."""
+    """Its bytes, from the start marker to the end marker."""
     header: JpegHeader
     change: str
-    """CUT, ENDED, or empty: these are the file's own bytes."""
+    """CUT or ENDED; "" if these are the file's own bytes."""
 
 
 def whole_jpeg(data: bytes, max_pixels: int) -> WholeJpeg:
-    """The JPEG at the front of a file. Raises BadImage if it is damaged or lacks blocks.
+    """The JPEG at the start of a file. Raises BadImage if it is damaged or lacks pixels.
 
-    max_pixels: a larger image is not decoded to look for missing blocks.
+    max_pixels: larger images without an end marker are refused, since the search for missing pixels
+    would have to decode them.
     """
     try:
         header = sniff_jpeg(data, whole=True)
@@ -56,11 +59,11 @@ def whole_jpeg(data: bytes, max_pixels: int) -> WholeJpeg:
 
 
 def checked_header(data: bytes, max_pixels: int) -> JpegHeader | None:
-    """The header of a JPEG of ours that ends in a marker we appended; None if blocks are missing.
+    """The header of a JPEG to which an end marker was appended; None if pixels are missing.
 
-    A decoder reports that it ran out of bits within a scan. It can't report a scan of a
-    progressive JPEG that is missing altogether: there, the scan headers must name every bit of
-    every coefficient. An arithmetic decoder never runs out of bits, so those stay truncated.
+    A decoder reports a scan that is cut off. It can't report scans of a progressive JPEG that are
+    missing altogether, so the scan headers must cover every bit of every coefficient. The decoder
+    of arithmetic coding never runs out of bits, so such files count as truncated.
     """
     try:
         header = sniff_jpeg(data, whole=True)
@@ -76,7 +79,7 @@ def checked_header(data: bytes, max_pixels: int) -> JpegHeader | None:
 
 
 def has_all_scans(data: bytes, components: int) -> bool:
-    """Whether a progressive JPEG's scans cover every bit of every coefficient (annex G.1.1.1)."""
+    """True if a progressive JPEG's scans cover every bit of every coefficient (annex G.1.1.1)."""
     missing: dict[tuple[int, int], int] = {}  # lowest bit so far, by component and coefficient
     position = 2
     while True:

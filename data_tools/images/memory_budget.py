@@ -1,8 +1,8 @@
-"""A budget of memory over all threads: work that needs much of it takes turns.
+"""A budget of memory for all threads, so that work that needs much of it takes turns.
 
-A semaphore whose permits are bytes. Requests are served in the order in which they came, so that a
-large one is not passed by small ones for ever. A request above the whole budget waits until
-nothing else is under way, and then runs alone.
+It is a semaphore that counts bytes. Requests are served in their order: otherwise small ones could
+overtake a large one for ever. A request above the whole budget waits until nothing else runs, and
+then runs alone.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Work that needs less than this does not wait: the threads are few, so it adds little.
+# Bytes. Smaller requests never wait: there are few threads, so they add little.
 SMALL = 16 << 20
 
 
 class MemoryBudget:
-    """Bytes that may be in use at once by those who ask."""
+    """A number of bytes that threads may use at once. They ask with `take`."""
 
     def __init__(self, total: int) -> None:
         self._total = max(1, total)
@@ -26,16 +26,16 @@ class MemoryBudget:
         self._waiting: deque[object] = deque()
 
     def resize(self, total: int) -> None:
-        """Sets another total, for those who ask from now on."""
+        """Sets another total, for requests from now on."""
         with self._changed:
             self._total = max(1, total)
             self._changed.notify_all()
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Waits until `size` bytes fit beside what others hold, and holds them meanwhile.
+        """Waits until `size` bytes are free, and holds them during the block.
 
-        A thread that holds some must not take more of the same budget.
+        A thread must not take twice from the same budget: it could wait for itself.
         """
         if size < SMALL:
             yield
@@ -60,7 +60,7 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-# Of this process: what its threads hold while they decode, and while they hold files' bytes. A
-# thread that holds bytes waits for the turn to decode, never the other way, so none waits for ever.
+# This process's budgets, for decoding and for the bytes of files that were read. A thread takes
+# from READING first and from DECODING second, never in the other order, so none waits for ever.
 DECODING = MemoryBudget(4 << 30)
 READING = MemoryBudget(1 << 30)

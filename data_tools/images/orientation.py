@@ -1,6 +1,6 @@
-"""The orientation that a file's metadata gives its image: Exif 2.3 section 4.6, XMP part 2.
+"""Reads the orientation of an image from its metadata: Exif 2.3 section 4.6, XMP part 2.
 
-An image has one orientation. The first Exif block counts if it names one; only then XMP is read.
+The first Exif block counts. XMP is read only if that block has no orientation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ XMP_PREFIX = re.compile(rb"xmlns:([\w.-]{1,64})\s*=\s*[\"']" + XMP_TIFF + rb"[\"
 
 
 def orientation_of(exif: bytes, xmp: Sequence[bytes]) -> int:
-    """1 (upright) to 8. exif: the first Exif block, a TIFF file; xmp: XMP packets, in order.
+    """The orientation, 1 (upright) to 8. exif: the first Exif block; xmp: XMP packets, in order.
 
-    A value that is no orientation counts as upright, as a decoder would treat it.
+    Any other value counts as upright, as in decoders.
     """
     value = exif_orientation(exif) if exif else 0
     for packet in xmp:
@@ -28,7 +28,7 @@ def orientation_of(exif: bytes, xmp: Sequence[bytes]) -> int:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """The value of the tag in an Exif block (a TIFF header and its first directory); 0: none."""
+    """The orientation tag of an Exif block, which is a small TIFF file; 0 if it has none."""
     order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
     if order is None:
         return 0
@@ -42,15 +42,15 @@ def exif_orientation(tiff: bytes) -> int:
         if at + 12 > len(tiff):
             break
         if number(at, 2) == ORIENTATION:
-            # The value stands at the front of its four bytes, so a big-endian LONG read as a
-            # SHORT would always be 0.
+            # A value starts at the first of its four bytes. So a big-endian LONG must be read with
+            # its own size: its first two bytes are always 0.
             return number(at + 8, INTEGERS.get(number(at + 2, 2), 2))
     return 0
 
 
 def xmp_orientation(packet: bytes) -> int:
-    """tiff:Orientation of an XMP packet, an attribute or an element, by any prefix; 0: none."""
-    if b"\0" in packet[:64]:  # UTF-16 or UTF-32: every name in it is ASCII
+    """tiff:Orientation of an XMP packet, an attribute or an element with any prefix; 0: none."""
+    if b"\0" in packet[:64]:  # UTF-16 or UTF-32: the names are ASCII between zeros
         packet = packet.replace(b"\0", b"")
     if b":Orientation" not in packet:
         return 0
@@ -67,7 +67,10 @@ def xmp_orientation(packet: bytes) -> int:
 
 
 def without_comments(xml: bytes) -> bytes:
-    """In one pass: a regular expression would look for each comment's end up to the file's."""
+    """The text without its comments.
+
+    One pass. A regular expression would search to the end of the text for each unclosed comment.
+    """
     kept: list[bytes] = []
     at = 0
     while True:

@@ -1,10 +1,10 @@
-"""The bytes of one image file, or its pixels -> the bytes to store, by the policy.
+"""Turns one image file, or its pixels, into the bytes to store, by the policy.
 
-A clean JPEG is copied from its start marker to its end marker, without being decoded. Everything
-else is decoded, becomes upright RGB or grey, and is written as a JPEG, or as plain RGB. Colour
-profiles (ICC) are not applied, as no training loader applies them: they stay in a JPEG that is
-copied, and are dropped from what is re-encoded. Of an image of several frames or pages the first is
-kept, and that is said. Large images are decoded in turns, within memory_budget.DECODING.
+A clean JPEG is copied from its start marker to its end marker, without being decoded. Every other
+image is decoded, turned upright, and written as a JPEG or as plain RGB. Colour profiles (ICC) are
+not applied, since no training loader applies them: a copied JPEG keeps its profile, a re-encoded
+image has none. If a file has several frames or pages, the first is stored, and the reason says so.
+Large images are decoded in turns, within memory_budget.DECODING.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_tools.images.bad_image import BadImage
 from data_tools.images.codec import FORMATS, JPEG_MAX_SIDE, Decoded
 from data_tools.images.jpeg_end import ENDED, whole_jpeg
 from data_tools.images.jpeg_header import JpegHeader, sniff_jpeg
+from data_tools.images.magic import JPEG_START
 from data_tools.images.memory_budget import DECODING
 from data_tools.images.predicted_memory import array_bytes, image_bytes, jpeg_bytes
 from data_tools.policy import Policy
@@ -35,7 +36,7 @@ COPIED_SAMPLING = {
 
 
 class Prepared(NamedTuple):
-    """An image ready to be stored, upright, of height x width pixels."""
+    """An image that is ready to be stored."""
 
     data: bytes
     """A JPEG, RGB or grey; or height x width x 3 bytes of RGB."""
@@ -43,28 +44,31 @@ class Prepared(NamedTuple):
     width: int
     raw: bool
     reason: str
-    """Why it was re-encoded; empty: it was not."""
+    """The reason for re-encoding it; "" if it was copied."""
     trimmed: str = ""
-    """How the bytes of a JPEG that was copied differ from the source's (see jpeg_end)."""
+    """The difference of a copied JPEG from its source (see jpeg_end); "" if there is none."""
     highest: int = -1
-    """convert.Decoded.highest: the greatest 16-bit value; -1: not an image of 16 bits."""
+    """The greatest 16-bit value (see codec.Decoded); -1 if the image does not have 16 bits."""
     pages: int = 1
-    """Pages of one size in the file, of which the first is stored."""
+    """Number of pages of the same size in the file. The first is stored."""
 
 
 def prepare_image(
     data: bytes | np.ndarray, policy: Policy, max_bytes: int = 1 << 32, raw: bool = False
 ) -> Prepared:
-    """What is stored for an image file's bytes, or uint8 pixels [H, W, 3] or [H, W] (grey).
+    """Returns an image in its stored form.
 
-    raw: as plain RGB, not as a JPEG. max_bytes: the most it may take, a page of a beton. Raises
-    BadImage with the reason for what can't be stored.
+    data: a file's bytes, or pixels: uint8 [H, W, 3], or [H, W] (grey). raw: store plain RGB, not a
+    JPEG. max_bytes: the most that it may take, a page of a beton.
+
+    Raises BadImage, with the reason, if it can't be stored, and NotEnoughMemory if a valid image
+    does not fit into memory.
     """
     if isinstance(data, np.ndarray):
         return prepare_pixels(data, policy, max_bytes, raw)
     if not data:
         raise BadImage("empty file", is_image=False)
-    if data[:3] == b"\xff\xd8\xff":
+    if data[:3] == JPEG_START:
         return prepare_jpeg(data, policy, max_bytes, raw)
     with codec.open_image(data, policy.max_pixels) as image:
         kind, pages = codec.describe(image, data), codec.pages_of(image)
@@ -82,6 +86,7 @@ def prepare_image(
 
 
 def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prepared:
+    """prepare_image for a JPEG's bytes."""
     data, header, trimmed = whole_jpeg(data, policy.max_pixels)
     if header.precision != 8:
         raise BadImage(f"{header.precision}-bit JPEG: not supported, convert it to 8 bits first")
@@ -95,7 +100,7 @@ def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prep
     copied = not (kind or raw or resized or policy.reencode == "always" or len(data) > max_bytes)
     strict = policy.check == "decode"
     if copied:
-        if strict and trimmed != ENDED:  # then it was checked already
+        if strict and trimmed != ENDED:  # otherwise its blocks were decoded already
             with DECODING.take(jpeg_bytes(header, (1, 1))):
                 codec.check_jpeg(data)
         return Prepared(data, header.height, header.width, False, "", trimmed)
@@ -113,6 +118,7 @@ def prepare_jpeg(data: bytes, policy: Policy, max_bytes: int, raw: bool) -> Prep
 def decoded_jpeg(
     data: bytes, header: JpegHeader, size: tuple[int, int], strict: bool
 ) -> np.ndarray:
+    """Upright pixels, uint8, at size (width, height, before rotation)."""
     if not unusual(header):
         return codec.decode_jpeg(data, size, header, strict)
     if strict and header.frame in COPIED_FRAMES:
@@ -122,6 +128,7 @@ def decoded_jpeg(
 
 
 def prepare_pixels(pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool) -> Prepared:
+    """prepare_image for pixels."""
     grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise BadImage(f"pixels that are no image: {pixels.dtype} {pixels.shape}", is_image=False)
@@ -139,30 +146,32 @@ def prepare_pixels(pixels: np.ndarray, policy: Policy, max_bytes: int, raw: bool
 
 
 def unusual(header: JpegHeader) -> str:
-    """What keeps a whole, 8-bit JPEG from being copied, whatever the policy; empty: nothing."""
+    """The reason that an intact 8-bit JPEG is never copied by any policy; "" if there is none."""
     if header.components == 4:
         return "YCCK JPEG" if header.adobe_transform == 2 else "CMYK JPEG"
     if header.frame in ARITHMETIC_FRAMES:
         return "arithmetic-coded JPEG"
-    # Of these simplejpeg warns, and the warning is an error there.
-    told = header.jfif in (1, 2) and header.adobe_transform in (-1, 0, 1)
+    # simplejpeg turns libjpeg's warning about any other value into an error.
+    usual = header.jfif in (1, 2) and header.adobe_transform in (-1, 0, 1)
     known = header.components == 1 or header.sampling in COPIED_SAMPLING
-    return "" if known and told and not header.has_profile_fault else "unusual JPEG"
+    return "" if known and usual and not header.has_profile_fault else "unusual JPEG"
 
 
 def reason_for(kind: str, resized: bool, raw: bool) -> str:
+    """The reason for re-encoding an image, for the counts in the manifest."""
     return kind + (", resized" if resized else "") + (", stored raw" if raw else "")
 
 
 def refuse_change(reason: str, policy: Policy, changed: bool) -> None:
+    """Raises BadImage if the policy forbids re-encoding."""
     if changed and policy.reencode == "never":
         raise BadImage(f"would need re-encoding: {reason}")
 
 
 def planned_size(width: int, height: int, policy: Policy, kind: str) -> tuple[int, int]:
-    """(width, height) as it is stored, turned as it is in the source.
+    """The stored size (width, height), before rotation.
 
-    Raises BadImage where the policy leaves the image out, before anything is decoded.
+    Raises BadImage if the policy leaves the image out. This is before anything is decoded.
     """
     if width * height > policy.max_pixels:
         raise BadImage(f"more than {policy.max_pixels} pixels: {width} x {height}")
@@ -182,6 +191,7 @@ def planned_size(width: int, height: int, policy: Policy, kind: str) -> tuple[in
 def encoded(
     decoded: Decoded, policy: Policy, max_bytes: int, raw: bool, reason: str
 ) -> Prepared:
+    """Encodes pixels. Raises BadImage if the result has more than max_bytes."""
     pixels = decoded.pixels
     height, width = pixels.shape[:2]
     data = codec.rgb_bytes(pixels) if raw else codec.encode_jpeg(pixels, policy.quality)

@@ -1,6 +1,11 @@
-"""TIFF files by their directories (TIFF 6.0, BigTIFF): which pages they hold, of which kind.
+"""Reads the directories of a TIFF (TIFF 6.0, BigTIFF): its pages and their kinds.
 
-Nothing here follows a loop, and a file whose tags claim more bytes than it has is refused.
+    header        II or MM, 42, offset of the first directory
+    directory     count, then per tag: number, type, count of values, the values or their offset;
+                  at the end, the offset of the next directory, or 0
+
+A directory describes one page. A hostile file could link directories in a loop, so each is read
+once, and a file whose tags claim more bytes than it has is refused.
 """
 
 from __future__ import annotations
@@ -25,50 +30,52 @@ TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
               16: 8, 17: 8, 18: 8}  # fmt: skip
 INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q",
                  18: "Q"}  # fmt: skip
-MOST_VALUES = 64  # per tag, of those read: bits of each sample, sub-directories
-REDUCED = 1  # bit of SUBFILE: a smaller version of another image of the file
+MOST_VALUES = 64  # values that are read per tag: bits of each sample, sub-directories
+REDUCED = 1  # bit of SUBFILE: this page is a smaller version of another one
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 
 
 class Page(NamedTuple):
-    """One image of a TIFF: a directory."""
+    """One image of a TIFF, as its directory describes it."""
 
     width: int
     height: int
     bits: tuple[int, ...]
-    """Per sample; one value may stand for all."""
+    """Bits of each sample; one value may stand for all."""
     samples: int
     formats: tuple[int, ...]
-    """UNSIGNED, SIGNED, FLOAT or others, per sample."""
+    """UNSIGNED, SIGNED, FLOAT or others, of each sample."""
     photometric: int
-    """-1: not given."""
+    """Meaning of the samples' values, such as grey or RGB; -1: not given."""
     compression: int
     subfile: int
     separate: bool
-    """Whether each band is stored by itself."""
+    """True if each band is stored by itself."""
     fill_order: int
     """2: the lowest bit of a byte is its first pixel."""
     photometric_at: int
-    """The offset of the value of `photometric`; 0: it has none."""
+    """Offset of the value of `photometric` in the file; 0: there is none."""
     big_endian: bool
     extra: tuple[int, ...]
-    """The meaning of the samples behind the colours: 0 unspecified, 1 and 2 alpha."""
+    """Meaning of each sample after the colours: 0 unspecified, 1 and 2 alpha."""
     tile_pixels: int
-    """Pixels of a tile; 0: strips."""
+    """Pixels per tile; 0: the page is stored in strips."""
     has_data: bool
     make: str
-    """The camera's."""
+    """Maker of the camera."""
     dng: bool
 
 
 class Tiff(NamedTuple):
+    """The pages of a TIFF."""
+
     pages: list[Page]
-    """The chain of directories, in order."""
+    """Pages of the main chain of directories, in order."""
     others: list[Page]
-    """Those that the pages' SubIFDs tags name."""
+    """Pages that the SubIFDs tags of these pages name."""
 
     def stack(self) -> int:
-        """How many pages have the first one's size, and are no thumbnail of another page."""
+        """The number of pages that have the first one's size and are no thumbnails."""
         size = self.pages[0].width, self.pages[0].height
         return sum(
             (p.width, p.height) == size and p.has_data and not p.subfile & REDUCED
@@ -77,12 +84,13 @@ class Tiff(NamedTuple):
 
 
 def is_tiff(data: bytes | memoryview) -> bool:
-    # Pillow takes those of a mixed byte order, too.
+    """True for the start of a TIFF, also with 42 in the wrong byte order, as Pillow accepts it."""
     return data[:2] in (b"II", b"MM") and data[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+")
 
 
 def read_tiff(data: bytes) -> Tiff:
-    """Raises BadImage if the first directory is broken, or the tags hold more than the file."""
+    """Reads all directories. Raises BadImage if the first one is broken, or if the tags claim more
+    bytes than the file has."""
     reader = Reader(data)
     pages, others = [], []
     for page, below in reader.chain(reader.first):
@@ -95,6 +103,8 @@ def read_tiff(data: bytes) -> Tiff:
 
 
 class Reader:
+    """Reads numbers and directories of one file, and counts the bytes that they claim."""
+
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.order = "<" if data[:2] == b"II" else ">"
@@ -108,12 +118,13 @@ class Reader:
             self.first = 0
 
     def number(self, at: int, kind: str) -> int:
+        """The number at an offset. kind: struct's letter for its type. Raises struct.error."""
         if at >= len(self.data):  # BigTIFF: struct itself takes no offset of 64 bits
             raise struct.error("beyond the end of the file")
         return int(struct.unpack_from(self.order + kind, self.data, at)[0])
 
     def chain(self, offset: int) -> Iterator[tuple[Page, tuple[int, ...]]]:
-        """The directories from one on, each with the offsets of those below it."""
+        """Yields each page of a chain of directories, with the offsets of its sub-directories."""
         while offset and offset not in self.seen:
             self.seen.add(offset)
             try:
@@ -139,9 +150,9 @@ class Reader:
             where = start + place
             if size > entry - place:
                 where = self.number(where, "Q" if self.big else "I")
-                # Pillow keeps every tag's value.
+                # Counted for all tags, also those that are not read here: Pillow keeps every value.
                 self.spend(min(size, max(0, len(self.data) - where)))
-            if tag == PHOTOMETRIC and kind in (3, 4):  # the low half of a LONG
+            if tag == PHOTOMETRIC and kind in (3, 4):  # of a LONG, its low half
                 self.photometric_at = where + 2 * (kind == 4 and self.order == ">")
             if tag in READ:
                 tags[tag] = self.values(kind, values, where)
@@ -149,11 +160,13 @@ class Reader:
         return tags, self.number(at, "Q" if self.big else "I") if tags else 0
 
     def spend(self, size: int) -> None:
+        """Counts bytes that the file claims."""
         self.left -= size
         if self.left < 0:
             raise BadImage("damaged TIFF: its tags claim more bytes than it has")
 
     def values(self, kind: int, count: int, at: int) -> tuple[int, ...] | bytes:
+        """A tag's first MOST_VALUES values, or the bytes of a text; () if they can't be read."""
         if kind == 2:
             return self.data[at : at + min(count, MOST_VALUES)].rstrip(b"\0 ")
         if kind not in INTEGER_TYPES or not count:
@@ -165,6 +178,7 @@ class Reader:
 
 
 def integers(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, ...]:
+    """A tag's integers; () if it is missing or holds a text."""
     value = tags.get(tag, ())
     return value if isinstance(value, tuple) else ()
 
@@ -172,6 +186,7 @@ def integers(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, .
 def page_of(
     tags: dict[int, tuple[int, ...] | bytes], big_endian: bool, photometric_at: int
 ) -> Page:
+    """The page that a directory's tags describe, with TIFF 6.0's defaults for missing tags."""
     def one(tag: int, default: int = 0) -> int:
         return (integers(tags, tag) or (default,))[0]
 

@@ -1,8 +1,8 @@
-"""Which kinds of TIFF are stored, and the reasons for the others.
+"""Decides which kinds of TIFF are stored, and gives the reasons for refusing the others.
 
-Pillow reports a valid TIFF of a kind that it does not know as no image at all, reads some kinds
-wrongly, and takes the thumbnail at the front of a camera's raw file (DNG 1.7 and the makers' own)
-for its image.
+Pillow is not enough: it calls a valid TIFF of an unknown kind no image at all, reads some kinds
+wrongly, and reads the thumbnail at the front of a camera's raw file (DNG 1.7 and the makers' own
+formats) as its image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from data_tools.images.bad_image import BadImage
 from data_tools.images.tiff_header import FLOAT, MOST_VALUES, REDUCED, SIGNED, Page, Tiff
 
 WHITE_IS_ZERO, CFA, LINEAR_RAW = 0, 32803, 34892  # photometrics
-COLOURS = (2, 5, 6, 8)  # photometrics of three and more bands
+COLOURS = (2, 5, 6, 8)  # photometrics of three or more bands
 COMPRESSIONS = {
     1: "no", 2: "CCITT", 3: "fax group 3", 4: "fax group 4", 5: "LZW", 6: "old-style JPEG",
     7: "JPEG", 8: "deflate", 32766: "NeXT", 32773: "PackBits", 32809: "ThunderScan",
@@ -29,7 +29,7 @@ MAKES = {"NIKON": "NEF", "SONY": "ARW", "CANON": "CR2", "PENTAX": "PEF", "SAMSUN
 
 
 def refuse_raw(tiff: Tiff) -> None:
-    """Raises BadImage for a camera's raw file, and for a file whose first page is a thumbnail."""
+    """Raises BadImage for a camera's raw file, or if the first page is a thumbnail."""
     every = tiff.pages + tiff.others
     sensor = any(page.photometric in (CFA, LINEAR_RAW) for page in every)
     dng = any(page.dng for page in tiff.pages)
@@ -47,8 +47,8 @@ def refuse_raw(tiff: Tiff) -> None:
 
 
 def refuse_samples(page: Page) -> None:
-    """Raises BadImage for kinds of pixels that have no right conversion to 8 bits, or that Pillow
-    reads wrongly."""
+    """Raises BadImage for pixels without an exact conversion to 8 bits, or that Pillow reads
+    wrongly."""
     for kind, name in ((FLOAT, "float"), (SIGNED, "signed or 32-bit"), (5, "complex"),
                        (6, "complex")):  # fmt: skip
         if kind in page.formats:
@@ -57,16 +57,17 @@ def refuse_samples(page: Page) -> None:
     bands_apart = page.separate and page.samples > 1
     colours = page.photometric in COLOURS
     plain = page.bits[0] == 8 and (not page.extra or (page.photometric, page.extra) == (2, (2,)))
-    # Of the others Pillow takes one band's bytes for another's, or does not know them.
+    # Other kinds of separate bands are unknown to Pillow, or it mixes up their bytes.
     if bands_apart and not (colours and (plain or page.compression != 1)):
         raise BadImage(f"TIFF of {page.samples} separate bands of {page.bits[0]} bits, "
                        f"{kind_name(page)}: not supported, convert it first")  # fmt: skip
 
 
 def black_is_zero(data: bytes, page: Page) -> bytes:
-    """The file with its first page said to be no negative, if it is one of 12 or 16 bits.
+    """The file, with its first page marked black-is-zero if it is white-is-zero of 12 or 16 bits.
 
-    Of these Pillow reads some orders of bytes and not others, and inverts none.
+    Pillow reads white-is-zero pages of these depths in some byte orders only, and never inverts
+    them. flatten.py does that.
     """
     at = page.photometric_at
     if page.photometric != WHITE_IS_ZERO or page.bits not in ((12,), (16,)) or not at:
@@ -76,7 +77,8 @@ def black_is_zero(data: bytes, page: Page) -> bytes:
 
 
 def dropped_bands(page: Page) -> str:
-    """Names the bands that are stored if the page has more, such as near infrared; else empty."""
+    """The part of a reason that says which bands are stored; "" if all are. Others, such as near
+    infrared, are dropped."""
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(page.photometric, 1)
     alpha = page.samples == colours + 1 and not page.extra
     used = colours + (alpha or any(kind in (1, 2, 999) for kind in page.extra[:1]))
@@ -86,8 +88,11 @@ def dropped_bands(page: Page) -> str:
 
 
 def is_possible(page: Page, size: int) -> bool:
-    """Whether a page's fields make sense together, in a file of `size` bytes, and Pillow reads no
-    page of that kind (for then it is some other field that is damaged)."""
+    """True if a page is valid, but of a kind that Pillow does not read.
+
+    size: bytes of the file. If Pillow reads pages of this kind, a field that it alone reads must be
+    damaged, so this is False.
+    """
     if page.width < 1 or page.height < 1 or not page.has_data or page.samples < 1:
         return False
     if len(page.bits) not in (1, min(page.samples, MOST_VALUES)) or not all(page.bits):
@@ -102,7 +107,7 @@ def is_possible(page: Page, size: int) -> bool:
 
 
 def unreadable(page: Page, size: int) -> BadImage:
-    """Why Pillow does not know the kind of the first page of a file of `size` bytes."""
+    """The reason that Pillow could not open a TIFF, by its first page. size: bytes of the file."""
     if not is_possible(page, size):
         return BadImage("damaged TIFF: its header can't be read")
     if page.samples > len(page.extra) + 4 or page.samples > 4:

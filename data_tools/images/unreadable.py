@@ -1,8 +1,7 @@
-"""Why Pillow could not open a file or decode it: is it damaged, valid but not supported, or no
-image?
+"""The reason that Pillow could not open or decode a file: damaged, not supported, or no image.
 
-Pillow's own errors don't tell these apart, so the headers are read here: JPEG 2000 by ISO 15444-1
-annex A.5.1, BMP by bmp_header, TIFF by tiff_kinds.
+Pillow's own errors do not separate these three, so this module reads the headers: JPEG 2000 by ISO
+15444-1 annex A.5.1, BMP with bmp_header, TIFF with tiff_kinds.
 """
 
 from __future__ import annotations
@@ -16,25 +15,19 @@ from data_tools.images import tiff_kinds
 from data_tools.images.bad_image import BadImage
 from data_tools.images.bmp_header import bmp_not_supported
 from data_tools.images.file_kinds import CONVERT, kind_of
+from data_tools.images.magic import CODESTREAM, JPEG_START, STARTS
 from data_tools.images.tiff_header import Page, is_tiff, read_tiff
 from data_tools.images.tiff_kinds import compression_name
 
-# The formats that are read, by their first bytes. RIFF and ftyp need a look further in.
-BEGINNINGS = {
-    b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"\0\0\0\x0cjP  ": "JPEG2000",
-    b"\xff\x4f\xff\x51": "JPEG2000", b"P1": "PPM", b"P2": "PPM", b"P3": "PPM", b"P4": "PPM",
-    b"P5": "PPM", b"P6": "PPM", b"Pf": "PPM",
-}  # fmt: skip
-CODESTREAM = b"\xff\x4f\xff\x51"
-JPEG2000_PART_2 = 0x8000  # of Rsiz
+JPEG2000_PART_2 = 0x8000  # bit of Rsiz
 # Compressions of TIFF that a build of Pillow may lack, by Pillow's names.
 OPTIONAL = {50001: "webp", 50000: "zstd", 34925: "lzma"}
 ALWAYS = frozenset((1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946))
 
 
 def format_of(data: bytes) -> str:
-    """Which of the formats that are read a file begins as, by Pillow's names; empty: none."""
-    if data[:3] == b"\xff\xd8\xff":
+    """Pillow's name of the format that a file's first bytes claim; "" if prep does not read it."""
+    if data[:3] == JPEG_START:
         return "JPEG"
     if is_tiff(data):
         return "TIFF"
@@ -42,11 +35,12 @@ def format_of(data: bytes) -> str:
         return "WEBP"
     if data[4:8] == b"ftyp" and is_avif(data):
         return "AVIF"
-    return next((name for start, name in BEGINNINGS.items() if data.startswith(start)), "")
+    return next((name for start, name in STARTS.items() if data.startswith(start)), "")
 
 
 def is_avif(data: bytes) -> bool:
-    """By the major brand, or by a compatible one where the major brand names no codec."""
+    """True if the major brand of a file of boxes says AVIF, or a compatible brand does and the
+    major one names no codec."""
     length = min(int.from_bytes(data[:4], "big"), 256)
     compatible = [data[at : at + 4] for at in range(16, length - 3, 4)]
     avif = (b"avif", b"avis")
@@ -90,7 +84,7 @@ def not_decoded(data: bytes, name: str, error: object) -> BadImage:
 
 
 def not_supported(data: bytes, name: str) -> str:
-    """Why a valid file of a format can't be read; empty: nothing speaks against it."""
+    """The reason that a valid file of a format can't be read; "" if there is none."""
     if name == "BMP":
         return bmp_not_supported(data)
     if name == "JPEG2000":
@@ -108,7 +102,7 @@ def not_supported(data: bytes, name: str) -> str:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a WebP by its first chunk (RFC 9649); None: no WebP, or cut off."""
+    """(width, height) of a WebP by its first chunk (RFC 9649); None for a cut or another file."""
     if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
     if data[12:16] == b"VP8X":
@@ -122,15 +116,17 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 class Codestream(NamedTuple):
-    """The content of the SIZ segment of a JPEG 2000."""
+    """Properties of a JPEG 2000 from its SIZ segment."""
 
     components: int
     bits: int
-    """Per component: the most."""
+    """Largest number of bits of any component."""
     extended: bool
+    """True if it needs ISO 15444-2."""
 
 
 def read_codestream(data: bytes) -> Codestream | None:
+    """The SIZ segment of a JPEG 2000; None if it is missing or cut off."""
     at = data.find(CODESTREAM)
     if at < 0 or at + 42 > len(data):
         return None
@@ -142,7 +138,7 @@ def read_codestream(data: bytes) -> Codestream | None:
 
 
 def has_decoder(page: Page) -> bool:
-    """Whether this build of Pillow decodes a TIFF's compression."""
+    """True if this build of Pillow decodes a TIFF's compression."""
     if page.compression in OPTIONAL:
         return can_compress(OPTIONAL[page.compression])
     return page.compression in ALWAYS
@@ -150,6 +146,7 @@ def has_decoder(page: Page) -> bool:
 
 @lru_cache
 def can_compress(name: str) -> bool:
+    """True if this build of Pillow has the library of a compression: it can then encode with it."""
     from PIL import Image
 
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.images.file_names import is_ignored
-from data_tools.images.sniff import HEAD
+from data_tools.images.magic import HEAD
 from data_tools.safe_reading.regular import read_head, read_regular
 from data_tools.safe_reading.special_files import Special
 from data_tools.sources.folder_labels import label_files

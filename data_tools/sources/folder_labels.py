@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data_tools.images.file_names import IMAGE_SUFFIXES
-from data_tools.images.sniff import is_picture
+from data_tools.images.magic import is_picture
 from data_tools.sources.keys import Picked
 from data_tools.sources.source import common_prefix, refuse_splits
 

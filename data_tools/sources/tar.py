@@ -14,7 +14,7 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.formats.tar_header import BLOCK, is_header
 from data_tools.formats.tar_listing import Listing, read_listing
-from data_tools.images.sniff import HEAD
+from data_tools.images.magic import HEAD
 from data_tools.sources.archive import Archive, head_of
 from data_tools.sources.folder_labels import label_files
 from data_tools.sources.keys import Keys

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.errors import UserError
 from data_tools.images.file_names import IMAGE_SUFFIXES
+from data_tools.images.magic import HEAD, is_picture
 from data_tools.sources.tables.cells import holds_bytes, holds_paths, reader_of
 from data_tools.sources.tables.list_rows import PATH_NAMES
 from data_tools.sources.tables.parquet_columns import feature_type
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 IMAGE_NAMES = (
     "image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "images",
 )
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P6", b"P5")
 LOOKS = 16
 
 
@@ -69,7 +69,7 @@ def by_content(file: ParquetRows | ArrowRows, columns: list[str]) -> list[str]:
         if isinstance(value, str):
             is_image = value.split("?", 1)[0].lower().endswith(IMAGE_SUFFIXES)
         else:
-            is_image = value.startswith(MAGIC)
+            is_image = is_picture(value[:HEAD])
         if is_image:
             found.append(name)
     return found

@@ -1,8 +1,8 @@
-"""Shared by sources whose images are rows: keys made of numbers, and the rule for labels.
+"""Turns the values of a column of labels into labels and classes, by one rule for all sources.
 
-The rule is one for CSV, TSV, JSON lines, Parquet and Arrow. A typed value must be a whole number
-of 64 bits; null and NaN mean unlabelled. A text is a class name, unless all texts of the column
-are whole numbers ("1" or pandas' "1.0"); an empty text means unlabelled.
+A typed value must be a whole number of 64 bits; null and NaN mean unlabelled. A text is a class
+name, unless all texts of the column are whole numbers ("1", or "1.0" as pandas writes it). An empty
+text means unlabelled. CSV, TSV, JSON lines, Parquet, Arrow and WebDataset use this rule.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ LABEL_NAMES = (
     "label", "labels", "fine_label", "class", "category", "target", "class_id", "label_id",
     "category_id", "y",
 )
-# Whole numbers up to here are taken for class numbers, and left alone.
+# Whole numbers below this count as class numbers, and are not changed.
 MOST_CLASSES = 1 << 16
-# Not 007, which is a name. The digits are bounded: Python refuses to convert thousands of them.
+# 007 does not match: it is a name. The number of digits is limited, since Python refuses to convert
+# thousands of them.
 WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0*)?")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf(inity)?",
                     re.IGNORECASE)
-# 007 is a name, though it reads as a number.
+# Names that look like numbers, such as 007.
 PADDED = re.compile(r"-?0[0-9]+")
-# Texts by which other programs write a missing value.
+# Texts that other programs write for a missing value.
 MISSING = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat"})
-# Texts by which other programs write a number that is none.
+# Texts that other programs write for infinity.
 INFINITE = frozenset({"inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"})
-SHOWN = 40
+SHOWN = 40  # characters of a label in a message
 
 
 class BadLabel(ValueError):
-    """A label that can be no class. `str(error)` is the reason, without the file and the row."""
+    """A value that can't be a label. `str(error)` is the reason, without the file and the row."""
 
 
 def whole_number(value: bool | int | float | Decimal | None) -> int:
@@ -42,7 +43,7 @@ def whole_number(value: bool | int | float | Decimal | None) -> int:
         return -1
     shown = str(value)[:SHOWN]
     infinite = value in (float("inf"), float("-inf"))
-    # The order matters: int() of a decimal like 1E+999999 takes minutes.
+    # Compared before int(), which takes minutes for a decimal like 1E+999999.
     if not infinite and not -(1 << 64) < value < 1 << 64:
         raise BadLabel(f"the label {shown} doesn't fit into 64 bits; give smaller numbers or names")
     if infinite or value != int(value):
@@ -58,10 +59,10 @@ def fits(number: int) -> bool:
 
 
 def whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Labels of floating point [N] -> int64 [N] by the rule of `whole_number`."""
+    """Floating-point labels [N] as int64 [N], by the rule of `whole_number`."""
     values = values.astype(np.float64)
     known = ~np.isnan(values)
-    # -2^63 is the least of int64; 2^63 is the first float beyond its greatest.
+    # int64 ends at 2^63 - 1, which is no float: the next float is 2^63.
     good = (values >= -(2.0**63)) & (values < 2.0**63) & (np.trunc(values) == values)
     for bad in values[known & ~good][:1].tolist():
         whole_number(bad)  # raises, with the reason
@@ -71,9 +72,9 @@ def whole_numbers(values: np.ndarray) -> np.ndarray:
 def text_labels(
     texts: Sequence[str], counts: Sequence[int]
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """The labels of a column's distinct, non-empty texts: int64 [N], the classes, and notes.
+    """Labels of a column's distinct, non-empty texts: (int64 [N], classes, notes for the user).
 
-    counts: the number of rows with each text. Raises BadLabel for text that can't be a name.
+    counts: the number of rows with each text. Raises BadLabel for a text that can't be a name.
     """
     for text in texts:
         if not is_storable(text):
@@ -88,16 +89,16 @@ def text_labels(
 
 
 def number_in(text: str) -> int | None:
-    """The whole number of 64 bits that a text spells, also as "1.0"; None for other texts."""
+    """The whole number of 64 bits in a text such as "1" or "1.0"; None for any other text."""
     match = WHOLE.fullmatch(text)
     number = int(match[1]) if match else None
     return number if number is not None and fits(number) else None
 
 
 def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Notes for class names that the user may not have meant as such."""
+    """Notes on class names that may be mistakes, such as "nan"."""
     notes, others = not_utf8(texts, counts), []
-    # Among numbers, infinity is named by the second note.
+    # If all others are numbers, the second note is about infinity.
     numeric = all(NUMBER.fullmatch(text) for text in texts if text.strip().lower() not in MISSING)
     doubtful = MISSING if numeric else MISSING | INFINITE
     for text, count in zip(texts, counts, strict=True):
@@ -115,7 +116,7 @@ def doubts(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 
 def not_utf8(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """The note on class names of a list that came as bytes of another encoding."""
+    """The note on class names that are not UTF-8, as a list of at most one line."""
     bad = [i for i, text in enumerate(texts) if holds_bytes(text)]
     if not bad:
         return []
@@ -131,14 +132,14 @@ def holds_bytes(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """The beginning of a text that may hold surrogate escapes, in characters that print."""
+    """The start of a text for a message, with surrogate escapes as \\xNN."""
     return text[:SHOWN].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_storable(text: str) -> bool:
     """False for text that no file name and no list of names can hold: NUL, lone surrogates.
 
-    Bytes that are not UTF-8 come as surrogate escapes (PEP 383), and are fine.
+    Surrogate escapes, which stand for bytes that are not UTF-8 (PEP 383), can be stored.
     """
     if "\0" in text:
         return False
@@ -152,10 +153,10 @@ def is_storable(text: str) -> bool:
 
 
 def number_labels(values: np.ndarray) -> tuple[np.ndarray, list[str], str]:
-    """Whole-number labels [N] -> int64 labels, classes, and a note where they had to change.
+    """Whole-number labels [N] as (int64 labels [N], classes, note if they had to change).
 
-    Numbers from 0 stay as they are, even where some class has no image: two lists of one dataset
-    must agree. -1 is unlabelled.
+    Numbers from 0 stay as they are, even if some class has no image, so that two lists of the same
+    dataset agree. -1 means unlabelled.
     """
     values = values.astype(np.int64)
     known = np.unique(values[values != -1])
@@ -164,13 +165,13 @@ def number_labels(values: np.ndarray) -> tuple[np.ndarray, list[str], str]:
     if known[0] >= 0 and known[-1] < MOST_CLASSES:
         return values, [str(i) for i in range(int(known[-1]) + 1)], ""
     labels = np.where(values == -1, -1, np.searchsorted(known, values))
-    note = (f"labels are numbers from {known[0]} to {known[-1]}: numbered anew, "
+    note = (f"labels are numbers from {known[0]} to {known[-1]}: renumbered "
             f"0 to {len(known) - 1}, in their order")
     return labels, [str(value) for value in known.tolist()], note
 
 
 def name_labels(values: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
-    """Labels that are names -> int64 [N] and the sorted classes; None or "": -1."""
+    """Labels that are names as (int64 [N], sorted classes); None and "" become -1."""
     classes = sorted({value for value in values if value})
     number: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     return np.array([number.get(value, -1) for value in values], np.int64), classes

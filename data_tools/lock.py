@@ -1,9 +1,9 @@
-"""One writer for each folder: a lock that ends with its process, and a record of who holds it.
+"""Locks a folder for one writer. The lock ends with its process, and its file names the holder.
 
-flock keeps out other processes of this machine and, on network file systems that pass it on (NFS,
-Lustre with -o flock), of other machines. A file system may accept flock without passing it on, or
-have no locks at all. So the lock file also names its holder, who touches it every few seconds: a
-holder on another machine counts as alive as long as the file's time moves.
+flock keeps out other processes of this machine. Network file systems that pass it on (NFS, Lustre
+with -o flock) also keep out those of other machines, but others accept it without effect, or have
+no locks. So the lock file also names its holder, who touches it every few seconds: a holder on
+another machine counts as alive as long as the file's modification time changes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds, or held, a lock: the content of its file."""
+    """The holder of a lock, or the last one: the content of the lock file."""
 
     what: str
-    """The command: train, prep."""
+    """Name of the command, such as train or prep."""
     host: str
     pid: int
     boot: str
-    """The kernel's boot id. Processes under one kernel see each other's flock for sure."""
+    """Boot id of the kernel. Processes under the same kernel always see each other's flock."""
     started: str
 
     def __str__(self) -> str:
@@ -53,28 +53,28 @@ class Lock:
 
     path: Path
     file: int
-    """The open file's descriptor; -1 after release, and in processes that were forked since."""
+    """Descriptor of the open file; -1 after release, and in forked processes."""
     notes: list[str] = field(default_factory=list)
-    """Lines for the user: whose lock was taken over, or why nothing keeps others out."""
+    """Lines for the user, for example that the lock of a killed process was taken over."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def beat(self) -> None:
-        """Touch the file every few seconds, in a thread that ends with the process."""
+        """Touches the file every few seconds, in a thread that ends with the process."""
         def run() -> None:
             while not self._stop.wait(BEAT):
                 with contextlib.suppress(OSError):  # a full disk, a server that is restarting
                     os.utime(self.file)
 
-        with contextlib.suppress(RuntimeError):  # no more threads: flock alone must do
+        with contextlib.suppress(RuntimeError):  # no more threads: only flock protects then
             threading.Thread(target=run, name="lock", daemon=True).start()
 
     def release(self, remove: bool) -> None:
-        """Give the lock back; `remove` its file too, if it still has its name."""
+        """Releases the lock. remove: also removes its file, if that still has its name."""
         self._stop.set()
         if self.file < 0:
             return
         with contextlib.suppress(OSError):
-            os.ftruncate(self.file, 0)  # nobody has to be told that the holder is gone
+            os.ftruncate(self.file, 0)  # without a holder, the next process need not wait
             if remove and _same_file(self.file, self.path):
                 self.path.unlink()
         self._close()
@@ -86,11 +86,11 @@ class Lock:
             os.close(file)
 
 
-LOCKS: dict[int, Lock] = {}  # that this process holds
+LOCKS: dict[int, Lock] = {}  # held by this process
 
 
 def _forget() -> None:
-    """In a forked process: it must not keep its parent's locks after the parent was killed."""
+    """Closes all locks in a forked process, which must not keep them after its parent is killed."""
     for lock in list(LOCKS.values()):
         lock._close()
 
@@ -103,11 +103,11 @@ if hasattr(os, "register_at_fork"):
 def locked(
     path: Path, what: str, remedy: str, remove: bool, shared: bool = False, say: Say | None = None
 ) -> Iterator[Lock]:
-    """Hold the lock file `path`, which is made if it is missing, while the block runs.
+    """Holds the lock file `path` while the block runs. Creates it if it is missing.
 
-    what: the command that holds it. remedy: what a second process can do, for its error. shared:
-    together with others that also share; nobody is named then. say: gets a line before this waits
-    to see whether a holder on another machine is alive.
+    what: the name of this command. remedy: advice for a second process, for its error. remove:
+    remove the file afterwards. shared: hold it together with others that also share it; the file
+    names no holder then. say(line): called before a wait to see if another machine's holder lives.
 
     Raises UserError if another process holds it or if `path` is no plain file, and OSError if the
     file can't be opened.
@@ -121,7 +121,7 @@ def locked(
 
 
 def acquire(path: Path, what: str, remedy: str, shared: bool, say: Say | None) -> Lock:
-    """The lock; see `locked`."""
+    """Takes the lock; see `locked`."""
     folder = path.parent
     for attempt in range(TRIES):
         refuse_other(path)
@@ -129,8 +129,9 @@ def acquire(path: Path, what: str, remedy: str, shared: bool, say: Say | None) -
         lock = Lock(path, file)
         try:
             lacking = _flock(file, shared)
-            # Its last holder may have removed the file between our opening it and our locking it.
-            # A file system whose file numbers are not stable would never pass: not for ever.
+            # The last holder may have removed the file after we opened it and before we locked it.
+            # The number of attempts is limited: on a file system with unstable inode numbers, the
+            # two never look the same.
             if not lacking and not _same_file(file, path) and attempt < TRIES - 1:
                 os.close(file)
                 continue
@@ -161,8 +162,8 @@ def acquire(path: Path, what: str, remedy: str, shared: bool, say: Say | None) -
 
 
 def _flock(file: int, shared: bool) -> str:
-    """Lock an open file; why not, if its file system has no locks. Raises BlockingIOError if
-    another process holds it."""
+    """Locks an open file. Returns "", or the reason if its file system has no locks. Raises
+    BlockingIOError if another process holds it."""
     try:
         import fcntl
     except ImportError:
@@ -188,7 +189,7 @@ def _same_file(file: int, path: Path) -> bool:
 
 
 def _read_holder(path: Path) -> Holder | None:
-    """Who a lock file names; None if nobody, or if it is not readable (it is being written)."""
+    """The holder that a lock file names; None if there is none, or it is being written."""
     try:
         return typed(Holder, parse(read_all(path)))
     except (OSError, Damaged):
@@ -198,7 +199,7 @@ def _read_holder(path: Path) -> Holder | None:
 def _write_holder(file: int, what: str) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     holder = Holder(what, socket.gethostname(), os.getpid(), _boot_id(), started)
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+    with contextlib.suppress(OSError):  # a full disk: the lock works without a name too
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(asdict(holder)).encode() + b"\n", 0)
         os.fsync(file)
@@ -212,9 +213,9 @@ def _boot_id() -> str:
 
 
 def _beats(path: Path) -> bool:
-    """Whether the holder of a lock file touches it within WATCH seconds."""
+    """True if the holder of a lock file touches it within WATCH seconds."""
     def touched() -> int:
-        # Opened each time: only that makes NFS ask the server for the file's time.
+        # NFS asks the server for the file's time only when the file is opened.
         with open_binary(path) as file:
             return os.fstat(file.fileno()).st_mtime_ns
 

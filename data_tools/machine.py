@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use, within the limits of its container and shell."""
+"""The cores and the memory that this process may use, by the limits of its container and shell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's."""
+    """Bytes of memory that this process may use: all of the machine's, or its container's limit."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in CGROUP_LIMITS:
         try:
@@ -22,8 +22,8 @@ def memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take, by memory(), by what other processes leave, and by
-    the limit on its address space (`ulimit -v`)."""
+    """Bytes of memory that this process can still get: the least of memory(), the machine's free
+    memory, and the rest of its limit on address space (`ulimit -v`)."""
     free = memory()
     found = kilobytes_of("/proc/meminfo", "MemAvailable:")
     if found:
@@ -35,7 +35,7 @@ def free_memory() -> int:
 
 
 def kilobytes_of(path: str, name: str) -> int:
-    """The value of a line such as "MemAvailable: 12 kB" of a file of Linux's, in bytes; else 0."""
+    """Bytes by a line such as "MemAvailable: 12 kB" in a file of /proc; 0 if it is missing."""
     try:
         for line in Path(path).read_text().splitlines():
             if line.startswith(name):
@@ -46,5 +46,5 @@ def kilobytes_of(path: str, name: str) -> int:
 
 
 def cores() -> int:
-    """Those this process may use; where that can't be asked, all."""
+    """Number of cores that this process may use, or all if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,7 @@
-"""What was prepared, from what, and how: manifest.json, the mark that a dataset is whole."""
+"""manifest.json: the content of a prepared dataset, its source and its settings.
+
+A folder with a manifest is a complete dataset: prep writes it last.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from data_tools.safe_reading.json_file import Damaged, printable, read_json, typ
 from data_tools.safe_reading.regular import special_kind
 
 MANIFEST = "manifest.json"
-# The mark of a run that is under way or was killed.
+# Its presence shows that a prep is at work in the folder, or was killed there.
 UNFINISHED = "manifest.json.partial"
 KIND = "data_tools dataset"
 VERSION = 2
@@ -26,51 +29,52 @@ WARNING = "warning: "
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared dataset. Holds no dates or paths of the machine: same input, same bytes."""
+    """A prepared dataset. It has no dates and no paths of the machine, so that the same input gives
+    the same bytes."""
 
     format: str
-    """The data files': beton, tfrecord, recordio or webdataset."""
+    """Format of the data files: beton, tfrecord, recordio or webdataset."""
     format_version: int
     data: list[str]
-    """The data files' names, in order."""
+    """Names of the data files, in order."""
     files: dict[str, FileRecord]
     samples: int
     labelled: int
-    """Samples with a label; maybe a number without a name."""
+    """Number of samples with a label, which may be a number without a name."""
     classes: list[str]
     kept: int
-    """Images stored as they came, byte for byte or as the same array of pixels."""
+    """Number of images stored without a change, byte for byte or as the same pixels."""
     reencoded: dict[str, int]
-    """Images by the reason they were re-encoded."""
+    """Number of re-encoded images, by reason."""
     quarantined: dict[str, int]
-    """Files left out, by reason; each with its path is in quarantine.jsonl."""
+    """Number of files left out, by reason. quarantine.jsonl lists each with its path."""
     duplicates: int
-    """Images equal to an earlier one, each named in duplicates.jsonl."""
+    """Number of images equal to an earlier one. duplicates.jsonl lists each."""
     leaks: dict[str, int]
-    """Images that are also in other datasets, by the name of these; named there too."""
+    """Number of images that are also in another dataset, by its name; listed there too."""
     ignored: int
-    """Hidden and system files."""
+    """Number of hidden and system files in the source."""
     notes: list[str]
-    """What the source had to say (for example why there are no labels), then warnings of its
-    images (see image_notes)."""
+    """Lines for the user: the source's (for example why there are no labels), then warnings about
+    its images (see image_notes)."""
     largest: list[int]
-    """The greatest height and the greatest width, in pixels, maybe of two images."""
+    """Greatest height and greatest width in pixels, possibly of two images."""
     policy: dict[str, Any]
     part_bytes: int
-    """About the bytes of the source that went into each file."""
+    """Approximate bytes of the source per data file."""
     source: str
-    """The source's name."""
+    """Name of the source."""
     source_kind: str
     source_fingerprint: str
     fingerprint: str
     """Hex digest of the images and labels: the same in every format."""
     versions: dict[str, str]
-    """Of the libraries that decode and encode."""
+    """Versions of the libraries that decode and encode."""
     trimmed: dict[str, int] = field(default_factory=dict)
-    """JPEGs copied without bytes that no decoder reads, or with the missing end marker, by which
-    it was. Their pixels are the source's. Manifests of before have none."""
+    """Number of JPEGs copied with a repaired end (see images/jpeg_end.py), by repair. Their pixels
+    are the source's. Manifests of older releases lack this."""
     reused: bool = field(default=False, compare=False)
-    """True where `prepare` found the dataset already there. Not stored."""
+    """True if `prepare` found the dataset complete already. Not stored."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of manifest.json, without its digest."""
@@ -79,6 +83,7 @@ class Manifest:
         return {"kind": KIND, "version": VERSION, **values}
 
     def to_json(self) -> str:
+        """The text of manifest.json."""
         values = self.to_dict()
         return json.dumps({**values, "digest": digest_of(values)}, indent=1) + "\n"
 
@@ -89,8 +94,8 @@ def digest_of(values: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of the dataset in `folder`. Raises UserError if it is missing, not ours, or
-    holds a value that no manifest of ours can hold."""
+    """The manifest of the dataset in `folder`. Raises UserError if it is missing, was not written
+    by prep, or holds an impossible value."""
     path = Path(folder) / MANIFEST
     try:
         values = read_json(path)
@@ -99,7 +104,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     except Damaged as error:
         raise damaged(path, error) from None
     digest = values.pop("digest", None) if isinstance(values, dict) else None
-    changed = digest is not None and digest != digest_of(values)  # older ones have none
+    # Manifests of older releases have no digest.
+    changed = digest is not None and digest != digest_of(values)
     if not isinstance(values, dict) or values.pop("kind", None) != KIND:
         raise UserError(f"{path}: not written by prep; {folder} is no prepared dataset")
     version = values.pop("version", None)
@@ -118,12 +124,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def damaged(path: Path, why: object) -> UserError:
-    """The error for a file of a dataset that does not hold what prep wrote."""
+    """The error for a file of a dataset that is not as prep wrote it."""
     return UserError(f"{path}: damaged; remove {path.parent} and run prep again ({why})")
 
 
 def check(manifest: Manifest) -> None:
-    """Raises Damaged for values that have the right types and cannot be true."""
+    """Raises Damaged for values that have the right types but are impossible."""
     counts = {
         "samples": manifest.samples, "labelled": manifest.labelled, "kept": manifest.kept,
         "duplicates": manifest.duplicates, "ignored": manifest.ignored,
@@ -141,8 +147,8 @@ def check(manifest: Manifest) -> None:
     if len(manifest.largest) != 2 or not all(0 <= side < 2**31 for side in manifest.largest):
         raise Damaged("largest is not a height and a width")
     for name in manifest.files:
-        # Every file lies in the folder itself. Another name would let a manifest of others make us
-        # read, and report on, any file of this machine.
+        # Every file is in the folder itself. With another name, a hostile manifest could make this
+        # program read any file of the machine, and report on it.
         if name != os.path.basename(name) or name in ("", ".", "..") or not name.isprintable():
             raise Damaged(f"files: {printable(repr(name))} is no file in this folder")
     if not manifest.data or len(set(manifest.data)) < len(manifest.data):

@@ -1,7 +1,7 @@
-"""open_store(path): a prepared dataset by its manifest, files of others by their bytes.
+"""open_store(path): opens a prepared dataset, or a single file of one of its formats.
 
-What a foreign file holds is found out once: its index goes into the user's cache, known by the
-file's path, size and time.
+A file that prep did not write has no index. It is scanned once, and its index is kept in the user's
+cache, keyed by the file's path, size and modification time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_dataset(path: str | os.PathLike[str]) -> bool:
 
 
 def datasets_in(path: Path) -> list[Path]:
-    """The dataset directories that prep made at `path`: itself, or one a format in it."""
+    """The dataset directories at `path`: itself, or one per format in it."""
     if (path / MANIFEST).is_file():
         return [path]
     if (path / UNFINISHED).exists():
@@ -41,7 +41,7 @@ def datasets_in(path: Path) -> list[Path]:
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """True for what open_store opens: a prepared dataset, or a file in one of the formats."""
+    """True if open_store can open `path`: a prepared dataset, or a file in one of the formats."""
     path = Path(path)
     return is_dataset(path) or (path.is_file() and format_of(path) is not None)
 
@@ -49,14 +49,15 @@ def is_store(path: str | os.PathLike[str]) -> bool:
 def open_store(
     path: str | os.PathLike[str], progress: Tick | None = None, say: Say = unsaid
 ) -> MappedStore:
-    """The images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
+    """Opens the images at `path`: a directory that prep wrote, or a beton, TFRecord, RecordIO or
     WebDataset file.
 
-    progress(done, total): bytes of a foreign file that were read to index it. say(line): called if
-    its index in the cache was damaged and is made again.
-    Of a prepared dataset the checksums of the manifest and the index are checked, and every file's
-    size; those of the keys and digests when they are read, those of the images by `verify`.
-    Raises UserError, naming the file and what to do, for anything else, and for what is truncated.
+    progress(done, total): called with the bytes read while a file is scanned. say(line): called if
+    its cached index was damaged, and is made again.
+
+    Checks the sizes of a prepared dataset's files, and the checksums of its manifest and index.
+    The checksums of keys and digests are checked when they are read, those of images by `verify`.
+    Raises UserError, with the file and what to do, if it is anything else, damaged or truncated.
     """
     if not os.fspath(path):
         raise UserError('"": an empty path; "." is the current directory')
@@ -72,7 +73,7 @@ def open_store(
         if (path / UNFINISHED).exists():
             raise UserError(f"{path}: preparation did not finish; run prep again")
         raise UserError(f"{path}: not a prepared dataset (no {MANIFEST}); run prep on it first")
-    # All formats hold the same samples, so any of them stands for all.
+    # All formats contain the same samples in the same order, so the first one serves for all.
     path = datasets[0]
     manifest = read_manifest(path)
     if manifest.format not in FORMATS:
@@ -88,7 +89,7 @@ def open_store(
 def open_foreign(
     path: Path, progress: Tick | None = None, say: Say = unsaid
 ) -> MappedStore:
-    """A file that prep did not write, or that has lost its directory, as a store."""
+    """Opens a single file: prep did not write it, or it was moved out of its dataset."""
     name = format_of(path)
     if name is None:
         raise UserError(f"{path}: neither a prepared dataset nor a file in one of its formats "
@@ -98,7 +99,7 @@ def open_foreign(
     status = path.stat()
     identity = f"{name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
     if name == "tfrecord" and tfrecord.labels_are_floats(path):
-        # Indexes and runs of an older version have no labels.
+        # Older versions ignored such labels: their indexes and runs must not be mixed with these.
         identity += " floats"
     if name == "webdataset":
         rows, classes, fingerprint = open_webdataset(path, identity, progress, say)
@@ -118,13 +119,13 @@ def open_foreign(
 def open_webdataset(
     path: Path, identity: str, progress: Tick | None, say: Say
 ) -> tuple[np.ndarray, list[str], str]:
-    """-> (INDEX_DTYPE rows, classes, fingerprint).
+    """Returns (index rows, INDEX_DTYPE [N]; classes; fingerprint) of a shard.
 
-    A shard keeps the fingerprint that older versions gave it, so that their runs resume, unless
-    they took other members for its images.
+    The fingerprint is that of older versions, so that their runs resume, unless those versions
+    chose other members as its images.
     """
     former, own = digest_of(identity), digest_of(f"{identity} {webdataset.RULE}")
-    # An index that an older version cached under the former fingerprint is not looked at.
+    # An index that an older version cached under the former fingerprint is not used.
     places = {own: index_cache(own), former: index_cache(f"{former}-{webdataset.RULE}")}
     for fingerprint, cached in places.items():
         found, classes = load_cached(cached, path, say)
@@ -137,16 +138,20 @@ def open_webdataset(
 
 
 def digest_of(identity: str) -> str:
+    """SHA-256, in hexadecimal, of a text."""
     return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def index_cache(name: str) -> Path:
+    """The path of a cached index."""
     return cache_dir() / "index" / f"{name}.index"
 
 
 def load_cached(cached: Path, path: Path, say: Say) -> tuple[np.ndarray | None, list[str]]:
-    """The index of the file at `path` that save_cached wrote: INDEX_DTYPE [N] and the classes.
-    (None, []) if it is missing, or damaged, which say(line) reports."""
+    """The index that save_cached wrote for the file at `path`: INDEX_DTYPE [N], and the classes.
+
+    (None, []) if it is missing or damaged. say(line) reports damage.
+    """
     try:
         content = unsealed(read_all(cached), cached.stem)
     except OSError:
@@ -159,13 +164,13 @@ def load_cached(cached: Path, path: Path, say: Say) -> tuple[np.ndarray | None, 
 
 
 def save_cached(path: Path, rows: np.ndarray, classes: list[str]) -> None:
-    """Keeps an index; if the cache can't be written, the next opening scans again."""
+    """Caches an index. If the cache can't be written, the file is scanned again next time."""
     buffer = io.BytesIO()
     np.savez(buffer, rows=rows, classes=np.array(classes, np.str_))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, sealed(buffer.getvalue(), path.stem))
-        path.with_suffix(".npz").unlink(missing_ok=True)  # of a release without checksums
+        path.with_suffix(".npz").unlink(missing_ok=True)  # written by a release without checksums
     except OSError:
         pass
 
@@ -174,6 +179,6 @@ def _reopened(store: MappedStore) -> tuple[Callable[[Path], MappedStore], tuple[
     return open_store, (store.path,)
 
 
-# A store pickles as its path, so that a worker process opens the files itself. The store cannot say
-# so: it would have to import this module, which imports it.
+# A store is pickled as its path, so that a worker process opens the files itself. The rule is here,
+# and not in the store, since the store can't import this module, which imports it.
 copyreg.pickle(MappedStore, _reopened)

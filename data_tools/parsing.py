@@ -1,11 +1,11 @@
-"""A guard for Python before 3.11.8 and 3.12.2, where parsing source code fails now and then.
+"""Works around a bug of Python before 3.11.8 and 3.12.2: parsing source code fails now and then.
 
-There, CPython counts the depth of the syntax tree that it builds in one place per process
-(https://github.com/python/cpython/issues/106905). If the garbage collector runs meanwhile, a
-finalizer may parse something itself (each traceback that is formatted does), or let another thread
-do so. The count is then wrong, and ast.parse raises SystemError: "AST constructor recursion depth
-mismatch". Much parses source without saying so: tyro reads the docstrings of flags, numpy the
-headers of .npy files, numba and torch the functions that they compile.
+These versions of CPython count the depth of the syntax tree under construction in one place per
+process (https://github.com/python/cpython/issues/106905). If the garbage collector runs meanwhile,
+a finalizer may parse something itself (formatting a traceback does), or let another thread do so.
+Then the count is wrong, and ast.parse raises SystemError: "AST constructor recursion depth
+mismatch". Many libraries parse source: tyro for the docstrings of flags, numpy for the headers of
+.npy files, numba and torch for the functions that they compile.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import os
 import sys
 import threading
 
-FIXED = (3, 12, 2)  # and 3.11.8, where the guard costs a microsecond and does no harm
+FIXED = (3, 12, 2)  # also 3.11.8, where the guard costs a microsecond and does no harm
 
 
 class Collection:
     """Pauses the garbage collector while any thread is inside `with`."""
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler may format a traceback while its thread holds the lock.
+        # A reentrant lock: a signal handler may format a traceback while its thread holds it.
         self._lock = threading.RLock()
         self._inside, self._was_on = 0, False
         os.register_at_fork(
@@ -47,7 +47,10 @@ class Collection:
 
 
 def guard() -> None:
-    """Makes ast.parse, through which all of these parse, pause the garbage collector. Once."""
+    """Makes ast.parse, which all of these libraries call, pause the garbage collector.
+
+    Further calls have no effect.
+    """
     if sys.version_info >= FIXED or hasattr(ast.parse, "__wrapped__"):
         return
     parse, collection = ast.parse, Collection()

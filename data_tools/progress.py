@@ -1,4 +1,4 @@
-"""How long work reports its progress: a callback per step, and who shows it."""
+"""The types of callbacks by which long work reports its progress."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ ShowProgress = Callable[[str, str], AbstractContextManager[Tick]]  # (title, uni
 
 @contextmanager
 def silent(title: str, unit: str) -> Iterator[Tick]:
-    """Progress that is shown to nobody."""
+    """A ShowProgress that shows nothing."""
     yield lambda done, total: None

@@ -1,7 +1,7 @@
-"""Random access to encoded images, whatever the format: the Store, and the index that makes it.
+"""Random access to encoded images of any format: the Store, and the index that it reads.
 
-Every format comes down to data files and, for each sample, where its bytes lie in which of them.
-The index is that table in one .npy (numpy's format 1.0), so opening reads nothing else.
+In every format, a sample is a piece of a data file. The index is a table with the file, offset and
+length of each sample, in one .npy (numpy's format 1.0). So opening a dataset reads nothing else.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ INDEX_DTYPE = np.dtype(
         ("kind", "u1"),  # JPEG, RAW or OTHER, and maybe SPLIT
     ]
 )
-# What an image's bytes are: a JPEG; height x width x 3 uint8 RGB; another encoded image (files of
-# others only).
+# Kinds of an image's bytes: a JPEG; height x width x 3 uint8 RGB; another encoded image, which only
+# files that prep did not write contain.
 JPEG, RAW, OTHER = 0, 1, 2
-# RecordIO breaks an image where its magic number occurs in it: the pieces are joined to be read.
+# RecordIO splits an image at its magic number. The pieces are joined when the image is read.
 SPLIT = 4
-# Samples of the index read at once: opening needs the columns, and never the whole table too.
+# Samples of the index per read, so that memory never holds the whole table next to the columns.
 ROWS = 1 << 16
 
 
-# (a file's bytes, uint8 [n], where a sample begins, its size) -> the sample's bytes, uint8 [size]
+# (a file's bytes, uint8 [n]; a sample's offset; its size) -> the sample's bytes, uint8 [size]
 Join = Callable[[np.ndarray, int, int], np.ndarray]
 
 
@@ -60,15 +60,15 @@ class Store(Protocol):
     sizes: np.ndarray
     """int32 [N, 2]: height, width in pixels."""
     labels: np.ndarray
-    """int64 [N]; -1 where unlabelled."""
+    """int64 [N]; -1: unlabelled."""
     classes: list[str]
-    """Names by label; empty where there are none or the file doesn't tell."""
+    """Names by label; empty if there are none or the file does not contain them."""
     kinds: np.ndarray
     """uint8 [N]: JPEG, RAW (height x width x 3 uint8 RGB) or OTHER."""
     lengths: np.ndarray
-    """int64 [N]: bytes of each sample."""
+    """int64 [N]: number of bytes of each sample."""
     data: list[Path]
-    """The files that hold them."""
+    """The data files."""
     fingerprint: str
     """Hex digest that changes with the data."""
 
@@ -78,14 +78,14 @@ class Store(Protocol):
         """Sample i's bytes, uint8 [size], without a copy. Read-only; holds the file open."""
 
     def key(self, i: int) -> str:
-        """What to call sample i in a message: its path in the source, where that is known."""
+        """Sample i's name for messages: its path in the source, if that is known."""
 
     def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where samples lie: (numbers in `data`, first bytes, lengths), int64 each."""
+        """Places of samples: (indices in `data`, offsets, lengths), int64 each."""
 
 
 class Columns:
-    """What of an index a store keeps in memory, as contiguous arrays: 33 bytes a sample."""
+    """The columns of an index that a store keeps in memory: 33 bytes per sample."""
 
     def __init__(self, blocks: Iterable[np.ndarray], samples: int) -> None:
         self.sizes = np.empty((samples, 2), np.int32)
@@ -107,9 +107,11 @@ class Columns:
 class MappedStore:
     """A Store over memory-mapped data files and their index.
 
-    The index comes as an array (INDEX_DTYPE, [N]) or as blocks of one; nothing of it is kept but
-    the columns. Files are mapped when they are first read, so it opens at once and is shared by
-    threads and forked processes. join reads a sample that its format broke into pieces (SPLIT).
+    Files are mapped when they are first read, so that a store opens at once. Threads and forked
+    processes share the maps.
+
+    index: INDEX_DTYPE [N], or its columns. keys: the file with the samples' names. join: puts
+    together a sample that its format splits (SPLIT).
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class MappedStore:
         self._files = columns.files
         self._starts = columns.starts
         self.lengths = columns.bytes
-        # One tuple per file, so that a thread which lets a file go never shows another half of it.
+        # Array and map are one tuple, so that no thread sees only one of them while another unmaps.
         self._maps: list[tuple[np.ndarray, mmap.mmap] | None] = [None] * len(self.data)
         self.has_keys = keys is not None
         self._keys_path = keys
@@ -146,12 +148,12 @@ class MappedStore:
         self._check_ends()
 
     def _check_ends(self) -> None:
-        """Raises UserError where samples lie behind the end of their file."""
+        """Raises UserError if a sample is behind the end of its file."""
         ends = np.zeros(len(self.data), np.int64)
         for at in range(0, len(self), ROWS):
             to = slice(at, at + ROWS)
             starts, lengths = self._starts[to], self.lengths[to]
-            # One by one: numbers of a damaged index may be so large that their sum wraps around.
+            # Before the sum, which may wrap around for the numbers of a damaged index.
             limit = 1 << 62
             wrong = (starts < 0) | (lengths < 0) | (starts > limit) | (lengths > limit)
             if wrong.any() or (self._files[to] >= len(self.data)).any():
@@ -159,7 +161,7 @@ class MappedStore:
             np.maximum.at(ends, self._files[to], starts + lengths)
         for path, end in zip(self.data, ends, strict=True):
             if end > path.stat().st_size:
-                raise UserError(f"{path}: truncated: samples lie behind its end; prepare it again")
+                raise UserError(f"{path}: truncated: samples are behind its end; prepare it again")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -171,8 +173,8 @@ class MappedStore:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            # A thousand shards are more than many systems allow at first, and each map holds its
-            # file open.
+            # Each map holds its file open, and many systems allow fewer than 1,000 open files by
+            # default.
             if not raise_open_files():
                 self._let_go()
             mapped = _map_file(path)
@@ -181,8 +183,8 @@ class MappedStore:
         return opened
 
     def _let_go(self) -> None:
-        """Unmap half of the files. One whose bytes somebody still holds stays until they are gone.
-        """
+        """Unmaps half of the files. A file whose bytes are still in use stays mapped until they are
+        not."""
         there = [file for file, opened in enumerate(self._maps) if opened is not None]
         for file in there[::2] or there:
             self._maps[file] = None
@@ -191,7 +193,7 @@ class MappedStore:
         file = self._files[i]
         content, opened = self._maps[file] or self._map(int(file))
         start, length = self._starts[i], self.lengths[i]
-        # Reading a map behind the end of its file ends the process; this looks first.
+        # Reading a map behind the end of its file would end the process.
         if start + length > opened.size():
             raise UserError(
                 f"{self.data[file]}: became shorter while it was read, sample {i} is gone; "
@@ -219,12 +221,15 @@ def _map_file(path: Path) -> mmap.mmap:
 
 
 def read_index(path: Path, samples: int, sha256: str = "") -> Columns:
-    """The columns of the index in `path`. Raises UserError unless it is one of N samples, and has
-    the SHA-256 (hexadecimal) that is given."""
+    """The columns of the index in `path`.
+
+    Raises UserError unless it has this number of samples, and this SHA-256 (hexadecimal) if one is
+    given.
+    """
     damaged = UserError(f"{path}: damaged; remove {path.parent} and run prep again")
     try:
         with open_binary(path) as file:
-            # numpy's own parser of headers meets damage with errors of many kinds.
+            # Compared, not parsed: numpy's parser of headers raises errors of many kinds on damage.
             header = npy_header(INDEX_DTYPE, samples)
             rest = os.fstat(file.fileno()).st_size - len(header)
             if file.read(len(header)) != header or rest != samples * INDEX_DTYPE.itemsize:
@@ -247,7 +252,7 @@ def read_index(path: Path, samples: int, sha256: str = "") -> Columns:
 
 
 def npy_header(dtype: np.dtype, *shape: int) -> bytes:
-    """What numpy writes before an array's bytes (format 1.0), for an array that is streamed."""
+    """The header of a .npy file (format 1.0), for an array that is written in pieces."""
     buffer = io.BytesIO()
     description = np.lib.format.dtype_to_descr(dtype)
     header = {"descr": description, "fortran_order": False, "shape": shape}
@@ -256,14 +261,14 @@ def npy_header(dtype: np.dtype, *shape: int) -> bytes:
 
 
 def escape_key(key: str) -> bytes:
-    """A key as a line of UTF-8: backslash and newline escaped, undecodable bytes as they were."""
+    """A key as a line of UTF-8. Backslash and newline are escaped; undecodable bytes stay."""
     plain = key.replace("\\", "\\\\").replace("\n", "\\n")
     return (plain + "\n").encode("utf-8", "surrogateescape")
 
 
 def read_keys(path: Path, samples: int, sha256: str = "") -> list[str]:
-    """The key of each sample. Raises UserError unless the file names this many samples, and has
-    the SHA-256 (hexadecimal) that is given."""
+    """The key of each sample. Raises UserError unless the file has this number of keys, and this
+    SHA-256 (hexadecimal) if one is given."""
     try:
         content = read_checked(path, sha256) if sha256 else read_bytes(path)
     except (OSError, Damaged) as error:

@@ -1,4 +1,4 @@
-"""A store of some samples of another store."""
+"""A store that contains some samples of another store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from data_tools.store import Store
 
 
 class Subset:
-    """Some samples of a store, as a store: ids [n] in the order given."""
+    """Samples of a store, as a store. ids: int64 [n], their numbers, in the new order."""
 
     ids: np.ndarray
     """int64 [n]: the samples' places in the store that holds the files."""

@@ -86,7 +86,7 @@ def to_rgb_or_grey(image: Image.Image) -> Image.Image:
 
 
 def scaled(image: Image.Image) -> tuple[Image.Image, int]:
-    """Scales grey of 16 bits to 8 with rounding (Pillow would clip); returns its greatest value too.
+    """Scales grey of 16 bits to 8 with rounding (Pillow would clip); also returns its maximum.
 
     Zero becomes white if the file says so. A transparent value becomes white.
     """

@@ -179,7 +179,7 @@ def test_a_missing_value_in_words_is_said_to_be_a_class(folder: Path, value: str
     (["1.5", "2"], ["1.5 is no whole number"]), (["inf", "1"], ["inf is no whole number"]),
     (["1e3", "2"], ["1e3 is no whole number"]), ([str(1 << 63), "2"], ["64 bits"]),
     (["1.0", "nan"], ['label "nan"']), (["001", "1.5"], []), (["v1.5", "2"], []),
-    ([str((1 << 63) - 1), "2"], ["numbered anew"]),
+    ([str((1 << 63) - 1), "2"], ["renumbered 0 to "]),
 ])
 def test_doubtful_texts_are_said(folder: Path, cells: list[str], notes: list[str]) -> None:
     source = csv_source(folder, cells)

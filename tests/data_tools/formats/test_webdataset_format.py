@@ -118,7 +118,7 @@ def test_samples_of_others(tmp_path: Path) -> None:
     ])  # fmt: skip
     assert is_webdataset(path)
     rows, classes = scan(path)
-    # As in any list of labels: numbers below 0 are numbered anew, with all others.
+    # As in any list of labels: if some are below 0, all are renumbered.
     assert classes == ["-7", "1", "3", "8", "12"]
     assert rows["label"].tolist() == [2, 4, 0, 3, -1, 1, -1]
     assert rows["height"].tolist() == [5, 7, 3, 5, 5, 7, 0]

@@ -216,6 +216,6 @@ def test_jpegs_stored_raw_are_upright_and_exact() -> None:
     want = np.rot90(np.asarray(Image.open(io.BytesIO(turned))), -1)
     assert reason == "EXIF-rotated JPEG" and (got == want).all()
     never = Policy(reencode="never", max_side=20)
-    assert image_rejection(data, never) == "would need re-encoding: JPEG, resized"
+    assert image_rejection(data, never) == "would need re-encoding: JPEG, resized, stored raw"
     with pytest.raises(BadImage, match="larger than a page"):
         prepare_image(data, Policy(), HEIGHT * WIDTH * 3 - 1, raw=True)

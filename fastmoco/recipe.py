@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from data_tools.errors import UserError
 from data_tools.safe_reading.json_file import Damaged, typed
+from fastmoco.settings import queue_size
 from fastmoco.settings.augmentation import (
     AUGMENT_CIFAR,
     AUGMENT_V1,
@@ -32,7 +33,7 @@ __all__ = [
     "ARCHS", "AUGMENT_CIFAR", "AUGMENT_V1", "AUGMENT_V2", "AUGMENTATIONS", "Augmentation",
     "CIFAR_MEAN", "CIFAR_STD", "IMAGENET_MEAN", "IMAGENET_STD", "MOCO_CIFAR", "MOCO_CIFAR_MINI",
     "MOCO_DEMO", "MOCO_V1", "MOCO_V2", "Mechanism", "Precision", "RECIPES", "Recipe", "TIMM",
-    "fields_of", "flag", "from_dict", "most_keys", "refuse", "replace", "to_dict",
+    "fields_of", "flag", "from_dict", "refuse", "replace", "to_dict",
 ]
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet-mini")
 TIMM = "timm:"  # prefix of an encoder from timm
@@ -159,13 +160,8 @@ class Recipe:
             raise UserError("--shared goes with --mechanism end-to-end")
         if self.mechanism == "memory-bank" and self.symmetric:
             raise UserError("--symmetric needs two encoded views: a memory bank has one")
-        keys = self.batch * (2 if self.symmetric else 1)
-        if self.mechanism == "queue" and self.K < keys:
-            both = ", twice with --symmetric" if self.symmetric else ""
-            raise UserError(
-                f"--K is {self.K}, below --batch {self.batch}: the queue must hold one batch of "
-                f"keys{both}; use --K {keys} or more, or a smaller --batch"
-            )
+        if self.mechanism == "queue":
+            queue_size.refuse_small(self.K, self.batch, self.symmetric)
 
     def _check_batch(self, samples: int | None) -> None:
         if samples is not None and samples < 2:
@@ -234,14 +230,6 @@ MOCO_DEMO = replace(
     augmentation=replace(AUGMENT_V2, jitter=(0.4, 0.4, 0.4, 0.4), blur_p=0.0),
 )
 RECIPES = {r.name: r for r in (MOCO_V1, MOCO_V2, MOCO_CIFAR, MOCO_CIFAR_MINI, MOCO_DEMO)}
-
-
-def most_keys(samples: int, batch: int) -> int:
-    """Return the largest sensible K for a dataset of `samples` images.
-
-    It is a power of two of at most a quarter of the dataset, and at least one batch.
-    """
-    return max(2 ** int(math.log2(max(samples // 4, 1))), batch)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

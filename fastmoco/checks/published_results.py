@@ -1,12 +1,13 @@
-"""Do the released MoCo checkpoints give their published figures here? For those with ImageNet.
+"""Do the released MoCo checkpoints give their published figures here? It takes ImageNet to ask.
 
-The figures, whose runs they are of, and how far apart from them ours may be:
+The published figures, their sources, and the difference that is allowed:
 
-- Linear, of the released files themselves (README of facebookresearch/moco): 0.5 points. They are
-  of the epoch that VAL likes best and ours of the last; five runs of MoCo v1 deviate by 0.2.
-- kNN of MoCo v2, 800 epochs, of the released file (DINO's table 2, 2104.14294): 0.5 points.
+- Linear, of the released files themselves (README of facebookresearch/moco): 0.5 points. They come
+  from the epoch with the best accuracy on VAL, ours from the last; five runs of MoCo v1 deviate by
+  0.2.
+- kNN of MoCo v2, 800 epochs, of the released file (DINO, 2104.14294, table 2): 0.5 points.
 - kNN of MoCo v2, 200 epochs, of mmselfsup's own run of the recipe (its README for mocov2, linear
-  67.5 where the released file has 67.7): 1 point, since another run's weights are compared.
+  67.5; the released file has 67.7): 1 point, because these are another run's weights.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from fastmoco.weights.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Published:
-    """A released checkpoint and what was published of it: top-1 on ImageNet's val, in per cent."""
+    """A released checkpoint and its published figures: top-1 on ImageNet's val, in per cent."""
 
     name: str
-    """Which its file's name begins with."""
+    """Start of its file name."""
     head: str
     epochs: int
     linear: float
     knn: dict[int, float] = field(default_factory=dict)
-    """By k, with DINO's temperature; empty where nobody published any."""
+    """kNN by k, with DINO's temperature; empty if nobody published any."""
     knn_of: str = ""
-    """Whose weights the kNN figures are of."""
+    """Origin of the weights of the kNN figures."""
     knn_allowed: float = 0.5
-    """Points that ours may be apart."""
+    """Allowed difference of kNN, in points."""
     linear_allowed: float = 0.5
     arch: str = "resnet50"
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the figures were measured on."""
+    """Sizes of the dataset of the published figures."""
 
     train: int = 1_281_167
     val: int = 50_000
@@ -63,14 +64,14 @@ PUBLISHED = (
     Published("moco_v2_800ep", "mlp", 800, 71.1, {20: 61.9}, "the released file, by DINO"),
 )
 IMAGENET = Data()
-LOST = 0.001  # of the images: those that a prep had to leave out
+LOST = 0.001  # share of the images that prep may have left out as unreadable
 
 
 def recognise(
     saved: Checkpoint, path: Path, table: Sequence[Published] = PUBLISHED
 ) -> tuple[Published, str]:
-    """Which published checkpoint this is, and by what it was known: its file's name, or the epoch
-    and the head in it. Raises UserError where it is none, or where the two don't agree."""
+    """Return the published checkpoint that this file is, and the evidence: its name, or the epoch
+    and the head in it. Raises UserError if it is none of them, or if name and content differ."""
     recipe, epoch = saved.recipe, saved.epoch
     has_head = any(k.startswith("encoder_q.head.") for k in saved.moco)
     inside = f"a {recipe.arch} with " + (
@@ -78,7 +79,7 @@ def recognise(
     ) + ("" if epoch is None else f", after {epoch} epochs")
 
     def fits(p: Published) -> bool:
-        """Whether nothing in the file speaks against it."""
+        """Return whether the content of the file agrees with it."""
         head = recipe.head == p.head or not has_head
         return p.arch == recipe.arch and head and epoch in (None, p.epochs)
 
@@ -98,49 +99,31 @@ def recognise(
 
 def against_published(
     saved: Checkpoint, published: Published, train: Store | None, val: Store, how: Extraction,
-    with_linear: bool = False, settings: LinearSettings = LinearSettings(), data: Data = IMAGENET,
-    tell: Callable[[Check], None] = lambda check: None,
+    linear_settings: LinearSettings | None = None, data: Data = IMAGENET,
+    report: Callable[[Check], None] = lambda check: None,
 ) -> list[Check]:
-    """kNN on val with train as the bank, and with_linear the linear evaluation, against the
-    published figures; each check is told as soon as it is made.
+    """Compare kNN on val, and the linear evaluation if it has settings, with the published figures.
 
-    Without train there is no bank that the figures know: kNN leaves one out on val, and its checks
-    are neither passed nor failed. Raises UserError for data that are not the figures', and where
-    nothing was published that could be compared.
+    report(check) is called after each check. The published figures use the training set as kNN's
+    memory bank. Without train, kNN leaves one out on val, and its checks neither pass nor fail.
+    Raises UserError for other data than the figures', and if there is no figure to compare with.
     """
-    check_wanted(published, train is not None, with_linear)
-    whole(val, data.val, data.classes, "val")
+    check_wanted(published, train is not None, linear_settings is not None)
+    refuse_other_data(val, data.val, data.classes, "val")
     if train is not None:
-        whole(train, data.train, data.classes, "training")
-        class_names(train, val)  # before the hours
+        refuse_other_data(train, data.train, data.classes, "training")
+        class_names(train, val)  # refuses other class names now, not after hours
     out: list[Check] = []
 
     def made(check: Check) -> None:
         out.append(check)
-        tell(check)
+        report(check)
 
     if train is None or published.knn:
-        protocol = Protocol(DINO.name, tuple(published.knn) or (20,), DINO.T)
-        bank, queries = (val, None) if train is None else (train, val)
-        rows = knn(
-            saved, bank, queries, how.device, how.threads, companions=False, protocols=(protocol,),
-            how=how,
-        )
-        for row in rows:
-            here, there = 100 * row.top1, published.knn.get(row.k)
-            if train is None:
-                made(Check(
-                    f"kNN top-1, k {row.k}, VAL alone", None,
-                    f"{here:.1f} % leaving one out: comparable with no published figure, whose "
-                    f"bank is the training set ({data.train:,} images); add --train TRAIN",
-                ))
-            elif there is not None:
-                made(compared(
-                    f"kNN top-1, k {row.k}, T {row.T:g}", here, there, published.knn_of,
-                    published.knn_allowed,
-                ))
-    if train is not None and with_linear:
-        found = linear(saved, train, val, how, settings)
+        for check in knn_checks(saved, published, train, val, how, data):
+            made(check)
+    if train is not None and linear_settings is not None:
+        found = linear(saved, train, val, how, linear_settings)
         made(compared(
             "linear top-1", 100 * found.rows[0].score.top1, published.linear,
             f"the released file; {found.protocol}", published.linear_allowed,
@@ -148,26 +131,54 @@ def against_published(
     return out
 
 
-def check_wanted(published: Published, bank: bool, with_linear: bool) -> None:
-    """Raises UserError where what is asked for cannot be had; bank: the training set is there."""
-    if with_linear and not bank:
+def knn_checks(
+    saved: Checkpoint, published: Published, train: Store | None, val: Store, how: Extraction,
+    data: Data,
+) -> list[Check]:
+    """Return a check of kNN for each published k; without train, of leaving one out on val."""
+    protocol = Protocol(DINO.name, tuple(published.knn) or (20,), DINO.T)
+    bank, queries = (val, None) if train is None else (train, val)
+    rows = knn(
+        saved, bank, queries, how.device, how.threads, companions=False, protocols=(protocol,),
+        how=how,
+    )
+    checks = []
+    for row in rows:
+        here, there = 100 * row.top1, published.knn.get(row.k)
+        if train is None:
+            checks.append(Check(
+                f"kNN top-1, k {row.k}, VAL alone", None,
+                f"{here:.1f} % leaving one out: comparable with no published figure, whose "
+                f"bank is the training set ({data.train:,} images); add --train TRAIN",
+            ))
+        elif there is not None:
+            checks.append(compared(
+                f"kNN top-1, k {row.k}, T {row.T:g}", here, there, published.knn_of,
+                published.knn_allowed,
+            ))
+    return checks
+
+
+def check_wanted(published: Published, has_train: bool, with_linear: bool) -> None:
+    """Raise UserError if these checks need the training set, or if no figure is published."""
+    if with_linear and not has_train:
         raise UserError("--linear learns from ImageNet's training set: add --train TRAIN")
-    if bank and not published.knn and not with_linear:
+    if has_train and not published.knn and not with_linear:
         raise UserError(
             f"{published.name}: no kNN figure is published of it; add --linear, which takes hours"
         )
 
 
 def compared(name: str, here: float, there: float, of: str, allowed: float) -> Check:
-    """Two figures in per cent."""
+    """Return the check of a figure against the published one, both in per cent."""
     return Check(
         name, abs(here - there) <= allowed,
         f"{here:.1f} % here, {there:.1f} % published ({of}), {allowed:g} points allowed",
     )
 
 
-def whole(store: Store, images: int, classes: int, name: str) -> None:
-    """Raises UserError unless a store can be the set that the figures are of."""
+def refuse_other_data(store: Store, images: int, classes: int, name: str) -> None:
+    """Raise UserError if a store cannot be the set of the published figures."""
     found = len(set(store.labels.tolist()) - {-1})
     if not (1 - LOST) * images <= len(store) <= images or found != classes:
         raise UserError(

@@ -117,6 +117,7 @@ def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
         check_wanted,
         recognise,
     )
+    from fastmoco.settings.classifiers import LinearSettings
     from fastmoco.terminal import console
 
     saved, how, _ = evaluations.begin(args.checkpoint, (), args.how, ranks=False)
@@ -133,7 +134,8 @@ def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
     )
     assert val is not None
     checks = against_published(
-        saved, published, train, val, how, args.linear, data=IMAGENET, tell=show(args)
+        saved, published, train, val, how, LinearSettings() if args.linear else None,
+        IMAGENET, show(args),
     )
     return {
         "device": str(how.device), "checkpoint": str(args.checkpoint), "is": published.name,

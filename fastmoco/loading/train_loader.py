@@ -29,8 +29,9 @@ class TrainLoader:
 
     The order depends only on (recipe.seed, epoch), the draws also on sample and view. The last
     incomplete batch of an epoch is left out. With several ranks, each loads its part of every
-    batch; together the parts equal the batch of a single process. Raises UserError if the batch
-    does not divide into the ranks.
+    batch; together the parts equal the batch of a single process. read_ahead.pick_order settles an
+    order of `auto`; unsettled it counts as random. Raises UserError if the batch does not divide
+    into the ranks.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class TrainLoader:
             )
         self.store, self.recipe = store, recipe
         self._local, self._rank = recipe.batch // ranks.size, ranks.rank
-        self.order, _ = read_ahead.pick_order(recipe.order, store)
+        self.order = recipe.order
         self.steps_per_epoch = len(store) // recipe.batch
         self._engine, self._device = engine, device
         self._crop = engine.crop_on_device

@@ -1,4 +1,4 @@
-"""Images a second, stage by stage, what binds, and what to change."""
+"""Measures images per second of each stage of training, the bottleneck, and the best change."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_tools.errors import UserError
 from data_tools.open import open_store
@@ -19,7 +20,8 @@ from data_tools.progress import Tick
 from data_tools.safe_reading.json_file import Damaged, parse
 from data_tools.store import Store
 from data_tools.subset import Subset
-from fastmoco.loading.engines.registry import open_engine
+from fastmoco.loading.engines.registry import Opened, open_engine
+from fastmoco.loading.read_ahead import pick_order
 from fastmoco.measuring import roofline
 from fastmoco.measuring.roofline import Bound, Change
 from fastmoco.measuring.stages import Stages, read_rates
@@ -29,15 +31,16 @@ from fastmoco.runs.bench_file import from_json
 from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import describe, peak_memory
 
-ROUNDS = 7  # interleaved; the medians are shown
-ALLOWED = 1 / 6  # that a stage may fall behind a saved report, relative to decode
+ROUNDS = 7  # interleaved; the report shows the medians
+CPU_BATCH = 64  # images at most
+ALLOWED = 1 / 6  # by which a stage, as a multiple of decode, may be slower than a saved report
 SAME = ("recipe", "size", "batch", "precision", "cores")
 UNSTEADY = ("read, from disk", "read, in memory", "decode")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row: images/s as the median of the rounds, with the least and the most."""
+    """A row of the report: images/s of a stage, as median, minimum and maximum of the rounds."""
 
     name: str
     images_per_s: float
@@ -51,7 +54,7 @@ Show = Callable[[Stage], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What `fastmoco bench` shows."""
+    """Result of `fastmoco bench`."""
 
     data: str
     images: int
@@ -69,10 +72,11 @@ class Report:
     binds: str
     advice: str
     changes: list[Change]
-    device_memory: int  # bytes at the most; 0 on the CPU
+    device_memory: int
+    """Peak memory of the device in bytes, 0 on the CPU."""
 
     def rate(self, name: str) -> float:
-        """Images/s of a stage."""
+        """Return the images/s of a stage."""
         return next(s.images_per_s for s in self.stages if s.name == name)
 
 
@@ -85,10 +89,11 @@ def bench(
     tick: Tick | None = None,
     show: Show | None = None,
 ) -> Report:
-    """Measure the stages alone and together, interleaved, `seconds` each in every round.
+    """Measure the stages of training, alone and together, for `seconds` each in every round.
 
-    `show` is called with a stage after each of its rounds: the figures so far. On the CPU the batch
-    is 64 at the most, so that a large encoder can be measured at all.
+    show(stage) is called after each measurement, with the rounds of that stage so far. On the CPU
+    the batch is 64 at most, so that a large encoder can be measured at all. Raises UserError for
+    settings that cannot run.
     """
     if rounds < 1 or not 0 < seconds < math.inf:
         raise UserError(f"--rounds {rounds} --seconds {seconds}: give 1 or more, and above 0")
@@ -96,15 +101,7 @@ def bench(
     recipe.check()
     store = open_store(data)
     device = pick_device(options.device)
-    batch = min(recipe.batch, len(store)) if device.type == "cuda" else min(recipe.batch, 64)
-    recipe = dataclasses.replace(
-        recipe, batch=batch, bn_splits=math.gcd(recipe.bn_splits, batch),
-        K=max(recipe.K, batch), precision=pick_precision(recipe.precision, device),
-        augmentation=recipe.augmentation.for_resolution(recipe.size)[0],
-    )
-    # A small dataset is gone round often enough for the pipeline to run full.
-    laps = -(-64 * batch // len(store))
-    many = Subset(store, np.tile(np.arange(len(store)), laps))
+    recipe = measurable(recipe, store, device)
     threads = options.threads or workers.cores()
     found: dict[str, list[float]] = {}
 
@@ -113,32 +110,63 @@ def bench(
         if show is not None:
             show(stage_of(name, found[name], threads))
 
+    # Before anything maps the files: pages that are mapped stay in memory.
     for stage, rate in zip(UNSTEADY, read_rates(store, threads, seconds), strict=False):
         note(stage, rate)
-    engine, name, how = open_engine(options.engine, many, options.threads, device)
+    many = repeated(store, 64 * recipe.batch)
+    opened = open_engine(options.engine, many, options.threads, device)
     try:
-        stages = Stages(many, recipe, options, device, engine)
+        stages = Stages(many, recipe, options, device, opened.engine)
         interleaved(stages, rounds, seconds, note, tick)
     finally:
-        engine.close()
-    cores = engine.threads
-    rows = [stage_of(stage, rates, cores) for stage, rates in found.items()]
+        opened.engine.close()
+    rows = [stage_of(stage, rates, opened.engine.threads) for stage, rates in found.items()]
+    return report_of(str(data), store, recipe, device, opened, rows)
+
+
+def measurable(recipe: Recipe, store: Store, device: torch.device) -> Recipe:
+    """Return the recipe as it is measured: a batch that the dataset and a CPU can take, and the
+    settled order, precision and augmentation."""
+    most = len(store) if device.type == "cuda" else CPU_BATCH
+    batch = min(recipe.batch, most)
+    return dataclasses.replace(
+        recipe, batch=batch, bn_splits=math.gcd(recipe.bn_splits, batch),
+        order=pick_order(recipe.order, store)[0],
+        precision=pick_precision(recipe.precision, device),
+        augmentation=recipe.augmentation_at(recipe.size),
+    )
+
+
+def repeated(store: Store, images: int) -> Subset:
+    """Return the store repeated until it has this many images: with a handful of batches per epoch
+    the pipeline would never run full."""
+    laps = -(-images // len(store))
+    return Subset(store, np.tile(np.arange(len(store)), laps))
+
+
+def report_of(
+    data: str, store: Store, recipe: Recipe, device: torch.device, opened: Opened,
+    rows: list[Stage],
+) -> Report:
+    """Return the report on measured stages, with the bounds and the advice that follow from them.
+    """
     rate_of = {row.name: row.images_per_s for row in rows}
     overlap = device.type == "cuda"
-    can = pick_precision("auto", device) == "bfloat16"
-    costs = roofline.without_decoding(rate_of) if name == "resident" else rate_of
-    changes = roofline.changes(costs, store, recipe, overlap, cores, can)
+    can_bfloat16 = pick_precision("auto", device) == "bfloat16"
+    cores = opened.engine.threads
+    costs = roofline.without_decoding(rate_of) if opened.name == "resident" else rate_of
+    changes = roofline.changes(costs, store, recipe, overlap, cores, can_bfloat16)
     return Report(
-        data=str(data),
+        data=data,
         images=len(store),
         mean_kilobytes=float(np.mean([len(store.encoded(i)) for i in sample(store)])) / 1e3,
         mean_megapixels=float(store.sizes.astype(np.float64).prod(axis=1).mean()) / 1e6,
         machine=describe(device),
         cores=cores,
-        engine=how,
+        engine=opened.line,
         recipe=recipe.name,
         size=recipe.size,
-        batch=batch,
+        batch=recipe.batch,
         precision=recipe.precision,
         stages=rows,
         bounds=roofline.bounds(costs, overlap),
@@ -150,7 +178,7 @@ def bench(
 
 
 def stage_of(name: str, rates: Sequence[float], cores: int) -> Stage:
-    """The row of a stage whose rounds gave these images/s."""
+    """Return the row of a stage with these images/s in its rounds."""
     median = statistics.median(rates)
     return Stage(name, median, min(rates), max(rates), median / cores)
 
@@ -159,7 +187,7 @@ def interleaved(
     stages: Stages, rounds: int, seconds: float, note: Callable[[str, float], None],
     tick: Tick | None,
 ) -> None:
-    """Runs all stages once per round, so that what slows the machine for a while slows them all.
+    """Run all stages once per round, so that a slow minute of the machine slows them all.
 
     note(name, images/s) is called after each stage of each round.
     """
@@ -172,14 +200,14 @@ def interleaved(
 
 
 def sample(store: Store, count: int = 1000) -> Iterator[int]:
-    """At most so many samples, evenly spread."""
+    """Return about `count` sample ids, evenly spread over the store."""
     return iter(range(0, len(store), max(1, len(store) // count)))
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A report that was saved with --json. Raises UserError for any other file."""
+    """Return a report that was saved with --json. Raises UserError for any other file."""
     try:
-        with open(path, "rb") as file:  # not read_json: it may be a pipe, from jq for one
+        with open(path, "rb") as file:  # not read_json: a pipe works too
             saved = from_json(parse(file.read()))
         return {"path": str(path), "rates": saved.rates, "decode": saved.rates["decode"]} | {
             name: getattr(saved, name) for name in SAME
@@ -192,11 +220,11 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def compare(report: Report, saved: dict[str, Any]) -> list[str]:
-    """The stages that are slower than in a saved report (read_report): a line each.
+    """Return a line on each stage that is slower than in a saved report (read_report).
 
-    A stage's rate counts as a multiple of its run's decode, which the hour and the load of a
-    machine move as well, and may fall by a sixth. Raises UserError for a report of another recipe,
-    size, batch, precision or number of cores.
+    Rates are compared as multiples of decode in the same run, because the load of a machine slows
+    both. They may fall by a sixth. Raises UserError for a report of another recipe, size, batch,
+    precision or number of cores.
     """
     for name in SAME:
         if saved[name] != getattr(report, name):

@@ -1,4 +1,5 @@
-"""How fast this machine loads a dataset: the real engine, two 224-pixel views of each image."""
+"""Measures how fast this machine loads a dataset: two 224-pixel views of each image, by the
+training loader itself."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from contextlib import closing
 from data_tools.store import Store
 from fastmoco.loading.batch import Batch
 from fastmoco.loading.engines.threads import ThreadsEngine
+from fastmoco.loading.read_ahead import pick_order
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.recipe import MOCO_V2
 from fastmoco.system.device import pick_device
@@ -19,20 +21,21 @@ BATCH, SECONDS = 64, 0.6
 
 
 def endless(loader: TrainLoader) -> Generator[Batch]:
-    """The batches of one epoch after another."""
+    """Yield the batches of one epoch after another, without end."""
     for number in itertools.count():
         yield from loader.epoch(number)
 
 
 def load_rate(store: Store, seconds: float = SECONDS) -> float:
-    """Images/s of the training loader over the store, again and again, for so many seconds."""
-    recipe = dataclasses.replace(MOCO_V2, batch=min(BATCH, len(store)))
+    """Return the images/s of the training loader, measured for `seconds` over the store."""
+    order, _ = pick_order(MOCO_V2.order, store)
+    recipe = dataclasses.replace(MOCO_V2, batch=min(BATCH, len(store)), order=order)
     engine = ThreadsEngine(store)
     try:
         loader = TrainLoader(store, recipe, engine, pick_device("cpu"))
-        # The generator is closed before the engine: it waits for what is under way.
+        # Close the generator before the engine: it waits for the batches that are being decoded.
         with closing(endless(loader)) as batches:
-            next(batches)  # the first waits for threads to start
+            next(batches)  # the first one waits for the threads to start
             images, begun = 0, time.perf_counter()
             for batch in batches:
                 images += len(batch.index)

@@ -180,7 +180,7 @@ class Estimate:
         """All parts together."""
         return sum(part.bytes for part in self.parts)
 
-    def beside(self, images: int) -> Estimate:
+    def with_resident(self, images: int) -> Estimate:
         """The same beside so many bytes of a dataset that lies on the device."""
         if not images:
             return self

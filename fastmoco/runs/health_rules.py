@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from fastmoco.recipe import Recipe
 from fastmoco.runs.events import Evaluated, Progress, Severity
+from fastmoco.settings.queue_size import warning_on
 
 RECENT = 3  # log lines that a rule looks back on, since a single odd line means nothing
 LONG = 6  # log lines for figures that vary more
@@ -40,9 +41,6 @@ IDLE, LESS_IDLE = 0.2, 0.1  # share of the time that steps wait for data
 
 KNN_DROP = 0.01  # top-1 below that of random weights
 EARLY = 0.2  # share of the run in which kNN may still be below that of random weights
-
-LARGE_QUEUE = 0.5  # of the dataset; from here the queue holds older keys of the batch's own images
-SMALL_QUEUE, SMALL_QUEUE_SHARE = 1024, 1 / 16  # K, and K over the dataset
 
 BASE_LR, BASE_BATCH = 0.03, 256  # main_moco.py
 FAR = 10  # times the usual learning rate, or below it
@@ -259,23 +257,11 @@ def below_start(s: Seen) -> Verdict | None:
 
 
 def queue_size(s: Seen) -> Verdict | None:
-    """K against the dataset. In the paper's figure 3 accuracy grows with K and levels off."""
-    K, samples = s.recipe.K, s.samples
+    """K against the dataset (fastmoco.settings.queue_size)."""
     if s.recipe.mechanism != "queue":
         return None
-    if K > LARGE_QUEUE * samples:
-        return Verdict(
-            "queue-size", "warning",
-            f"--K {K} is {K / samples:.0%} of the dataset: the queue holds older keys of the "
-            f"same images that it is contrasted with; a quarter of it or less is usual",
-        )
-    if K < SMALL_QUEUE and K <= SMALL_QUEUE_SHARE * samples:
-        return Verdict(
-            "queue-size", "warning",
-            f"--K {K} is small for {samples:,} images: more negatives cost next to nothing and "
-            f"help (paper, figure 3)",
-        )
-    return None
+    warning = warning_on(s.recipe.K, s.samples)
+    return Verdict("queue-size", "warning", warning) if warning else None
 
 
 def learning_rate(s: Seen) -> Verdict | None:

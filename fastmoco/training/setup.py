@@ -16,12 +16,13 @@ from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.directory import RunDir
 from fastmoco.runs.events import Listener, Noted, Started
+from fastmoco.settings import queue_size
 from fastmoco.system import versions
 from fastmoco.system.device import pick_precision, same_bits
 from fastmoco.system.hardware import describe, usable_memory
 from fastmoco.training.budget import Budget, Plan, budget_seconds
 from fastmoco.training.build import build_trained
-from fastmoco.training.checks import check_parts, refuse_large_queue, refuse_vast_keys
+from fastmoco.training.checks import check_parts
 from fastmoco.training.clock import Clock
 from fastmoco.training.knn_monitor import Monitor
 from fastmoco.training.machine import Machine, prepare_machine
@@ -61,9 +62,10 @@ def start(
     if options.resume:
         saved = find_checkpoint(directory.checkpoint, recipe, store, machine.device)
         use_threads_of(saved, machine)
-    else:
-        refuse_large_queue(recipe, len(store), options)
-        refuse_vast_keys(recipe, usable_memory(machine.device))
+    elif recipe.mechanism == "queue":
+        if not options.force:
+            queue_size.refuse_large(recipe.K, len(store), recipe.batch)
+        queue_size.refuse_vast(recipe.K, recipe.dim, usable_memory(machine.device))
     recipe, recipe_notes = settle_recipe(recipe, store, saved)
     agree(recipe, options, store, saved, machine)
 

@@ -79,7 +79,7 @@ def compare(released, imagenet, val="val", train="train", data=TINY, **more):
 
 def test_figures_that_hold_pass(released, imagenet):
     told = []
-    checks = compare(released, imagenet, tell=told.append)
+    checks = compare(released, imagenet, report=told.append)
     assert told == checks and [c.passed for c in checks] == [True, True]
     assert checks[0].name == "kNN top-1, k 1, T 0.07"
     assert checks[0].found.startswith("100.0 % here, 100.0 % published")
@@ -96,7 +96,7 @@ def test_figures_that_do_not_hold_fail(released, imagenet):
 
 
 def test_the_linear_evaluation_is_compared_too(released, imagenet):
-    more = {"with_linear": True, "settings": LinearSettings(epochs=1, batch=6)}
+    more = {"linear_settings": LinearSettings(epochs=1, batch=6)}
     knn1, good = compare(
         released, imagenet, figures={"knn": {1: 100.0}, "linear_allowed": 100.0}, **more
     )
@@ -112,7 +112,7 @@ def test_val_alone_is_compared_with_nothing(released, imagenet):
     assert [c.passed for c in checks] == [None, None]
     assert "100.0 % leaving one out" in checks[0].found and "add --train TRAIN" in checks[0].found
     with pytest.raises(UserError, match="--linear learns from ImageNet's training set"):
-        compare(released, imagenet, train=None, with_linear=True)
+        compare(released, imagenet, train=None, linear_settings=LinearSettings())
     with pytest.raises(UserError, match="no kNN figure is published of it; add --linear"):
         compare(released, imagenet, figures={"knn": {}})
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from fastmoco.cli import main
-from fastmoco.measuring.dry_run import advise, dry_run, largest_batch, what_fits
+from fastmoco.measuring.dry_run import (
+    advise,
+    dry_run,
+    largest_batch,
+    last_that_fits,
+    what_fits,
+)
 from fastmoco.measuring.step_memory import estimate
 from fastmoco.recipe import MOCO_CIFAR, MOCO_V2
 from fastmoco.run_options import RunOptions
@@ -30,6 +36,53 @@ def test_the_largest_batch_fits_and_the_next_does_not(share):
     assert found.batch % RECIPE.bn_splits == 0 and found.bytes <= room
     following = dataclasses.replace(RECIPE, batch=found.batch + RECIPE.bn_splits, K=1000)
     assert estimate(following, 1000, options, CUDA).bytes > room
+
+
+@pytest.mark.parametrize(
+    "bytes_of",
+    [
+        lambda b: 1000 + 7 * b,
+        lambda b: 50 * b**2,  # far from a straight line
+        lambda b: 10**6 + 3 * b + (b > 200) * 5 * 10**5,
+        lambda b: 10**6,  # nothing depends on the batch
+    ],
+    ids=["line", "square", "jump", "flat"],
+)
+def test_the_search_finds_what_trying_all_batches_finds(bytes_of):
+    batches = range(16, 801, 8)
+    for room in [bytes_of(16), *(bytes_of(b) + d for b in range(16, 801, 40) for d in (-1, 0, 1))]:
+        expected = [b for b in batches if bytes_of(b) <= room]
+        if not expected:
+            continue
+        for first_guess in (1, 16, 100, 256, 10**6):
+            probed = []
+
+            def counted(b, probed=probed):
+                probed.append(b)
+                return bytes_of(b)
+
+            assert last_that_fits(counted, room, batches, first_guess) == expected[-1]
+            assert len(set(probed)) <= 1 + 4 + 7  # the least, four guesses, 99 batches halved
+
+
+def test_the_search_takes_few_estimates_of_a_straight_line():
+    probed = set()
+
+    def bytes_of(batch):
+        probed.add(batch)
+        return 700_000_000 + 51_234_567 * batch
+
+    assert last_that_fits(bytes_of, 40 * 10**9, range(16, 10**6, 8), 256) == 760
+    assert len(probed) <= 5
+
+
+def test_the_largest_batch_is_that_of_trying_all():
+    options, sizes = RunOptions(), range(2 * RECIPE.bn_splits, 97, RECIPE.bn_splits)
+    recipes = {b: dataclasses.replace(RECIPE, batch=b, K=max(RECIPE.K, b)) for b in sizes}
+    all_bytes = {b: estimate(r, 96, options, CUDA).bytes for b, r in recipes.items()}
+    for room in (all_bytes[sizes[3]], all_bytes[sizes[9]] - 1, all_bytes[sizes[-1]] + 1):
+        found = largest_batch(RECIPE, 96, options, CUDA, room)
+        assert found.batch == max(b for b in sizes if all_bytes[b] <= room)
 
 
 def test_the_largest_batch_is_the_dataset_or_none():

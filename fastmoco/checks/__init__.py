@@ -1,1 +1,1 @@
-"""Does this installation compute what the papers say? Imports training and what lies below it."""
+"""Does this installation compute what the papers say? Imports training and the folders below it."""

@@ -1,6 +1,6 @@
-"""What this machine has, how fast it is, what a run would choose, and what is missing.
+"""Reports the hardware, its speed, the choices that a run would make, and missing libraries.
 
-Nothing here fails because something is missing: that is what it is to tell.
+A missing part is a finding, never an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import cards, driver
 
 SECONDS = 0.6  # duration of each measurement
-LITTLE_DISK, LITTLE_MEMORY = 10e9, 8e9  # bytes: below these it is said
+LITTLE_DISK, LITTLE_MEMORY = 10e9, 8e9  # bytes, below which there is a remark
 PACKAGES = ("torchvision", "numpy", "numba", "simplejpeg", "pillow", "kornia")
 EXTRAS = {
     "DALI": ("nvidia.dali", "nvidia-dali-cuda130", TABLE["dali"].install),
@@ -44,29 +44,29 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """A property of this machine, with a remedy if something is wrong."""
 
     name: str
     value: str
     remedy: str = ""
-    """What to do about it; empty where all is well."""
+    """Action to take; empty if all is well."""
     optional: bool = False
-    """True where a run does as well without."""
+    """True if a run is as good without it."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `fastmoco doctor` tells. A rate that can't be measured is 0."""
+    """Result of `fastmoco doctor`. A rate that can't be measured is 0."""
 
     findings: list[Finding]
     decode_images_per_s: float
-    """libjpeg's exact decode of a 500 x 375 photograph-like JPEG on all cores."""
+    """Rate of libjpeg's exact decode of a 500 x 375 JPEG with noise, on all cores."""
     write_bytes_per_s: float
     read_bytes_per_s: float
 
 
 def doctor(folder: Path = Path(".")) -> Diagnosis:
-    """Look at this machine; `folder` is on the disk to be tried. Takes a few seconds."""
+    """Examine this machine, and the disk that `folder` is on. Takes a few seconds."""
     device = pick_device("auto")
     decoding = measured(decode_rate)
     write, read = measured(lambda: disk_rates(folder)) or (0.0, 0.0)
@@ -90,7 +90,7 @@ def doctor(folder: Path = Path(".")) -> Diagnosis:
 
 
 def measured(work: Callable):
-    """What it measures; None where the machine does not let it."""
+    """Return the result of a measurement, or None if the machine does not allow it."""
     try:
         return work()
     except (OSError, RuntimeError, ValueError):
@@ -98,7 +98,7 @@ def measured(work: Callable):
 
 
 def installed(name: str) -> str | None:
-    """Version of a distribution that is installed."""
+    """Return the version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -106,7 +106,7 @@ def installed(name: str) -> str | None:
 
 
 def importable(name: str) -> bool:
-    """Whether a module is there, without running it."""
+    """Return whether a module exists, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -114,7 +114,7 @@ def importable(name: str) -> bool:
 
 
 def gpu() -> Finding:
-    """The cards that torch sees, or why it sees none."""
+    """Report the GPUs that torch sees, or the reason why it sees none."""
     found = cards()
     if found:
         return Finding("GPU", "; ".join(found) + f"; driver {driver() or 'unknown'}")
@@ -139,7 +139,7 @@ def of_memory() -> Finding:
 
 
 def of_shm() -> Finding:
-    """Shared memory: our engines need none; DALI's processes and torch's workers do."""
+    """Report shared memory: our engines need none, but DALI and torch's workers do."""
     try:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
@@ -162,7 +162,7 @@ def of_disk(folder: Path, write: float, read: float) -> Finding:
 
 
 def decode_rate() -> float:
-    """Images/s of a drawn JPEG of 500 x 375, quality 90, on all cores."""
+    """Return the images/s of decoding a random JPEG of 500 x 375, quality 90, on all cores."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (25, 32, 3), dtype=np.uint8)
     image = np.repeat(np.repeat(coarse, 15, 0), 16, 1)[:, :500].astype(np.int16)
@@ -172,13 +172,13 @@ def decode_rate() -> float:
 
 
 def disk_rates(folder: Path) -> tuple[float, float]:
-    """Bytes/s that the disk under a folder writes and reads."""
+    """Return the bytes/s of writing to the disk under a folder, and of reading from it."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-", buffering=0) as file:
         return write_rate(file.fileno(), SECONDS), read_rate(file.fileno(), SECONDS)
 
 
 def extras(device: torch.device) -> list[Finding]:
-    """What is installed besides; a remedy only for what would make this machine faster."""
+    """Report the optional libraries; a remedy only for those that would make it faster here."""
     out = []
     for name, (module, package, command) in EXTRAS.items():
         if importable(module):
@@ -191,8 +191,8 @@ def extras(device: torch.device) -> list[Finding]:
 
 
 def compiler(device: torch.device) -> Finding:
-    """What torch.compile needs."""
-    missing = missing_compiler(device)  # a trial of it would take longer than all the rest
+    """Report the compiler that torch.compile needs."""
+    missing = missing_compiler(device)  # a trial would take longer than all the rest
     if missing is None:
         return Finding("compiler", "there, for --compile" if device.type == "cpu" else "there")
     if device.type == "cpu":
@@ -201,7 +201,7 @@ def compiler(device: torch.device) -> Finding:
 
 
 def choices(device: torch.device) -> list[Finding]:
-    """What `auto` takes on this machine, and why."""
+    """Report the choices of `auto` on this machine, with the reasons."""
     precision = pick_precision("auto", device)
     why = {
         "bfloat16": "the hardware multiplies it",
@@ -220,7 +220,7 @@ def choices(device: torch.device) -> list[Finding]:
 
 
 def lines(found: Diagnosis) -> list[str]:
-    """The findings for people; what is to be done stands below its own."""
+    """Return the findings as lines of text, each remedy below its finding."""
     width = max(len(f.name) for f in found.findings)
     out = []
     for f in found.findings:

@@ -1,8 +1,8 @@
 """Does this installation compute what it should? A few seconds, with images drawn here.
 
-Each check holds a part that a run relies on to something plainer: the paper's pseudocode, Pillow,
-the source's own bytes, a run that was never stopped. Whether published checkpoints give their
-published figures is asked by fastmoco.checks.published_results.
+Each check compares a part of training with something plainer: the paper's pseudocode, Pillow, the
+source's own bytes, a run that was never stopped. fastmoco.checks.published_results checks that
+published checkpoints give their published figures.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 
 IMAGES = 24
-EXACT = 1e-10  # float64, whose own rounding is a millionth of it
-PIXELS = 0.5  # of 255, the mean of an image: Pillow's resizer and ours round apart
+EXACT = 1e-10  # for float64, whose rounding is a millionth of it
+PIXELS = 0.5  # of 255, as the mean over an image: Pillow's resizer rounds differently from ours
 COLOURS = 2e-4  # of a normalised image in float32
-Verdict = tuple[bool, str]  # passed, and what was compared and found
+Verdict = tuple[bool, str]  # passed, and a line on the comparison
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was compared."""
+    """Result of one comparison."""
 
     name: str
     passed: bool | None
-    """None: a figure that there is nothing to compare with."""
+    """None for a figure without anything to compare it with."""
     found: str
-    """What with what, how far apart, and how far they may be."""
+    """The compared things, their difference, and the allowed one."""
 
 
 def selftest(
-    device: torch.device, tell: Callable[[Check], None] = lambda check: None
+    device: torch.device, report: Callable[[Check], None] = lambda check: None
 ) -> list[Check]:
-    """Every check, in order; each is told as soon as it is made. One that breaks off has failed."""
+    """Run every check, and call report(check) after each. A check that raises has failed."""
     out = []
     with tempfile.TemporaryDirectory(prefix="fastmoco-selftest-") as name:
         folder = Path(name)
@@ -69,15 +69,15 @@ def selftest(
         for title, check in CHECKS.items():
             try:
                 passed, found = check(device, folder)
-            except Exception as error:  # of whatever is broken here: what this command is for
+            except Exception as error:  # any: finding broken parts is the purpose
                 passed, found = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
             out.append(Check(title, passed, found))
-            tell(out[-1])
+            report(out[-1])
     return out
 
 
 def draw(folder: Path) -> None:
-    """A folder of small JPEGs of various sizes, in two classes."""
+    """Draw a folder of small JPEGs of various sizes, in two classes."""
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
         path = folder / ("ash", "oak")[i % 2] / f"{i}.jpg"
@@ -88,8 +88,8 @@ def draw(folder: Path) -> None:
 
 
 def algorithm_1(device: torch.device, folder: Path) -> Verdict:
-    """Ten steps against the paper's Algorithm 1 written out (1911.05722): loss, both encoders,
-    and the queue, which is written over three times."""
+    """Compare ten steps with the paper's Algorithm 1 written out (1911.05722): loss, both encoders
+    and the queue, which is overwritten three times."""
     K, C, N, m, T, lr, steps = 20, 8, 6, 0.9, 0.2, 0.1, 10
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
@@ -107,7 +107,7 @@ def algorithm_1(device: torch.device, folder: Path) -> Verdict:
         out.loss.backward()
         optimizer.step()
         moco.update(out)
-        # the paper's, line by line
+        # the paper's pseudocode, line by line
         q = F.normalize(f_q(x_q), dim=1)
         k = F.normalize(f_k(x_k), dim=1).detach()
         l_pos = torch.bmm(q.view(N, 1, C), k.view(N, C, 1)).view(N, 1)
@@ -132,7 +132,7 @@ def algorithm_1(device: torch.device, folder: Path) -> Verdict:
 
 
 def streaming_is_plain(device: torch.device, folder: Path) -> Verdict:
-    """The streaming InfoNCE loss and its gradient against cross-entropy on all logits."""
+    """Compare the streaming InfoNCE loss and its gradient with cross-entropy on all logits."""
     generator = torch.Generator().manual_seed(1)
     K = 20_000  # several of its chunks on a CPU
     q, k, queue = (
@@ -149,7 +149,7 @@ def streaming_is_plain(device: torch.device, folder: Path) -> Verdict:
 
 
 def split_batchnorm(device: torch.device, folder: Path) -> Verdict:
-    """Split BatchNorm against BatchNorm on each part by itself."""
+    """Compare split BatchNorm with BatchNorm on each part by itself."""
     splits, generator = 3, torch.Generator().manual_seed(2)
     x = torch.randn(12, 5, 4, 4, generator=generator, dtype=torch.float64).to(device)
     weights = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(device)
@@ -169,7 +169,7 @@ def split_batchnorm(device: torch.device, folder: Path) -> Verdict:
 
 
 def round_trip(device: torch.device, folder: Path) -> Verdict:
-    """Images prepared into every format, opened and verified: the source's bytes and classes."""
+    """Prepare images into every format, and compare bytes and classes with the source's."""
     images = folder / "images"
     source = sorted((p.parent.name, p.read_bytes()) for p in images.rglob("*.jpg"))
     prepare(images, folder / "formats", formats=FORMATS)
@@ -184,12 +184,12 @@ def round_trip(device: torch.device, folder: Path) -> Verdict:
             wrong.append(f"{form} gives other images")
         elif report.found:
             wrong.append(f"{form} is {report.verdict}")
-    told = f"{len(source)} images as {', '.join(FORMATS)}: bytes, classes, checksums"
-    return not wrong, f"{told}; {', '.join(wrong) or 'all equal'}"
+    line = f"{len(source)} images as {', '.join(FORMATS)}: bytes, classes, checksums"
+    return not wrong, f"{line}; {', '.join(wrong) or 'all equal'}"
 
 
 def views_are_pillows(device: torch.device, folder: Path) -> Verdict:
-    """What the engine of this device decodes, crops and resizes, against Pillow."""
+    """Compare images that this device's engine decodes, crops and resizes with Pillow's."""
     size = 32
     recipe = dataclasses.replace(MOCO_V2, size=size)
     prepare(folder / "images", folder / "views")
@@ -207,12 +207,12 @@ def views_are_pillows(device: torch.device, folder: Path) -> Verdict:
         theirs = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box), float)
         ours = torch.cat(batches)[i].numpy()
         apart.append(float(np.abs(ours - theirs).mean()))
-    told = f"{len(store)} views by the engine {opened.name}, the mean over a view, of 255"
-    return within(apart, PIXELS, told)
+    line = f"{len(store)} views by the engine {opened.name}, the mean over a view, of 255"
+    return within(apart, PIXELS, line)
 
 
 def fast_augmentation(device: torch.device, folder: Path) -> Verdict:
-    """The augmentation that this device takes against the plain form, on the same draws."""
+    """Compare this device's augmentation with the plain form, on the same draws."""
     form, name, note = augmentation(RunOptions(device=str(device)), device)
     rng, count = np.random.default_rng(3), 16
     coarse = rng.integers(0, 256, (count, 2, 6, 6, 3), dtype=np.uint8)
@@ -226,12 +226,12 @@ def fast_augmentation(device: torch.device, folder: Path) -> Verdict:
             blur_rows=None if rows is None else torch.from_numpy(rows).to(device),
         )
         apart.append(furthest(form(views, colour, aug), augment(views, colour, aug)))
-    told = f"v1's and v2's ({name}{'' if note is None else f'; {note}'}) on {2 * count} views"
-    return within(apart, COLOURS, told)
+    line = f"v1's and v2's ({name}{'' if note is None else f'; {note}'}) on {2 * count} views"
+    return within(apart, COLOURS, line)
 
 
 def resume_to_the_bit(device: torch.device, folder: Path) -> Verdict:
-    """A tiny run taken up again from a checkpoint in its middle against the same never stopped."""
+    """Compare a tiny run, resumed from a checkpoint in its middle, with one never stopped."""
     recipe = dataclasses.replace(
         MOCO_V2, arch="resnet-mini", size=16, batch=8, bn_splits=2, K=16, epochs=2
     )
@@ -253,14 +253,14 @@ def resume_to_the_bit(device: torch.device, folder: Path) -> Verdict:
     again = checkpoints.load(folder / "run")
     a, b = (tensors({"moco": c.moco, "optimizer": c.optimizer}) for c in (whole, again))
     differ = [k for k in a if k not in b or not torch.equal(a[k], b[k])]
-    told = f"{whole.step} steps, resumed after {at[0]}: {len(differ)} of {len(a)} tensors differ"
+    line = f"{whole.step} steps, resumed after {at[0]}: {len(differ)} of {len(a)} tensors differ"
     if differ:
-        told += f", first {differ[0]}"
-    return not differ and len(a) == len(b) and at[0] < whole.step == again.step, told
+        line += f", first {differ[0]}"
+    return not differ and len(a) == len(b) and at[0] < whole.step == again.step, line
 
 
 def tensors(values: Mapping, prefix: str = "") -> dict[str, torch.Tensor]:
-    """All tensors of nested dicts by their dotted names."""
+    """Return all tensors of nested dicts by their dotted names."""
     out: dict[str, torch.Tensor] = {}
     for key, value in values.items():
         if isinstance(value, torch.Tensor):
@@ -271,14 +271,14 @@ def tensors(values: Mapping, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference of two tensors."""
+    """Return the largest difference of two tensors."""
     return float((a - b).detach().abs().max())
 
 
-def within(apart: list[float], allowed: float, told: str) -> Verdict:
-    """Whether all differences are ones that are allowed; not a number never is."""
+def within(apart: list[float], allowed: float, line: str) -> Verdict:
+    """Return whether all differences are allowed; NaN never is."""
     most = float(np.max(apart))
-    return most <= allowed, f"{told}; at most {most:.1g} apart, {allowed:g} allowed"
+    return most <= allowed, f"{line}; at most {most:.1g} apart, {allowed:g} allowed"
 
 
 CHECKS: dict[str, Callable[[torch.device, Path], Verdict]] = {

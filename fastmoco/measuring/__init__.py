@@ -1,3 +1,3 @@
-"""How fast a run is, how much memory it takes, and what to change. Imports training and what lies
-below it.
+"""Measures the speed and the memory of a run, and says what to change. Imports training and the
+folders below it.
 """

@@ -1,8 +1,8 @@
-"""What bounds a pipeline, how near it is to each bound, and the one change that gains most.
+"""The bounds of a pipeline, its distance from each, and the change that gains most.
 
-Two models of a step. On the CPU all stages share the cores, so their times add up. On a GPU loading
-(cores, disk, bus) and computing run side by side, and the slower one sets the pace. What a change
-would give is predicted from the same times with one of them made smaller.
+There are two models of a step. On the CPU all stages share the cores, so their times add up. On a
+GPU, loading (cores, disk, bus) and computing run side by side, and the slower one sets the pace.
+The gain of a change is predicted from the same times, with one of them made smaller.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from fastmoco.recipe import Recipe
 
 WHOLE = "two views + augmentation + step"  # the pipeline itself, as stages.py calls it
 WORTH = 1.05  # below this factor a change is noise
-# Decoding goes with the pixels; a crop with its window's rows, too, but not with its own.
+# Share of a crop's time that goes with the pixels of the source image; the rest goes with those of
+# the view, which stay as many.
 CROP_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A resource: the images/s it allows, and the share of that which the whole pipeline uses."""
+    """A resource: the images/s that it allows, and the share of it that the pipeline uses."""
 
     name: str
     images_per_s: float
@@ -30,20 +31,19 @@ class Bound:
 
 @dataclass(frozen=True)
 class Change:
-    """Something to do, and the images/s that it should give."""
+    """A possible change, and the images/s that it should give."""
 
     what: str
     predicted: float
 
 
 def without_decoding(rate: dict[str, float]) -> dict[str, float]:
-    """The rates where all images lie decoded in memory: reading and decoding take no time of a
-    step's."""
+    """Return the rates of a pipeline whose images are decoded in memory before the first step."""
     return rate | dict.fromkeys(("read, from disk", "decode"), math.inf)
 
 
 def bounds(rate: dict[str, float], overlap: bool) -> list[Bound]:
-    """Each resource against the pipeline's own rate, the most used first."""
+    """Return each resource with the share of it that the pipeline uses, the most used first."""
     whole = rate[WHOLE]
     names = {
         "disk (read)": rate["read, from disk"],
@@ -61,12 +61,12 @@ def bounds(rate: dict[str, float], overlap: bool) -> list[Bound]:
 
 
 def computing(rate: dict[str, float]) -> float:
-    """Images/s of the device's own work."""
+    """Return the images/s of augmentation and step together."""
     return 1 / (1 / rate["augmentation alone"] + 1 / rate["step alone"])
 
 
 def model(seconds: dict[str, float], overlap: bool) -> float:
-    """Images/s of a pipeline whose stages take so many seconds an image."""
+    """Return the images/s of a pipeline whose stages take these seconds per image."""
     loading = max(seconds["decode"] + seconds["crop"], seconds["read"], seconds["copy"])
     device = seconds["augmentation"] + seconds["step"]
     if overlap:
@@ -78,9 +78,9 @@ def changes(
     rate: dict[str, float], store: Store, recipe: Recipe, overlap: bool, cores: int,
     can_bfloat16: bool = False,
 ) -> list[Change]:
-    """What could be done, the largest gain first, only what is worth it.
+    """Return the possible changes that gain enough, the largest gain first.
 
-    The model's gain is applied to the measured rate, so its constant errors cancel.
+    The model's gain multiplies the measured rate, so that its constant errors cancel.
     """
     decode = 1 / rate["decode"]
     seconds = {
@@ -122,7 +122,7 @@ def changes(
 
 
 def binds(rate: dict[str, float], overlap: bool) -> str:
-    """The stage that takes most of the time, in words."""
+    """Return the stage that takes most of the time, in words."""
     cost = {
         "decode": 1 / rate["decode"],
         "crops": max(0.0, 1 / rate["two views"] - 1 / rate["decode"]),
@@ -140,7 +140,7 @@ def binds(rate: dict[str, float], overlap: bool) -> str:
 
 
 def advice(found: list[Change], rate: dict[str, float]) -> str:
-    """One line: the change with the largest gain, and what it should give."""
+    """Return one line: the change with the largest gain, and its predicted rate."""
     if not found:
         return (
             "nothing about the data: the encoder is what the time goes into, as it should be; "

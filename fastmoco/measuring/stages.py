@@ -1,4 +1,4 @@
-"""The stages of a training run, each as a function from seconds to images/s: what bench times."""
+"""Times the stages of a training run for bench: each is a function from seconds to images/s."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fastmoco.system.device import DTYPES, choose_deterministic, grad_scaler
 from fastmoco.system.streams import Field, Slot, copy_stream, one_ahead, synchronize
 from fastmoco.training.step import training_step
 
-IMAGES = 64  # decoded images that the crop stage goes round
+IMAGES = 64  # decoded images that the crop stage uses in turn
 
 
 class Stages:
@@ -61,12 +61,12 @@ class Stages:
             "two views + augmentation": self.views_augmented,
             "two views + augmentation + step": self.everything,
         }
-        if device.type == "cuda":  # a CPU's views are where they are used
+        if device.type == "cuda":  # on a CPU there is nothing to copy
             self.runs["copy"] = self.copy
 
     def warm_up(self) -> None:
-        """Compile and allocate outside the measurement; keep one batch of images."""
-        for batch in self.batches():
+        """Compile and allocate before the measurement, and keep one batch for the stages alone."""
+        for batch in self.batches():  # copied, because its ring slot is soon written over
             assert batch.colour is not None and batch.shuffle is not None
             rows = batch.colour.blur_rows
             colour = Colour(
@@ -83,7 +83,7 @@ class Stages:
         self.step(self.ready)
 
     def batches(self) -> Iterator[Batch]:
-        """Batches without end."""
+        """Return batches without end."""
         return itertools.chain.from_iterable(self.loader.epoch(e) for e in itertools.count())
 
     def augment(self, batch: Batch) -> torch.Tensor:
@@ -97,8 +97,10 @@ class Stages:
         training_step(self.moco, self.optimizer, self.scaler, batch, self.recipe)
 
     def timed(self, work: Iterator[int], seconds: float) -> float:
-        """Images/s of an iterator that yields how many it did, for about so long, once running:
-        the first item fills the pipeline and is not counted."""
+        """Return the images/s of an iterator that yields the size of each batch, over `seconds`.
+
+        The first batch fills the pipeline and is not counted.
+        """
         next(work)
         synchronize(self.device)
         begun, images = time.perf_counter(), 0
@@ -110,11 +112,11 @@ class Stages:
         return images / (time.perf_counter() - begun)
 
     def decode(self, seconds: float) -> float:
-        """simplejpeg's exact decode on as many threads as the engine has: the bound."""
+        """Decode whole JPEGs by simplejpeg, on the engine's number of threads: the upper bound."""
         return decode_rate(self.store, range(len(self.store)), self.engine.threads, seconds)
 
     def crop(self, seconds: float) -> float:
-        """Both windows of images that are decoded already, cut on as many threads."""
+        """Cut and resize two windows of decoded images, on the engine's number of threads."""
         r, aug = self.recipe, self.recipe.augmentation
         ids = np.arange(min(IMAGES, len(self.store)))
         images = [decode(self.store, i) for i in ids.tolist()]
@@ -131,7 +133,7 @@ class Stages:
         return in_threads(work, self.engine.threads, seconds)
 
     def copy(self, seconds: float) -> float:
-        """A batch's views from pinned memory to the device."""
+        """Copy the views of a batch from pinned memory to the device."""
         r = self.recipe
         layout = {"views": Field(np.uint8, (r.batch, 2, r.size, r.size, 3))}
         slot, stream = Slot(layout, self.device), copy_stream(self.device)
@@ -186,19 +188,19 @@ class Stages:
 
 
 def read_rates(store: Store, threads: int, seconds: float) -> tuple[float, float]:
-    """Images/s read from the disk, and again from memory, by as many threads.
+    """Return the images/s of reading from the disk, and of reading from memory.
 
-    For the first, samples from anywhere are dropped from the page cache. Measured before anything
-    else maps the files: pages that are mapped, by another run say, stay in memory.
+    The first drops each sample from the page cache before it reads it. This does nothing to pages
+    that a process has mapped, so measure before the store's files are mapped.
     """
     ids = draws.permutation(1, 0, len(store))
     files, starts, lengths = (x.tolist() for x in store.places(ids))
-    raise_open_files()  # each data file is opened
+    raise_open_files()  # all data files are open at once
     handles = [os.open(path, os.O_RDONLY) for path in store.data]
     rates = []
     try:
         for handle in handles:
-            os.fsync(handle)  # what was just written cannot be dropped
+            os.fsync(handle)  # pages that are not written yet cannot be dropped
         for cold in (True, False):
 
             def work(k: int) -> None:

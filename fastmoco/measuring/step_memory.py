@@ -1,8 +1,8 @@
-"""What a training step takes of memory: the real step, run once on tensors without data.
+"""Predicts the memory of a training step, by running the real step once on tensors without data.
 
-Fake tensors have shapes and no bytes, so a ResNet-50 at any batch is walked in seconds; a dispatch
-mode counts what lives at each moment (a storage is born with the op that makes it and dies with its
-last reference, as the allocator sees it). Nothing is looked up in a table of layers.
+Fake tensors have shapes but no bytes, so that a ResNet-50 at any batch takes seconds. A dispatch
+mode counts the live bytes at each moment: as for the allocator, a storage is born with the
+operation that makes it and dies with its last reference. No table of layers can be wrong.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from fastmoco.system.device import DTYPES, grad_scaler
 from fastmoco.system.hardware import used_memory
 from fastmoco.training.step import training_step
 
-CUDA_ITSELF = 700_000_000  # bytes of a context, its libraries, cuDNN's workspaces: assumed
-# A pixel of both views: what the compiled augmentation's kernels leave to each other, assumed from
-# the 107 bytes that they move (bench/gpu/model.py); eagerly it is counted.
+CUDA_ITSELF = 700_000_000  # bytes of a context, its libraries and cuDNN's workspaces; assumed
+# Bytes per pixel of both views that the compiled augmentation's kernels keep for each other;
+# assumed from the 107 bytes that they move (bench/gpu/model.py). Without a compiler the bytes are
+# counted.
 COMPILED = 48
 
 
 class Living(TorchDispatchMode):
-    """Counts the bytes of the storages that ops make while they live, by what was being done."""
+    """Counts the live bytes of the storages that operations make, by the phase of the step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,13 +61,13 @@ class Living(TorchDispatchMode):
         return out
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
-        """What was there before, and is counted otherwise."""
+        """Do not count these tensors: they were there before."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            self._known[storage._cdata] = storage  # kept: its number is not given out again
+            self._known[storage._cdata] = storage  # kept alive, so that no other gets its number
 
     def see(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's storage from now on, once."""
+        """Count the storage of a tensor from now on, once however many views share it."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -85,18 +86,18 @@ class Living(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Walk:
-    """One step, as it was walked; bytes throughout."""
+    """Memory of one step, in bytes."""
 
     lasting: dict[str, int]
-    """What is there between steps: encoders, momentum, keys."""
+    """Memory that stays between steps: encoders, momentum, keys."""
     peak: dict[str, int]
-    """What else there is at the moment when it is most, by what made it."""
+    """Live memory at the peak, by the phase of the step that allocated it."""
     kept: int
-    """What the queries' forward pass leaves for the backward pass, of one piece."""
+    """Activations that the queries' forward pass of one piece keeps for the backward pass."""
 
 
 class _InPlace:
-    """The fused optimizer as the allocator sees it: it works in place."""
+    """Stands in for the fused optimizer, which works in place and allocates nothing."""
 
     def __init__(self, moco: MoCo) -> None:
         self.moco = moco
@@ -105,25 +106,27 @@ class _InPlace:
         """Nothing is allocated."""
 
     def zero_grad(self, set_to_none: bool) -> None:
-        """The gradients' memory is given back."""
+        """Free the gradients."""
         for p in self.moco.trained():
             p.grad = None
 
 
 @functools.cache
 def walked(recipe: Recipe, samples: int, pieces: int = 1, recomputed: bool = False) -> Walk:
-    """What walk finds; asked again, at once."""
+    """Return the result of walk, from a cache if it is known."""
     return walk(recipe, samples, pieces, recomputed)
 
 
 def walk(
     recipe: Recipe, samples: int, pieces: int = 1, recomputed: bool = False, real: bool = False
 ) -> Walk:
-    """The memory of one step of a recipe (its precision resolved) on one device.
+    """Return the memory of one step of a recipe, whose precision must be settled.
 
-    With real the tensors have data: the same count on a step that is really taken, for tests.
+    With real=True the tensors have data: the same count on a real step, for tests.
     """
     device = torch.device("cpu")
+    # Built on the meta device, so that the initial weights take neither time nor memory. Then
+    # _without_data makes fakes of a CPU of them: a step would refuse meta tensors.
     with contextlib.nullcontext() if real else torch.device("meta"):
         moco = build_moco(recipe, samples, torch.get_default_device(), pieces=pieces)
     with contextlib.nullcontext() if real else FakeTensorMode():
@@ -158,30 +161,30 @@ def walk(
 
 @dataclass(frozen=True)
 class Part:
-    """One line of an estimate."""
+    """A row of an estimate."""
 
     name: str
     bytes: int
     source: str
-    """counted, measured or assumed."""
+    """Source of the number: counted, measured or assumed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The device's memory (a CPU's: the process's) at the moment of a step when it is most."""
+    """Peak memory of a step: of the GPU, or of the process on a CPU."""
 
     batch: int
     parts: list[Part]
     kept: int
-    """Of the activations: what a forward pass of the queries leaves for the backward pass."""
+    """Activations that the queries' forward pass keeps for the backward pass, in bytes."""
 
     @property
     def bytes(self) -> int:
-        """All parts together."""
+        """Sum of all parts, in bytes."""
         return sum(part.bytes for part in self.parts)
 
     def with_resident(self, images: int) -> Estimate:
-        """The same beside so many bytes of a dataset that lies on the device."""
+        """Return the estimate with this many bytes of a dataset on the device added."""
         if not images:
             return self
         resident = Part("the dataset's images, resident", images, "counted")
@@ -191,8 +194,10 @@ class Estimate:
 def estimate(
     recipe: Recipe, samples: int, options: RunOptions, device: torch.device
 ) -> Estimate:
-    """What training by a recipe (its precision resolved) takes on one such device, which is not
-    touched: it need not be there."""
+    """Return the memory that training takes on a device, which need not exist here.
+
+    The recipe's precision must be settled.
+    """
     found = walked(recipe, samples, options.accumulate, options.activation_checkpointing)
     parts = [Part(name, size, "counted") for name, size in (found.lasting | found.peak).items()]
     pixels = 2 * recipe.batch * recipe.size**2
@@ -200,7 +205,7 @@ def estimate(
     if device.type == "cpu":
         parts.append(Part("Python, torch and what else is here", used_memory(device), "measured"))
         return Estimate(recipe.batch, parts, found.kept)
-    # a batch waits for its step, and while one more is made the last is still in its own
+    # While one step runs, the next batch waits and one more is being prepared.
     ahead, made = 3 * pixels * DTYPES[recipe.precision].itemsize, "counted"
     if options.augment == "auto" or options.compile:
         peak, made = ahead + COMPILED * pixels, "assumed"
@@ -208,14 +213,14 @@ def estimate(
         peak = max(ahead, augmentation_peak(recipe))
     parts.append(Part("augmentation, two batches ahead", ahead + peak, made))
     negatives = recipe.batch * recipe.K
-    if recipe.mechanism != "end-to-end" and negatives >= LARGE:  # the walk had a CPU's
+    if recipe.mechanism != "end-to-end" and negatives >= LARGE:  # the walk counted a CPU's chunks
         parts.append(Part("loss, a chunk of logits", 4 * min(LAUNCHED, negatives), "counted"))
     parts.append(Part("CUDA itself", CUDA_ITSELF, "assumed"))
     return Estimate(recipe.batch, parts, found.kept)
 
 
 def augmentation_peak(recipe: Recipe) -> int:
-    """Bytes that the plain augmentation takes, eagerly, its result among them."""
+    """Return the peak bytes of the plain augmentation without a compiler, its result included."""
     n, size, aug = recipe.batch, recipe.size, recipe.augmentation_at(recipe.size)
     arrays = draws.colour(0, 0, np.arange(n), 2, aug).arrays()
     with FakeTensorMode():
@@ -230,8 +235,8 @@ def augmentation_peak(recipe: Recipe) -> int:
 
 
 def _name_what_is_done(moco: MoCo, living: Living) -> list[int]:
-    """Hooks that tell `living` what the step is at; returns where the bytes go that each forward
-    pass of the queries leaves."""
+    """Add hooks that set the phase of the step in `living`. Returns a list that gets the kept bytes
+    of each forward pass of the queries."""
     kept: list[int] = []
 
     def now(what: str) -> None:
@@ -253,7 +258,7 @@ def _name_what_is_done(moco: MoCo, living: Living) -> list[int]:
 
 
 def _without_data(moco: MoCo) -> None:
-    """Parameters and buffers of the meta device become fakes of the CPU."""
+    """Replace parameters and buffers of the meta device by fake tensors of a CPU."""
     for module in moco.modules():
         for name, p in module._parameters.items():
             if p is not None:

@@ -1,5 +1,5 @@
-"""Activation checkpointing (1604.06174): blocks keep their inputs, and run again in the backward
-pass. The same step to the bit, in about half the memory, for a third more time."""
+"""Activation checkpointing (1604.06174): blocks keep only their inputs, and run again in the
+backward pass. The step stays the same to the bit, in half the memory and a third more time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fastmoco.model.moco import MoCo
 
 
 class Recomputed(nn.Sequential):
-    """Residual blocks of one stage, each computed once more when its gradients are due."""
+    """The residual blocks of a stage, each computed a second time for its gradients."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self:
-            if torch.compiler.is_compiling():  # one graph: it updates each buffer once by itself
+            if torch.compiler.is_compiling():  # a compiled graph updates each buffer only once
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = checkpoint(
@@ -39,8 +39,8 @@ def _first_and_again(
 
 @contextlib.contextmanager
 def _again(block: nn.Module) -> Iterator[None]:
-    """In here the block's BatchNorm leaves its running statistics alone: they have seen the
-    batch."""
+    """Keep the running statistics of the block's BatchNorm in this context: they have seen the
+    batch in the first pass."""
     layers = [m for m in block.modules() if isinstance(m, SplitBatchNorm2d)]
     for layer in layers:
         layer.again = True
@@ -52,8 +52,10 @@ def _again(block: nn.Module) -> Iterator[None]:
 
 
 def recompute_blocks(moco: MoCo) -> None:
-    """From now on every encoder that is trained recomputes the blocks of its stages; the names of
-    its parameters stay. What gets no gradient keeps nothing and is left as it is."""
+    """Make every trained encoder recompute the blocks of its stages; parameters keep their names.
+
+    An encoder without gradients keeps no activations, so it stays as it is.
+    """
     for encoder in (moco.encoder_q, moco.encoder_k):
         if encoder is not None and any(p.requires_grad for p in encoder.parameters()):
             trunk = encoder.get_submodule("trunk")

@@ -14,10 +14,10 @@ from fastmoco.system.ranks import ALONE, Ranks
 def build_moco(
     recipe: Recipe, samples: int, device: torch.device, ranks: Ranks = ALONE, pieces: int = 1
 ) -> MoCo:
-    """The model of a recipe for so many samples; initial weights from torch's global generator.
+    """Build the model of a recipe, on the device, for a dataset of `samples` images.
 
-    BatchNorm's parts are those of the whole batch, shared out over ranks and, with gradient
-    accumulation, over its pieces.
+    Initial weights and the first queue come from torch's global generator. The parts of BatchNorm
+    are those of the whole batch, shared out over the ranks and the pieces.
     """
     parts = recipe.bn_splits // (ranks.size * pieces)
     encoder = build_encoder(recipe, parts if recipe.split == "both" else 1)
@@ -33,15 +33,13 @@ def build_moco(
 
 
 def make_optimizer(moco: MoCo, recipe: Recipe) -> torch.optim.SGD:
-    """SGD on what is trained, every parameter decayed, as main_moco.py has it.
-
-    The momentum starts as zeros: torch's fused SGD would leave it unset where float16's scaler
-    skips the first step.
-    """
+    """Return SGD over the trained parameters, all of them with weight decay, as in main_moco.py."""
     optimizer = torch.optim.SGD(
         moco.trained(), lr=recipe.lr, momentum=recipe.momentum,
         weight_decay=recipe.weight_decay, fused=True,
     )
+    # Zeros now: torch's fused SGD sets its momentum at the first step, and leaves garbage in it if
+    # float16's scaler skips that step.
     if recipe.momentum > 0:
         for p in moco.trained():
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -49,9 +47,11 @@ def make_optimizer(moco: MoCo, recipe: Recipe) -> torch.optim.SGD:
 
 
 def compile_parts(moco: MoCo, graphs: bool = False) -> None:
-    """Compile the encoders and the enqueue, for fixed shapes: what a run saw before a resume
-    can then not change its code. Evaluation calls the trunks by themselves, which stay eager.
-    With graphs, as CUDA graphs too."""
+    """Compile the encoders and the enqueue; with graphs, record them as CUDA graphs too.
+
+    Shapes are fixed. With dynamic shapes the code would depend on the sizes seen so far, which a
+    resumed run has not seen. Evaluation calls the trunks by themselves, which stay eager.
+    """
     mode = "reduce-overhead" if graphs else None
     if graphs:  # a new step may write over the results of the last step's graphs
         moco.begin_step = torch.compiler.cudagraph_mark_step_begin

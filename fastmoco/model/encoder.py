@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNets, a small one for CPUs, timm's; CIFAR stems, the two heads."""
+"""Encoders: torchvision's ResNets, a small one for CPUs, timm's models; stems and heads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fastmoco.model.timm_trunk import timm_trunk
 from fastmoco.recipe import ARCHS, TIMM, Recipe
 
 MINI_WIDTHS = (48, 96, 192)
-MINI_LEAST = 2  # pixels: its stem's kernel of 4 less a padding of 1 on both sides
+MINI_LEAST = 2  # pixels: the stem's kernel of 4 minus a padding of 1 on both sides
 
 
 class Encoder(nn.Module):
-    """A trunk (images to pooled features [N, width]) and a head (features to [N, dim])."""
+    """A trunk, from images [N, 3, S, S] to features [N, width], and a head, to [N, dim]."""
 
     def __init__(self, trunk: nn.Module, width: int, head: nn.Module) -> None:
         super().__init__()
@@ -31,10 +31,11 @@ class Encoder(nn.Module):
 
 
 class MiniResNet(nn.Module):
-    """Stages of one basic block each (1512.03385), a 4x4 stem of stride 2, average pooling.
+    """A small ResNet for CPUs: a 4x4 stem of stride 2, one basic block (1512.03385) per stage.
 
-    The stem halves the image at once: on a CPU most of a small net's time goes into its widest
-    maps, and images seen outweigh their resolution in a short run (bench/README.md).
+    The stem halves the image at once. On a CPU most of a small network's time goes into its largest
+    maps, and in a short run the number of images matters more than their resolution
+    (bench/README.md).
     """
 
     def __init__(self, widths: tuple[int, ...], norm_layer) -> None:
@@ -62,8 +63,11 @@ class MiniResNet(nn.Module):
 
 
 def build_encoder(recipe: Recipe, splits: int | None = None) -> Encoder:
-    """The encoder of a recipe, randomly initialised from torch's global generator; `splits`: the
-    parts of its BatchNorm where they are not the recipe's (of one rank, say)."""
+    """Build the encoder of a recipe, with random weights from torch's global generator.
+
+    splits: number of parts of its BatchNorm [default: the recipe's]. Raises UserError for an
+    unknown architecture or views that are too small for it.
+    """
     splits = splits or recipe.bn_splits
     norm_layer = partial(SplitBatchNorm2d, splits=splits)
     if recipe.arch == "resnet-mini":

@@ -1,4 +1,4 @@
-"""How features spread over the sphere: figures for health."""
+"""Figures on the distribution of features over the unit sphere, for fastmoco.runs.health."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import torch.nn.functional as F
 
 
 def geometry(q: torch.Tensor, k: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """How the queries [N, C] lie (2005.10242): alignment, the mean of |q - k|^2 over positives (0
-    is best, 2 unrelated); uniformity, log of the mean of exp(-2 |q_i - q_j|^2) over pairs (-4 is
-    spread out, 0 collapsed); feature_std, the mean over dimensions of their deviation, times
-    sqrt(C) (1 is spread out, 0 collapsed). Each [], on the device."""
+    """Return three figures on queries q and their positive keys k, each [N, C], on the device.
+
+    alignment (2005.10242): mean of |q - k|^2 over positives; 0 is best, 2 is unrelated.
+    uniformity (2005.10242): log of the mean of exp(-2 |q_i - q_j|^2) over pairs; -4 is spread out,
+    0 collapsed. feature_std: standard deviation, averaged over dimensions, times sqrt(C); 1 is
+    spread out, 0 collapsed.
+    """
     n = q.shape[0]
     near = torch.exp(4 * (q @ q.T) - 4)  # |q_i - q_j|^2 = 2 - 2 q_i q_j
     return {
@@ -21,5 +24,5 @@ def geometry(q: torch.Tensor, k: torch.Tensor | None) -> dict[str, torch.Tensor]
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1, [N, C], in float32 or wider whatever the encoder computed in."""
+    """Normalise rows [N, C] to length 1, in float32 or wider also under autocast."""
     return F.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=1)

@@ -1,4 +1,4 @@
-"""The InfoNCE loss (1807.03748; equation 1 of 1911.05722): plain, streaming, and in the batch."""
+"""The InfoNCE loss (1807.03748; 1911.05722, equation 1): plain, streaming, and in the batch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 import torch
 import torch.nn.functional as F
 
-CHUNK = 2**17  # logits at a time on a CPU: 512 kB in float32, which its caches hold
-LAUNCHED = 2**22  # on a GPU, where a chunk is five launches: 16 MB, a quarter of 256 x 65536
+CHUNK = 2**17  # logits per chunk on a CPU: 512 kB in float32, which fit into its caches
+LAUNCHED = 2**22  # logits per chunk on a GPU, where each costs five launches: 16 MB
 LARGE = 2**15  # logits, from which on the streaming form is faster by a tenth (bench.training.loss)
-COLDEST = 0.025  # temperature below which sums of exp(1/T) near the end of float32's range
+COLDEST = 0.025  # lowest temperature: below it sums of exp(1/T) come close to float32's largest
 
 
 def info_nce(
     q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, T: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss (mean, []) and pretext accuracy (share of positives above all negatives, []).
+    """Return the mean loss [] and the pretext accuracy [], by the form that suits the size.
 
-    q, k: [N, C] unit vectors, k the positive of q; queue: [K, C] negatives, without gradient like
-    k. Computed in the dtype given, also under autocast: logits over T in bfloat16 would lose the
-    small differences. The form is chosen by size.
+    q: [N, C] unit vectors; k: [N, C], their positive keys; queue: [K, C], the negatives. k and
+    queue get no gradient. Pretext accuracy is the share of queries whose positive is nearer than
+    all negatives. The dtype is q's, also under autocast.
     """
     if q.shape[0] * queue.shape[0] >= LARGE and T >= COLDEST:
         return info_nce_streaming(q, k, queue, T)
@@ -30,7 +30,8 @@ def info_nce(
 def info_nce_plain(
     q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, T: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss as the paper writes it, on logits [N, 1+K]: the reference."""
+    """The loss as the paper writes it, on logits [N, 1+K]: the reference for the streaming form."""
+    # No autocast: logits / T in bfloat16 would lose the small differences between keys.
     with torch.autocast(q.device.type, enabled=False):
         l_pos = (q * k).sum(dim=1, keepdim=True)  # [N, 1]
         l_neg = q @ queue.T  # [N, K]
@@ -43,12 +44,12 @@ def info_nce_plain(
 def info_nce_streaming(
     q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, T: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for any K in the memory of a chunk: [N, K] is never there.
+    """The same loss in the memory of one chunk of keys: the logits [N, K] never exist as a whole.
 
-    Without gradient to the keys, the gradient is attention over them:
-    dL/dq = (sum_j p_j k_j - k_+) / (T N). So the pass that sums the exponentials sums the keys they
-    weigh, and nothing is left for the backward pass. Unit vectors bound every logit by 1/T, hence
-    no maximum is subtracted: T must be COLDEST or more in float32.
+    Keys get no gradient, so the gradient of q is attention over the keys:
+    dL/dq = (sum_j p_j k_j - k_+) / (T N). The pass that sums the exponentials also sums the keys
+    that they weigh, and the backward pass has nothing left to compute. No maximum is subtracted,
+    because unit vectors bound every logit by 1/T: T must be at least COLDEST in float32.
     """
     with torch.autocast(q.device.type, enabled=False):
         loss, accuracy = _Streaming.apply(q, k, queue, T)
@@ -86,9 +87,9 @@ class _Streaming(torch.autograd.Function):
 def info_nce_in_batch(
     q: torch.Tensor, keys: torch.Tensor, first: int, T: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """End-to-end: the positive of q[i] is keys[first + i], its negatives are all other keys.
+    """End-to-end: the positive of q[i] is keys[first + i], and all other keys are its negatives.
 
-    q: [N, C], keys: [M, C] of the whole batch, both with gradients. As info_nce otherwise.
+    q: [N, C]; keys: [M, C], of the whole batch; both get gradients. Returns the same as info_nce.
     """
     with torch.autocast(q.device.type, enabled=False):
         logits = q @ keys.T / T  # [N, M]

@@ -4,8 +4,8 @@
     out.loss.backward(); optimizer.step()
     moco.update(out)
 
-N images a batch, C dimensions, K keys in the queue. The paper's other two mechanisms differ in
-where keys come from and in what gradients reach: see Mechanism in fastmoco.recipe.
+N images per batch and rank, M of all ranks, C dimensions, K keys in the queue. The paper's other
+two mechanisms differ in the source of the keys and in the gradients: see model.dictionaries.
 """
 
 from __future__ import annotations
@@ -29,40 +29,39 @@ class Out:
     """Result of one step. All tensors stay on the device."""
 
     loss: torch.Tensor
-    """[], with its graph."""
+    """[], with the graph of its gradients."""
     accuracy: torch.Tensor
-    """[]: the share of queries whose own key is nearer than every negative."""
+    """[]: share of queries whose own key is nearer than every negative."""
     q: torch.Tensor
-    """[N, C] float, no gradient: this rank's queries."""
+    """[N, C] float, no gradient: queries of this rank."""
     k: torch.Tensor | None
     """[N, C] float, no gradient: their positive keys; None for a memory bank."""
     keys: torch.Tensor
-    """[M, C] float, no gradient: the keys of all ranks that update gives to the dictionary."""
+    """[M, C] float, no gradient: keys of all ranks, which update gives to the dictionary."""
     index: torch.Tensor | None
-    """int64 [N]: the sample ids of the queries."""
+    """int64 [N]: sample ids of the queries."""
     stats: dict[str, torch.Tensor] = field(default_factory=dict)
     """Scalars for the log, each []."""
 
 
 @dataclass(frozen=True)
 class _Lists:
-    """Tensors of a model by what a step does to them."""
+    """The tensors of a model, grouped by their use in a step."""
 
     trained: list[nn.Parameter]
     followers: list[torch.Tensor]
-    """Of the momentum encoder, if any."""
+    """Parameters of the momentum encoder, if there is one."""
     leaders: list[torch.Tensor]
-    """Of the query encoder, in the same order."""
+    """Parameters of the query encoder, in the same order."""
     statistics: list[torch.Tensor]
-    """BatchNorm's running means and variances, of both."""
+    """BatchNorm's running means and variances of both encoders."""
 
 
 class MoCo(nn.Module):
-    """The query encoder f_q, the momentum encoder f_k, and the dictionary between them.
+    """The query encoder f_q (encoder_q), the key encoder f_k (encoder_k), and the dictionary.
 
-    A memory bank has no f_k; end-to-end trains f_k, or takes f_q for it (shared). `parts` is into
-    how many parts BatchNorm splits this rank's batch; with split_keys the key encoder has plain
-    BatchNorm and sees one part at a time.
+    A memory bank has no f_k. End-to-end trains f_k, or uses f_q for the keys too (shared). With
+    key_parts > 1 the key encoder has plain BatchNorm and sees one part of the batch at a time.
     """
 
     def __init__(
@@ -78,13 +77,14 @@ class MoCo(nn.Module):
             self.encoder_k = copy.deepcopy(encoder_q).requires_grad_(dictionary.trains_keys)
         self.dictionary = dictionary
         self.begin_step: Callable[[], None] = _nothing
-        """Called before each step (CUDA graphs need to know)."""
-        # A wrapper holds the module that it wraps: as a child it would name every tensor twice.
+        """Called before each step. CUDA graphs need to know where one starts."""
+        # DistributedDataParallel wrappers by encoder. In a plain dict they are no children of this
+        # module: as children they would put every tensor into state_dict twice.
         self._wrappers: dict[nn.Module, nn.Module] = {}
         self._lists: _Lists | None = None
 
     def distribute(self) -> None:
-        """From now on the gradients of trained encoders are means over the ranks."""
+        """Wrap the trained encoders, so that their gradients are means over the ranks."""
         trained = [self.encoder_q]
         if self.encoder_k is not None and self.dictionary.trains_keys:
             trained.append(self.encoder_k)
@@ -92,7 +92,7 @@ class MoCo(nn.Module):
 
     @contextlib.contextmanager
     def gradients_stay(self) -> Iterator[None]:
-        """Backward passes in here leave the exchange of gradients to a later one."""
+        """Keep gradients on their ranks in this context: a later backward pass exchanges them."""
         with contextlib.ExitStack() as stack:
             for encoder in self._wrappers.values():
                 if isinstance(encoder, nn.parallel.DistributedDataParallel):
@@ -104,12 +104,12 @@ class MoCo(nn.Module):
         shuffle: torch.Tensor | None = None, drawn: torch.Tensor | None = None,
     ) -> Out:
         """Algorithm 1 for one batch. im_q, im_k: [N, 3, S, S], two views of the same images; index:
-        int64 [N], their sample ids; shuffle: int64 [M], the order in which the keys of all ranks
-        are dealt to the parts of split BatchNorm; drawn: int64 [K], a memory bank's negatives."""
-        k = self.encode_keys(im_k, shuffle)  # keys: [N, C]
+        int64 [N], their sample ids; shuffle: int64 [M], the order of the keys in the parts of split
+        BatchNorm; drawn: int64 [K], the negatives of a memory bank."""
+        k = self.encode_keys(im_k, shuffle)  # k = f_k(x_k): [N, C]
         if not self.symmetric:
-            return self.contrast(im_q, k, index, drawn)
-        # The official CIFAR demo: each view is query once and key once.
+            return self.contrast(im_q, k, index, drawn)  # q = f_q(x_q), then InfoNCE
+        # The loss of the official CIFAR demo: each view is query once and key once.
         k_of_q = self.encode_keys(im_q, shuffle)
         return added(
             self.contrast(im_q, k, index, drawn), self.contrast(im_k, k_of_q, index, drawn)
@@ -119,8 +119,9 @@ class MoCo(nn.Module):
         self, image: torch.Tensor, k: Keys | None, index: torch.Tensor | None,
         drawn: torch.Tensor | None,
     ) -> Out:
-        """Queries of image [N, 3, S, S] against their keys k and the dictionary's negatives."""
+        """Contrast the queries of image [N, 3, S, S] with their keys k and the negatives."""
         q = unit(self._encode(self.encoder_q, image))  # queries: [N, C]
+        # positive logits l_pos [N, 1], negative logits l_neg [N, K], cross-entropy over both / T
         loss, accuracy = self.dictionary.contrast(q, k, index, drawn, self.T)
         mine = None if k is None else k.mine.detach()
         keys = q.new_empty(0) if k is None else k.all.detach()
@@ -129,8 +130,8 @@ class MoCo(nn.Module):
     def encode_keys(
         self, image: torch.Tensor, shuffle: torch.Tensor | None, pieces: int = 1
     ) -> Keys | None:
-        """The keys of image [N, 3, S, S], encoded in this many pieces, which bounds the memory;
-        None if the dictionary needs none. Only end-to-end gives them a gradient."""
+        """Encode the keys of image [N, 3, S, S], in pieces to save memory. Returns None if the
+        mechanism has no keys of a second view. Only end-to-end gives them a gradient."""
         if not self.dictionary.encodes_keys:
             return None
         n, rank, size = image.shape[0], self.ranks.rank, self.ranks.size
@@ -138,8 +139,9 @@ class MoCo(nn.Module):
             if shuffle is None:
                 k = self.ranks.gather_with_gradient(self._in_pieces(image, pieces))
             else:
-                # Section 3.3 of the paper: the keys are encoded in another order than the queries,
-                # so that the statistics of a part don't tell a query which key is its own.
+                # Shuffling BN, section 3.3 of the paper: the keys of all ranks are shuffled before
+                # they are encoded, and put back after. A part then has other images than the same
+                # part of the queries, so its statistics do not reveal which key is whose.
                 part = shuffle if size == 1 else shuffle[rank * n : (rank + 1) * n]
                 dealt = self._in_pieces(deal(self.ranks.gather(image), part), pieces)
                 k = undeal(self.ranks.gather_with_gradient(dealt), shuffle)
@@ -147,6 +149,7 @@ class MoCo(nn.Module):
 
     def _in_pieces(self, image: torch.Tensor, pieces: int) -> torch.Tensor:
         encoder = self.encoder_q if self.encoder_k is None else self.encoder_k
+        # Two reasons to encode in parts: pieces bound the memory, key_parts split BatchNorm.
         count = pieces * self.key_parts
         parts = [image] if count == 1 else image.chunk(count)
         return torch.cat([unit(self._encode(encoder, part)) for part in parts])
@@ -156,12 +159,13 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def update(self, out: Out) -> None:
-        """After the optimizer's step: f_k = m f_k + (1 - m) f_q, then the dictionary."""
+        """Finish a step, after the optimizer: f_k = m f_k + (1 - m) f_q, then enqueue."""
         lists = self._listed()
         if lists.followers:
+            # lerp(f_k, f_q, 1 - m) is the momentum update; foreach takes one launch for all layers
             torch._foreach_lerp_(lists.followers, lists.leaders, 1 - self.m)
         self.dictionary.update(out.keys, out.q, out.index, self.ranks.gather)
-        # each rank saw other parts: the same mean on all, as one process has over its parts
+        # Each rank saw other parts of the batch. Their mean is the one process's mean over parts.
         self.ranks.mean_(self.statistics)
 
     @property
@@ -170,12 +174,12 @@ class MoCo(nn.Module):
         return self._listed().statistics
 
     def trained(self) -> list[nn.Parameter]:
-        """What the optimizer moves."""
+        """Return the parameters that the optimizer moves."""
         return self._listed().trained
 
     def _listed(self) -> _Lists:
-        """The tensors that every step goes through: finding them anew, several times a step, takes
-        milliseconds of a deep network."""
+        # Kept, because walking through the modules of a deep network takes milliseconds, several
+        # times per step.
         if self._lists is None:
             encoders = [e for e in (self.encoder_q, self.encoder_k) if e is not None]
             follows = self.encoder_k is not None and not self.dictionary.trains_keys
@@ -188,13 +192,14 @@ class MoCo(nn.Module):
         return self._lists
 
     def _apply(self, fn: Callable, recurse: bool = True) -> MoCo:
-        self._lists = None  # .to() and .double() put other tensors in the places of these
+        self._lists = None  # .to() and .double() replace the tensors of these lists
         return super()._apply(fn, recurse)
 
 
 def added(first: Out, second: Out) -> Out:
-    """Both halves of the symmetric loss as one: losses are added up, accuracies averaged. The
-    second half's keys, those of im_q, are enqueued first, as the official demo has it."""
+    """Return both halves of the symmetric loss as one: the sum of the losses, the mean of the
+    accuracies. The keys of the second half, those of im_q, are enqueued first, as in the official
+    demo."""
     return Out(
         torch.stack([first.loss, second.loss]).sum(),
         torch.stack([first.accuracy, second.accuracy]).mean(),

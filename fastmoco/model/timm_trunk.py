@@ -1,6 +1,6 @@
-"""Trunks of timm's model zoo: --arch timm:NAME. A removable file; timm is an extra.
+"""Trunks from timm's model zoo: --arch timm:NAME. timm is an optional library.
 
-The model's own pooling gives the features (num_classes 0). Its BatchNorms are split like ours.
+The model's own pooling gives the features (num_classes=0). Its BatchNorms are split like ours.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ class SplitBatchNormAct2d(SplitBatchNorm2d):
 
 
 def timm_trunk(arch: str, splits: int, sizes: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """The trunk of `timm:NAME`, randomly initialised from torch's global generator, and the width
-    of its features; `sizes` are the sides of all views it must take, in pixels.
+    """Return the trunk of `timm:NAME`, with random weights from torch's global generator, and the
+    width of its features.
 
-    Raises UserError where timm is not installed, has no such model, or the model does not take
-    these views or give one vector an image.
+    sizes: sides in pixels of all views that it must take. Raises UserError if timm is not
+    installed, has no such model, or the model does not take these views or gives more than one
+    vector per image.
     """
     trunk, _ = create(arch, sizes)
     if splits > 1:
@@ -72,7 +73,7 @@ def create(arch: str, sizes: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]
 
 
 def split_batchnorm(module: nn.Module, splits: int) -> None:
-    """Every BatchNorm2d in a module becomes one of so many parts, in place, under the same name."""
+    """Replace every BatchNorm2d in a module by a split one, in place, under the same name."""
     for name, child in module.named_children():
         if not isinstance(child, nn.BatchNorm2d) or isinstance(child, SplitBatchNorm2d):
             split_batchnorm(child, splits)
@@ -87,7 +88,7 @@ def split_batchnorm(module: nn.Module, splits: int) -> None:
 
 
 def _width(trunk: nn.Module, arch: str, sizes: tuple[int, ...]) -> int:
-    """Numbers a feature has, by a pass that computes nothing."""
+    """Return the width of the features, by a pass on the meta device, which computes nothing."""
     ghost = copy.deepcopy(trunk).to("meta").eval()
     shape: torch.Size | None = None
     for size in sizes:
@@ -104,7 +105,7 @@ def _width(trunk: nn.Module, arch: str, sizes: tuple[int, ...]) -> int:
 
 
 def notes(recipe: Recipe, trunk: nn.Module) -> list[str]:
-    """What of the recipe does nothing to a trunk of timm's, a line each."""
+    """Return a line on each setting of the recipe that has no effect on a timm trunk."""
     if not recipe.arch.startswith(TIMM):
         return []
     lines = []

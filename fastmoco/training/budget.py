@@ -1,9 +1,9 @@
-"""How far a run is at each step, and a run that must be done by a certain time.
+"""The plan of a run, and a budget that makes it end in time.
 
-The plan is what the schedule follows: a share of the training that is behind at each step. Without
-a budget it is a straight line over the epochs. With one, the line is drawn anew from where the run
-is whenever its measured rate says so; a checkpoint keeps all lines, so a resumed run has the same
-learning rates behind it.
+The plan gives the fraction of the training that is done at each step, and the learning rate follows
+it. Without a budget it is a straight line over the epochs. With a budget, a new line starts at the
+current step whenever the measured rate asks for one. A checkpoint keeps all lines, so that a
+resumed run has had the same learning rates.
 """
 
 from __future__ import annotations
@@ -20,81 +20,83 @@ from data_tools.errors import UserError
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
 
-RESERVE, LEAST = 0.03, 1.0  # of the budget, and seconds: what is left free for the end
-WORTH = 0.01  # of the steps that are left: smaller corrections are not made
-TELLING = 0.1  # of the steps: a change that is told
-TRIAL = 8  # steps at the start, of which the median is the rate: the first ones compile and fetch
-TRIAL_SHARE = 0.05  # of the budget, after which three steps must do
-OFTEN = 0.02  # of the budget: how long a plan stands before it is looked at again
-NEAR = 4  # and of the steps that are left, one in so many
-ODD, AGAIN = 2.0, 4  # a step that takes so many times as long is measured again, so many steps on
+RESERVE, LEAST = 0.03, 1.0  # share of the budget, and seconds, kept free for the end
+WORTH = 0.01  # share of the steps left; smaller corrections are not made
+NOTED = 0.1  # share of the steps; a larger change of the plan is reported
+TRIAL = 8  # steps at the start, whose median is the first rate: the first ones compile and load
+TRIAL_SHARE = 0.05  # share of the budget, after which three trial steps must be enough
+OFTEN = 0.02  # share of the budget between two looks at the plan
+NEAR = 4  # a look also comes after a quarter of the steps left
+ODD, AGAIN = 2.0, 4  # a step that takes twice as long is measured again, 4 steps later
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass
 class Plan:
-    """The share of the training behind at each step, as lines from (step, share) to (steps, 1)."""
+    """Fraction of the training that is done at each step, piecewise linear."""
 
     lines: list[tuple[int, float, int]] = field(default_factory=list)
-    """(step, share behind there, step at which all is behind, or 0 where that is not known)."""
+    """Rows of (first step, fraction done there, last step of the run, or 0 if it is not known)."""
 
     @property
     def steps(self) -> int:
-        """Of the whole run; 0 while a budget's rate is being measured."""
+        """Number of steps of the whole run; 0 while a budget measures its rate."""
         return self.lines[-1][2]
 
     @property
     def budgeted(self) -> bool:
-        """Whether a budget drew it."""
+        """True if a budget made this plan."""
         return len(self.lines) > 1 or not self.steps
 
     def done(self, step: int) -> float:
-        """The share behind before a step (from 0), 0..1."""
+        """Return the fraction, 0 to 1, that is done before a step (counted from 0)."""
         first, share, last = next(x for x in reversed(self.lines) if x[0] <= step)
         if not last:
             return share
         return min(1.0, share + (1 - share) * (step - first) / max(1, last - first))
 
     def renew(self, step: int, steps: int) -> None:
-        """From this step on, all is behind at `steps`."""
+        """Let the training end at `steps`, from this step on."""
         self.lines.append((step, self.done(step), max(steps, step + 1)))
 
 
 class Budget:
-    """The seconds that a run may take, from its start; fits the plan to the rate that it sees."""
+    """Fits the plan to the measured rate, so that the run ends within its seconds."""
 
     def __init__(
-        self, seconds: float, text: str, recipe: Recipe, per_epoch: int, begun: float,
+        self, seconds: float, text: str, recipe: Recipe, per_epoch: int, started: float,
         options: RunOptions, knn_every: int = 0,
     ) -> None:
-        """`begun`: time.monotonic() at the start; kNN is measured after so many epochs."""
+        """text: the option as the user gave it. started: time.monotonic() at the start of the run.
+        knn_every: epochs between two kNN measurements, 0 for none."""
         self.seconds, self.text = seconds, text
         self._recipe, self._per_epoch, self._knn_every = recipe, per_epoch, knn_every
-        self._begun, self._log_every = begun, options.log_every
+        self._started, self._log_every = started, options.log_every
         self._expected, self._trying = 0.0, True
         self._first: list[float] = []
-        self._side: int | None = None  # of the views at the last renewal
+        self._side: int | None = None  # side of the views at the last renewal
         self._each, self._doubted = 0.0, False
         self.aside = 0.0
-        """Seconds that the last kNN took, which the end needs again; a checkpoint's are in the
-        reserve."""
+        """Duration of the last kNN in seconds; reserved once more for the final one. The final
+        checkpoint is covered by RESERVE."""
 
     def left(self) -> float:
-        """Seconds until the end, less the reserve."""
+        """Return the seconds left for steps: until the end, less the reserve."""
         reserve = max(RESERVE * self.seconds, LEAST) + 1.5 * self.aside
         return self.seconds - reserve - self._spent()
 
     def _spent(self) -> float:
-        return time.monotonic() - self._begun
+        return time.monotonic() - self._started
 
     def renew(
         self, plan: Plan, step: int, each: float, share: Callable[[float], float]
     ) -> tuple[int, str | None]:
-        """Fit the plan to the seconds that each step took; `share` gives rank 0's number to all.
+        """Fit the plan to `each`, the seconds per step since the last call.
 
-        Returns how many steps may pass until the next time, and a line where what is expected has
-        changed. The first steps are tried one by one. Raises UserError, on all ranks, for a budget
-        that is too short for one epoch.
+        share(x) returns rank 0's x on all ranks, because all must follow the same plan. Returns the
+        number of steps until the next call, and a line if the expected end has moved. At the start
+        it is called after each step. Raises UserError, on all ranks, for a budget that is too short
+        for one epoch.
         """
         if self._trying:
             self._first.append(each)
@@ -108,13 +110,13 @@ class Budget:
         if self._is_odd(each, side):
             return AGAIN, None
         end = None
-        if self._side in (None, side):  # else `each` is of steps of two sizes
+        if self._side in (None, side):  # else `each` mixes steps of two view sizes
             end = self._end(plan, step, each, left, aside)
         self._side = side
         line = None
         if end:
             plan.renew(step, end)
-            if abs(end - self._expected) > TELLING * self._expected:
+            if abs(end - self._expected) > NOTED * self._expected:
                 self._expected = float(end)
                 when = datetime.datetime.now() + datetime.timedelta(seconds=max(0, left))
                 line = (
@@ -123,16 +125,16 @@ class Budget:
                     f"{when:%H:%M:%S}"
                 )
         often = min(OFTEN * self.seconds / each, (plan.steps - step) / NEAR, self._log_every)
-        # a power of two: where it changes, the next line is never only a step away, whose time
-        # would say nothing
+        # A power of two, because log lines come at multiples of it: after a change the next line is
+        # never a single step away, whose time would say nothing.
         return 2 ** max(0, int(math.log2(max(1.0, often)))), line
 
     def _is_odd(self, each: float, side: int) -> bool:
-        """Whether steps are so much slower than before that one measurement is no proof of it.
+        """Return whether steps are too slow to believe a single measurement.
 
-        A process that was stopped for a while (Ctrl-Z, a suspended job or machine) sees one such
-        rate. A plan drawn by it would end the run after a few steps, and take the learning rate
-        down with it, which no later plan can undo.
+        A process that was stopped for a while (Ctrl-Z, a suspended machine) measures one such rate.
+        A plan made from it would end the run after a few steps and lower the learning rate at once,
+        which no later plan can undo.
         """
         same_views = self._side in (None, side)
         self._doubted = same_views and not self._doubted and each > ODD * self._each > 0
@@ -143,19 +145,20 @@ class Budget:
     def _end(
         self, plan: Plan, step: int, seconds_per_step: float, left: float, aside: float
     ) -> int | None:
-        """The step to end at, at a rate measured at `step`; None where the plan may stay.
+        """Return the step to end at, by the rate measured at `step`, or None to keep the plan.
 
-        A view's cost goes with its area. Raises UserError for less than one epoch.
+        A step costs in proportion to the area of its views. Raises UserError for less than one
+        epoch.
         """
         now = plan.done(step)
         side = self._recipe.size_at(now)
         sides = self._recipe.progressive or (self._recipe.size,)
-        cost = 0.0  # mean over what is left, as a multiple of a step now
+        cost = 0.0  # mean cost of the steps left, as a multiple of a step now
         for i, s in enumerate(sides):
             part = max(0.0, (i + 1) / len(sides) - max(now, i / len(sides)))
             cost += part / (1 - now) * (s / side) ** 2 if now < 1 else 0
         each = seconds_per_step * (cost or 1.0)
-        if self._knn_every:  # kNN stops the clock of the steps, not the budget's
+        if self._knn_every:  # kNN pauses the clock of the steps, but not the budget's
             each += aside / (self._knn_every * self._per_epoch)
         end = step + max(1, int(left / each))
         if not plan.steps and step < self._per_epoch and end < self._per_epoch:
@@ -172,9 +175,10 @@ class Budget:
 
 
 def budget_seconds(options: RunOptions) -> tuple[float, str] | None:
-    """The seconds that --budget or --until give from now, and how they were said; None without.
+    """Return the seconds that --budget or --until leave from now, and the option's text.
 
-    Raises UserError for what is no duration or no time ahead.
+    Returns None if neither is given. Raises UserError for a value that is not a duration, or not a
+    time in the future.
     """
     if options.budget and options.until:
         raise UserError("--budget and --until: give one of them")

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 class Clock:
     """Measures the training time of this process, and adds that of the processes before it."""
 
-    def __init__(self, begun: float, train_before: float = 0.0, budget_before: float = 0.0) -> None:
-        """begun: time.monotonic() from which the budget counts. The others are the seconds that
+    def __init__(
+        self, started: float, train_before: float = 0.0, budget_before: float = 0.0
+    ) -> None:
+        """started: time.monotonic() from which the budget counts. The others are the seconds that
         earlier processes of this run took."""
-        self.begun, self._train_before, self.budget_before = begun, train_before, budget_before
+        self.started, self._train_before, self.budget_before = started, train_before, budget_before
         self.start()
 
     def start(self) -> None:
@@ -31,14 +33,14 @@ class Clock:
 
     def budget_seconds(self) -> float:
         """Time of the whole run, pauses and set-up included."""
-        return self.budget_before + time.monotonic() - self.begun
+        return self.budget_before + time.monotonic() - self.started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count the time of this block as training time."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self._paused += time.perf_counter() - begun
+        self._paused += time.perf_counter() - started
 
     def mark(self) -> None:
         """Start since_mark() at 0 again."""

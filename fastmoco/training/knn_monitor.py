@@ -1,4 +1,4 @@
-"""kNN while training."""
+"""Measures kNN accuracy while a run trains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Evaluated
 
-BANK = 50_000  # training images at most
+BANK = 50_000  # images of the memory bank, at most
 
 
 class _Stopped(Exception):
@@ -29,10 +29,10 @@ class _Stopped(Exception):
 
 
 class Monitor:
-    """kNN on a labelled store while training: the CIFAR demo's protocol on pooled features.
+    """kNN on a labelled store (--val), by the official CIFAR demo's protocol on pooled features.
 
-    The bank is the training set (at most BANK images of it); where that has no labels,
-    one half of the validation store is the bank of the other.
+    The memory bank, in which neighbours are searched, is the training set, or BANK images of it. If
+    that has no labels, one half of the validation store is the bank of the other.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Monitor:
         self.every = options.val_every or max(1, recipe.epochs // 10)
 
     def due(self, step: int, per_epoch: int, steps: int) -> bool:
-        """True after every so many epochs and at the end."""
+        """Return whether kNN is due after a step: every `every` epochs and at the end."""
         epoch, rest = divmod(step, per_epoch)
         return step == steps or (rest == 0 and epoch % self.every == 0)
 
     def __call__(
         self, moco: MoCo, step: int, per_epoch: int, stop: threading.Event
     ) -> Evaluated | None:
-        """The measurement; None where `stop` was set before its features were all there."""
-        begun = time.perf_counter()
+        """Measure kNN. Returns None if `stop` is set before all features are extracted."""
+        started = time.perf_counter()
         bank_labels, labels, classes = self.labels
         encoder = cast(Encoder, moco.encoder_q)
 
@@ -69,7 +69,7 @@ class Monitor:
 
         try:
             bank, queries = (
-                # always our threads: figures of one run are of one decoder
+                # The threads engine for all: figures of one run must come from one decoder.
                 extract(encoder, s, self.recipe, self.device, self.threads, tick, "threads")
                 for s in (self.bank, self.val)
             )
@@ -81,5 +81,5 @@ class Monitor:
         k, accuracy = next(iter(top1.items()))
         return Evaluated(
             step, step / per_epoch, accuracy, f"k={k}, T={CIFAR_DEMO.T}, bank {len(bank):,}",
-            time.perf_counter() - begun,
+            time.perf_counter() - started,
         )

@@ -41,7 +41,7 @@ class Window:
         """Last finite value of each watched figure."""
         self.count = 0
         """Steps in the sums, those before a resume included."""
-        self.begun, self.waited = 0.0, 0.0
+        self.started, self.waited = 0.0, 0.0
         self.steps_here, self.lines = 0, 0
         self.rates: deque[float] = deque(maxlen=STEADY)
 
@@ -76,7 +76,7 @@ class Window:
             self._refuse_lost(step)
             return None
         now, waited = clock.seconds(), self.loader.data_wait
-        elapsed = max(now - self.begun, 1e-9)
+        elapsed = max(now - self.started, 1e-9)
         rate = self.steps_here / elapsed
         self.rates.append(rate)
         watched = {name: float(x) for name, x in self.watched.items()}
@@ -105,7 +105,7 @@ class Window:
         )
         for total in self.sums.values():
             total.zero_()
-        self.count, self.steps_here, self.begun, self.waited = 0, 0, now, waited
+        self.count, self.steps_here, self.started, self.waited = 0, 0, now, waited
         return progress
 
     def _refuse_lost(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate, as a function of where the run is."""
+"""The learning rate as a function of the fraction of the training that is done."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from fastmoco.settings.step_schedule import DROPS
 def learning_rate(
     recipe: Recipe, done: float, steps_per_epoch: int, budgeted: bool = False
 ) -> float:
-    """The rate of a step before which a share `done` (0..1) of the training is behind: x0.1 at
-    60 % and 80 %, or lr (1 + cos(pi epoch/epochs)) / 2.
+    """Return the learning rate of the step after a fraction `done` (0 to 1) of the training.
 
-    The official code moves it once an epoch; schedule_by='step' moves it every step, as does a
-    budget, which counts in no epochs.
+    schedule 'step' multiplies lr by 0.1 at 60 % and at 80 %; 'cosine' gives
+    lr (1 + cos(pi epoch / epochs)) / 2. The official code changes it once per epoch.
+    schedule_by='step' changes it at each step, and so does a budget, which has no whole epochs.
     """
+    # Rounded to a millionth of a step: 2.9999999 epochs must count as 3.
     at = round(done * recipe.epochs * steps_per_epoch, 6) / steps_per_epoch
     if at < recipe.warmup:
         one = 1 / steps_per_epoch

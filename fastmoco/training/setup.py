@@ -40,7 +40,7 @@ TOGETHER = ("accumulate", "log_every", "budget", "until", "keep", "val", "init")
 
 def start(
     data: str | os.PathLike[str], recipe: Recipe, options: RunOptions,
-    listeners: Iterable[Listener], begun: float, first_notes: Sequence[str] = (),
+    listeners: Iterable[Listener], started: float, first_notes: Sequence[str] = (),
 ) -> Run:
     """Set up a run, and report its start.
 
@@ -49,8 +49,8 @@ def start(
     """
     options.check()
     limit = budget_seconds(options)
-    if options.until:  # budget_seconds has counted its seconds from now, not from `begun`
-        begun = time.monotonic()
+    if options.until:  # budget_seconds has counted its seconds from now, not from `started`
+        started = time.monotonic()
     store = open_store(data)
     recipe.check(len(store))
     machine = prepare_machine(options, len(recipe.sizes))
@@ -80,7 +80,7 @@ def start(
     if saved is not None:
         take_up(saved, trained, window, directory.checkpoint)
     window.compare(step, trained.moco)
-    clock = open_clock(begun, options, saved, budgeted=limit is not None)
+    clock = open_clock(started, options, saved, budgeted=limit is not None)
     budget = open_budget(limit, clock, monitor, machine, recipe, options, pipeline)
     plan = first_plan(saved, recipe, pipeline, budgeted=limit is not None)
 
@@ -133,7 +133,7 @@ def bits_made_by(machine: Machine, options: RunOptions, pipeline: Pipeline) -> d
 
 
 def open_clock(
-    begun: float, options: RunOptions, saved: Checkpoint | None, budgeted: bool
+    started: float, options: RunOptions, saved: Checkpoint | None, budgeted: bool
 ) -> Clock:
     """Return the run's clock, which goes on from the checkpoint's seconds.
 
@@ -141,9 +141,9 @@ def open_clock(
     in time, and a run without a limit spends nothing.
     """
     if saved is None:
-        return Clock(begun)
+        return Clock(started)
     spent = saved.clock["budget_seconds"] if budgeted and options.budget else 0.0
-    return Clock(begun, saved.clock["train_seconds"], spent)
+    return Clock(started, saved.clock["train_seconds"], spent)
 
 
 def first_plan(
@@ -170,7 +170,7 @@ def open_budget(
         (seconds - clock.budget_before, monitor.every if monitor is not None else 0)
     )
     per_epoch = pipeline.loader.steps_per_epoch
-    return Budget(seconds, text, recipe, per_epoch, clock.begun, options, knn_every)
+    return Budget(seconds, text, recipe, per_epoch, clock.started, options, knn_every)
 
 
 def notes_on(run: Run, saved: Checkpoint | None) -> list[str | None]:

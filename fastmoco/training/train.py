@@ -29,19 +29,19 @@ def train(
     recipe: Recipe,
     options: RunOptions = RunOptions(),
     listeners: Iterable[Listener] = (),
-    begun: float | None = None,
+    started: float | None = None,
 ) -> Checkpoint:
     """Pre-train an encoder by a recipe on a prepared dataset.
 
     Returns the last checkpoint, which is also stored in the run directory options.out. Each
-    listener is called with every event (fastmoco.runs.events). A budget counts from `begun`, a
+    listener is called with every event (fastmoco.runs.events). A budget counts from `started`, a
     time.monotonic() [default: now]. Under torchrun this process is one of several ranks
     (fastmoco.system.ranks). SIGTERM and SIGINT stop the run early, with a checkpoint. Raises
     UserError for mistakes in the data, the recipe, the run directory or the budget.
     """
-    begun = time.monotonic() if begun is None else begun
+    started = time.monotonic() if started is None else started
     with own_run(options.out or default_out(data, recipe), options.resume) as notes:
-        run = start(data, recipe, options, listeners, begun, notes)
+        run = start(data, recipe, options, listeners, started, notes)
         with asked_to_stop() as stop, closing(run.pipeline):
             run_through(run, stop)
             seconds = run.clock.train_seconds()

@@ -12,11 +12,11 @@ from fastmoco.weights.checkpoint import Checkpoint
 
 
 def start_from(moco: MoCo, saved: Checkpoint, recipe: Recipe, path: str) -> str:
-    """Give a new run the weights of a checkpoint; returns the line that says which were taken.
+    """Copy the weights of a checkpoint into a new run. Returns a line on the copied parts.
 
-    The trunk always; the head where it has the same shape; with it the key encoder, and the queue
-    where it holds as many keys. Without a key encoder of its own, f_k begins as f_q, as the paper's
-    does. Raises UserError where the trunks differ.
+    The trunk is always copied, the head if it has the same shape, then also the key encoder, and
+    the queue if it holds as many keys. Otherwise f_k starts as a copy of f_q, as in the paper.
+    Raises UserError if the trunks differ.
     """
     for name in ("arch", "stem"):
         ours, theirs = getattr(recipe, name), getattr(saved.recipe, name)
@@ -25,11 +25,11 @@ def start_from(moco: MoCo, saved: Checkpoint, recipe: Recipe, path: str) -> str:
                 f"--init {path}: is of --{name} {theirs}, the recipe's is {ours}: add "
                 f"--{name} {theirs}"
             )
-    taken, left = ["trunk"], list[str]()
+    taken, left = ["trunk"], list[str]()  # names of parts, for the line
     state = dict(moco.state_dict())
 
     def take(prefix: str) -> bool:
-        """Copy what lies under a prefix, if all of it is there with the same shapes."""
+        """Copy all tensors with a prefix, if the checkpoint has them all in the same shapes."""
         wanted = [k for k in state if k.startswith(prefix)]
         for k in wanted:
             if k not in saved.moco and not k.endswith("num_batches_tracked"):
@@ -50,9 +50,10 @@ def start_from(moco: MoCo, saved: Checkpoint, recipe: Recipe, path: str) -> str:
         if with_head and take("encoder_k."):
             taken.append("key encoder")
         else:
-            left.append("key encoder (begins as a copy of the query encoder)")
+            left.append("key encoder (starts as a copy of the query encoder)")
             moco.encoder_k.load_state_dict(moco.encoder_q.state_dict())
     if isinstance(moco.dictionary, Queue):
+        # Keys of another encoder than f_k would be negatives of another space.
         fits = "key encoder" in taken and take("dictionary.")
         (taken if fits else left).append("queue")
     began = saved.origin or f"step {saved.step:,} of {saved.recipe.name}"

@@ -18,6 +18,7 @@ from fastmoco.checks.published_results import (
     recognise,
 )
 from fastmoco.checks.selftest import Check
+from fastmoco.settings.classifiers import LinearSettings
 from fastmoco.system.device import pick_device
 from fastmoco.verbs.inputs import How, PathLike, open_inputs
 from fastmoco.verbs.keywords import fields_in, takes
@@ -88,8 +89,8 @@ def published(released: Published, how: How, show: Callable[[Check], None]) -> l
     opened = open_inputs(saved, (bank, released.imagenet), how, shared=False)
     voters, val = opened.stores
     return against_published(
-        opened.checkpoint, figures, voters, val, opened.how, released.linear, data=IMAGENET,
-        tell=show,
+        opened.checkpoint, figures, voters, val, opened.how,
+        LinearSettings() if released.linear else None, IMAGENET, show,
     )
 
 

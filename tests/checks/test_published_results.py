@@ -87,7 +87,7 @@ def test_figures_that_hold_pass(released, imagenet):
 
 
 def test_figures_that_do_not_hold_fail(released, imagenet):
-    # every image of "false" stands under another colour's name
+    # each image of "false" is in another colour's class
     false = compare(released, imagenet, "false")
     assert [c.passed for c in false] == [False, False] and false[0].found.startswith("0.0 % here")
     near, far = compare(released, imagenet, figures={"knn": {1: 99.6, 4: 99.4}})

@@ -90,7 +90,7 @@ def test_the_largest_batch_is_the_dataset_or_none():
     assert largest_batch(RECIPE, 50, RunOptions(), CUDA, 10**8) is None
 
 
-def test_what_fits_instead():
+def test_the_line_names_changes_that_fit():
     line = what_fits(RECIPE, 1000, RunOptions(), CUDA, 10**12)  # it ran out all the same
     assert line.startswith("out of memory: a step with --batch 16 takes about 0.7 GB; use ")
     assert "no batch fits" in line
@@ -116,7 +116,7 @@ def test_what_fits_on_each_of_several_ranks():
     check_parts(dataclasses.replace(large, batch=batch), Ranks(0, 2), 1)
 
 
-def test_images_that_lie_on_the_device_are_reckoned_with(store):
+def test_resident_images_count(store):
     def dry(**options):
         return dry_run(RECIPE, store, RunOptions(device="cuda", **options), room=2 * 10**9)
 
@@ -141,7 +141,7 @@ def test_published_settings_are_what_is_advised_for_their_datasets():
     assert small["K"] == 256 and small["m"] == 0.99
 
 
-def test_the_command_tells_and_trains_nothing(dataset, tmp_path, capsys):
+def test_the_command_reports_and_trains_nothing(dataset, tmp_path, capsys):
     argv = ["train", str(dataset), "--dry-run", "--arch", "resnet-mini", "--size", "32", "--batch",
             "16", "--bn-splits", "4", "--device", "cuda", "--out", str(tmp_path / "run")]
     assert main([*argv, "--memory", "1GB"]) == 0

@@ -57,7 +57,7 @@ def test_an_encoder_compiles_to_one_graph_recomputed_too(monkeypatch):
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_cuda_graphs_are_told_where_a_step_begins(graphs, monkeypatch):
+def test_cuda_graphs_learn_where_a_step_starts(graphs, monkeypatch):
     modes, begun = [], []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: modes.append(how))
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))

@@ -131,7 +131,7 @@ def test_what_fits_is_taken_and_what_not_is_said(small, tmp_path):
     moco, line = taken(dataclasses.replace(recipe, K=16), saved)
     assert line.endswith(": trunk, head, key encoder; not queue")
     moco, line = taken(dataclasses.replace(recipe, head="linear"), saved)
-    assert ": trunk; not head, key encoder (begins as a copy of the query encoder), queue" in line
+    assert ": trunk; not head, key encoder (starts as a copy of the query encoder), queue" in line
     for (name, q), k in zip(
         moco.encoder_q.named_parameters(), moco.encoder_k.parameters(), strict=True
     ):

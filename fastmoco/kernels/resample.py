@@ -66,6 +66,8 @@ def crop_views(
         source = image.ctypes.data + (top * image.shape[1] + left) * 3
         target = out[v].ctypes.data
         taps_y, taps_x = weight_y.shape[1] * 2, weight_x.shape[1] * 2
+        # Sixteen output rows at a time: down, turn, across, turn back. The buffers grow with the
+        # width of the window, and not with its height.
         y = 0
         while y < size:
             y = min(y, size - LANES)  # the last sixteen rows may overlap those before
@@ -118,14 +120,14 @@ def _weights(
     triangle = np.empty(most)
     inverse = 1 / reach
     for i in range(size):
-        centre = (i + 0.5) * scale
+        centre = (i + 0.5) * scale  # pixel centres are at halves, as in Pillow
         low, high = max(0, int(centre - reach + 0.5)), min(length, int(centre + reach + 0.5))
         total = 0.0
         for t in range(high - low):
             triangle[t] = max(0.0, 1.0 - abs(low + t + 0.5 - centre) * inverse)
             total += triangle[t]
         unit = 65536 / total
-        for t in range(high - low):
+        for t in range(high - low):  # a single tap would be 65536, one more than 16 bits hold
             weights[i, t] = min(65535, int(triangle[t] * unit + 0.5))
         first[i], count[i] = low, high - low
     return first, count, weights
@@ -153,6 +155,8 @@ def _down(typing, source, pitch, weights, count, target, length):
 
             def tap(t, carried):
                 total, address = carried
+                # A pixel in the upper byte of a word, times a weight in 1/65536: the upper half of
+                # the product is the weighted pixel in 1/256 of a level.
                 pixels = builder.zext(load(builder, address, BYTES), WORDS)
                 shifted = builder.shl(pixels, constant(WORDS, 8))
                 product = upper_product(builder, shifted, _weight(builder, weights, t))
@@ -177,6 +181,7 @@ def _across(typing, source, weights, count, target):
     def generate(context, builder, signature, args):
         source, weights, count, target = args
 
+        # Lane r belongs to row r, and the next pixel of all rows is the next vector: no lane moves.
         def tap(t, carried):
             *totals, address = carried
             weight = _weight(builder, weights, t)
@@ -199,6 +204,8 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     number = ir.VectorType(ir.IntType(32), LANES)
     low = ir.Constant(number, [i // 2 + LANES * (i % 2) for i in range(LANES)])
     high = ir.Constant(number, [8 + i // 2 + LANES * (i % 2) for i in range(LANES)])
+    # Interleaving row i with row i + 8 rotates the eight bits of a byte's position (row, column) by
+    # one: after four rounds, row and column have changed places.
     for _ in range(4):
         rows = [
             builder.shuffle_vector(rows[i], rows[i + 8], half) for i in range(8)

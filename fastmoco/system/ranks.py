@@ -55,7 +55,7 @@ class Ranks:
         back. Channels-last images stay channels last."""
         if self.size == 1:
             return x
-        if x.dim() == 4 and not x.is_contiguous():
+        if x.dim() == 4 and not x.is_contiguous():  # the exchange takes plain rows: NHWC in memory
             nhwc = x.permute(0, 2, 3, 1).contiguous()
             return self.gather(nhwc).permute(0, 3, 1, 2)
         x = x.contiguous()
@@ -73,6 +73,7 @@ class Ranks:
         tensors = list(tensors)
         if self.size == 1 or not tensors:
             return
+        # One exchange for all: each costs a round trip, and there are dozens of BatchNorm layers.
         flat = torch.cat([t.reshape(-1) for t in tensors])
         dist.all_reduce(flat)
         flat /= self.size
@@ -91,6 +92,7 @@ class Ranks:
         other ranks and the device."""
         if self.size == 1:
             return []
+        # Equal maximum and minimum mean equal on all, without one rank to compare with.
         sums = torch.stack([checksum(t) for t in state.values()])
         most, least = sums.clone(), sums.clone()
         dist.all_reduce(most, dist.ReduceOp.MAX)

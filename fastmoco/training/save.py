@@ -7,6 +7,7 @@ import threading
 import torch
 
 from fastmoco.runs.events import Saved
+from fastmoco.training.knn_monitor import Monitor
 from fastmoco.training.run import Run
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.checkpoint import Checkpoint
@@ -50,22 +51,31 @@ def validate(run: Run, stop: threading.Event) -> bool:
 
     Returns False, on all ranks, if a signal broke it off: the run measures it after --resume.
     """
+    if not run.options.val:
+        return True
     monitor, step, measured = run.monitor, run.step, run.records.measured
     due = monitor is not None and (step == 0 or monitor.due(step, run.per_epoch, run.plan.steps))
-    if due and monitor is not None and step not in measured:
+    if monitor is not None and due and step not in measured:
         with run.clock.paused():
-            found = monitor(run.trained.moco, step, run.per_epoch, stop)
-            if found is not None:
-                # Step 0 has random weights: they are never the best. Saved before it is reported,
-                # because a kill between the two then repeats both.
-                if step and found.knn > max((k for at, k in measured.items() if at), default=0):
-                    save_best(run)
-                run.records.tell(found)
-                measured[step] = found.knn
-                if run.budget is not None:
-                    run.budget.aside = found.seconds
-    whole = not due or step in measured
-    return bool(run.machine.ranks.share(float(whole))) if run.options.val else True
+            measure(run, monitor, stop)
+    # Rank 0 alone has a monitor. The others wait here, and stop with it.
+    return bool(run.machine.ranks.share(float(not due or step in measured)))
+
+
+def measure(run: Run, monitor: Monitor, stop: threading.Event) -> None:
+    """Measure kNN, save the weights if they are the best so far, and report it."""
+    step, measured = run.step, run.records.measured
+    found = monitor(run.trained.moco, step, run.per_epoch, stop)
+    if found is None:
+        return
+    # Step 0 has random weights: they are never the best. The weights are saved before the report,
+    # because a run that is killed between the two then repeats both.
+    if step and found.knn > max((k for at, k in measured.items() if at), default=0):
+        save_best(run)
+    run.records.tell(found)
+    measured[step] = found.knn
+    if run.budget is not None:
+        run.budget.aside = found.seconds
 
 
 def save_best(run: Run) -> None:

@@ -55,6 +55,7 @@ def start(
     recipe.check(len(store))
     machine = prepare_machine(options, len(recipe.sizes))
     check_parts(recipe, machine.ranks, options.accumulate)
+    # Before the checkpoint is read: its recipe, which must equal this one, has a settled precision.
     recipe = replace(recipe, precision=pick_precision(recipe.precision, machine.device))
 
     directory = RunDir(options.out or default_out(data, recipe), options.resume)
@@ -62,11 +63,10 @@ def start(
     if options.resume:
         saved = find_checkpoint(directory.checkpoint, recipe, store, machine.device)
         use_threads_of(saved, machine)
-    elif recipe.mechanism == "queue":
-        if not options.force:
-            queue_size.refuse_large(recipe.K, len(store), recipe.batch)
-        queue_size.refuse_vast(recipe.K, recipe.dim, usable_memory(machine.device))
+    else:
+        refuse_queue(recipe, len(store), machine, options)
     recipe, recipe_notes = settle_recipe(recipe, store, saved)
+    # Before anything is built: ranks that differ would wait for each other in the first exchange.
     agree(recipe, options, store, saved, machine)
 
     monitor = None
@@ -79,7 +79,7 @@ def start(
     step = 0 if saved is None else saved.step
     if saved is not None:
         take_up(saved, trained, window, directory.checkpoint)
-    window.compare(step, trained.moco)
+    window.compare(step, trained.moco)  # all ranks start from the same model, or none does
     clock = open_clock(started, options, saved, budgeted=limit is not None)
     budget = open_budget(limit, clock, monitor, machine, recipe, options, pipeline)
     plan = first_plan(saved, recipe, pipeline, budgeted=limit is not None)
@@ -95,6 +95,14 @@ def start(
     notes = [*first_notes, init_note, pipeline.note, *recipe_notes]
     announce(run, os.path.abspath(data), [*notes, *notes_on(run, saved), *directory.damaged])
     return run
+
+
+def refuse_queue(recipe: Recipe, samples: int, machine: Machine, options: RunOptions) -> None:
+    """Raise UserError if a new run's queue is too large for the dataset or for the device."""
+    if recipe.mechanism == "queue":
+        if not options.force:
+            queue_size.refuse_large(recipe.K, samples, recipe.batch)
+        queue_size.refuse_vast(recipe.K, recipe.dim, usable_memory(machine.device))
 
 
 def settle_recipe(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_tools.errors import UserError
 from data_tools.prepare import prepare
+from data_tools.quantities import human
 from fastmoco.cli import main
 from fastmoco.reporting.report import report
 from fastmoco.run_options import RunOptions
@@ -188,7 +189,8 @@ def test_warnings_are_shown_with_their_end(copied):
 
 def test_the_command(made, tmp_path, capsys):
     code, text, _ = run(capsys, "report", made / "run", "--out", tmp_path / "a.html", "--count", 20)
-    assert code == 0 and f"{tmp_path / 'a.html'}: 0." in text and "left out" not in text
+    size = human((tmp_path / "a.html").stat().st_size)
+    assert code == 0 and f"{tmp_path / 'a.html'}: {size}" in text and "left out" not in text
     assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
     assert "no run here" in refused(capsys, "report", tmp_path)
     assert "--out" in refused(capsys, "report", made / "run", "--out", tmp_path / "no" / "a.html")

@@ -35,7 +35,7 @@ class Policy:
     """JPEG quality of the images that are re-encoded, 1 to 100."""
 
     reencode: Literal["never", "needed", "always"] = "needed"
-    """Which images are re-encoded as JPEG: needed copies clean JPEGs and re-encodes the rest, never
+    """Choice of the images that are re-encoded as JPEG: needed copies clean JPEGs and re-encodes the rest, never
     quarantines the rest, always re-encodes all."""
 
     raw_fraction: float = 0.0

@@ -86,7 +86,10 @@ def block_permutation(
 
 
 def key_shuffle(seed: int, step: int, n: int) -> NDArray[np.int64]:
-    """How a step deals n keys to the parts of split BatchNorm: int64 [n] (1911.05722 sec. 3.3)."""
+    """The order in which a step deals n keys to the parts of split BatchNorm: int64 [n].
+
+    See section 3.3 of 1911.05722.
+    """
     return _random_order(seed, step, n, _SHUFFLE)
 
 
@@ -155,7 +158,8 @@ def eval_boxes(sizes: ArrayLike, eval_crop: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Colour:
-    """What is done to every view: arrays [B, V], numpy as drawn, tensors once on the device."""
+    """Parameters of every view's colour changes: arrays [B, V], numpy as drawn, tensors once they
+    are on the device."""
 
     brightness: Any  # float32 factor
     contrast: Any  # float32 factor
@@ -164,7 +168,7 @@ class Colour:
     order: Any  # uint8 [B, V, 4]: which of the four comes 1st, 2nd, 3rd, 4th
     jitter: Any  # bool: whether the four are applied at all
     gray: Any  # bool
-    sigma: Any  # float32, of the blur in pixels; 0 where there is none
+    sigma: Any  # float32, of the blur in pixels; 0 without a blur
     taps: Any  # float32 [B, V, t]: the blur's kernel in each direction
     flip: Any  # bool
     blur_rows: Any = None  # int64 [R] of the V * B views (view by view), see blur_rows()
@@ -209,7 +213,8 @@ def blur_taps(sigma: NDArray, count: int) -> NDArray[np.float32]:
 
 
 def blur_room(views: int, blur_p: float) -> int:
-    """Rows that blur_rows() takes for so many views: six deviations above the mean number."""
+    """Number of rows that blur_rows() takes for this many views: six standard deviations above
+    the mean number of blurs."""
     spread = (views * blur_p * (1 - blur_p)) ** 0.5
     return min(views, math.ceil(views * blur_p + 6 * spread))
 
@@ -218,8 +223,8 @@ def blur_rows(sigma: NDArray[np.float32], blur_p: float) -> NDArray[np.int64]:
     """The views of a batch to blur, int64 [R]: view v of image b is row v * B + b (sigma [B, V]).
 
     R depends on the shape alone, so that compiled code has one size: those that drew a blur come
-    first, others (whose taps change nothing) fill it up. Where more drew one than six deviations
-    allow (once in a billion batches), all rows come.
+    first, others (whose taps change nothing) fill it up. If more views drew one than six
+    deviations allow (once in a billion batches), all rows are returned.
     """
     drawn = sigma.T.ravel() > 0
     room = blur_room(drawn.size, blur_p)

@@ -20,7 +20,7 @@ EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run works. None of these change the random draws, so the recipe is
+    """Options of a run that do not decide its result, such as its directory and device. None of these change the random draws, so the recipe is
     unaffected."""
 
     out: str = ""

@@ -1,6 +1,6 @@
 """Converts Pillow's images of any mode to 8-bit RGB or grey.
 
-Transparent images are laid over white. 16-bit grey is scaled to 8 bits and rounded. Of 16-bit
+Transparent images are drawn over white. 16-bit grey is scaled to 8 bits and rounded. For 16-bit
 colours, Pillow gives the high bytes, which differ from that by at most 1 of 255. Large images are
 converted in strips of rows, so that memory holds little more than the source and the result.
 """

@@ -1,4 +1,4 @@
-"""What people see; rich is imported here and in panel.py alone. Plain lines without a terminal."""
+"""Prints lines, tables and progress for people: with rich on a terminal, else as plain lines."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Pace:
 
 
 class Counter:
-    """How far a long task is, as a line of rich: no figure is cut, the bar takes what is left."""
+    """Progress of a long task as a line of rich. No figure is cut; the bar takes the space that is
+    left."""
 
     def __init__(self, title: str, unit: str) -> None:
         self._title, self._unit = title, unit

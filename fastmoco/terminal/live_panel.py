@@ -1,4 +1,4 @@
-"""What people see of a training run: a live panel on a terminal, a line an event elsewhere."""
+"""Shows a training run: a live panel on a terminal, else one line per event."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """At most as many lines as the terminal has, less one for the last event above them.
 
-        Where they do not all fit, the last figures are left out, then verdicts are counted only.
+        If they do not all fit, the last figures are left out, and then verdicts are only counted.
         """
         width, room = options.max_width, options.max_height - 1
         if self.started is None or not self.lines:
@@ -95,7 +95,7 @@ class Panel:
         return sum(max(0, -(-length // width) - 1) for length in self.drawn)
 
     def _where(self) -> list[str]:
-        """How far the run is and how fast it goes, in pieces that no line break may divide."""
+        """Progress and speed of the run, in pieces that a line break must not divide."""
         p = self.lines[-1]
         rate = f"{p.images_per_s:,.0f} images/s"
         if not p.steps:

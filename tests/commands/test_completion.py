@@ -97,7 +97,7 @@ class Zsh:
                   "source completion.zsh; zstyle ':completion:*' verbose no; LISTMAX=9999")
 
     def said(self, line, end="\n"):
-        """What zsh prints until it has printed a mark of ours."""
+        """Output of zsh up to a mark that this test prints."""
         os.write(self.fd, (line + end + "\n" * (end != "\n") + "print MA''RK\n").encode())
         text, until = "", time.monotonic() + 30
         while "MARK" not in text:

@@ -39,7 +39,7 @@ def test_a_file_cut_short_after_it_was_opened_is_one_line(
     os.truncate(path, 8192)
     with pytest.raises(UserError, match=f"{path.name}: became shorter"):
         store.encoded(79).tobytes()
-    if form != "beton":  # whose first image lies behind its tables
+    if form != "beton":  # whose first image is behind its tables
         assert store.encoded(0).tobytes() == first
 
 

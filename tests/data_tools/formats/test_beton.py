@@ -80,7 +80,7 @@ def test_writer_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
 
 
 def test_a_writer_goes_on_from_where_images_were_placed(tmp_path: Path) -> None:
-    """Whatever lies behind that point: the bytes are those of an undisturbed writer."""
+    """The bytes are those of an undisturbed writer, whatever the file holds behind that point."""
     sizes = [PAGE // 2, PAGE // 3, PAGE // 3, PAGE, 7, PAGE - 7, 11]
     same = [-1, -1, 1, -1, -1, -1, 4]
     images = [bytes([i + 1]) * size for i, size in enumerate(sizes)]

@@ -104,9 +104,9 @@ def seeds() -> list[bytes]:
 def test_mutants(
     seed: int, changes: list[tuple[int, int]], check: str, raw: bool, side: int | None
 ) -> None:
-    """Whatever is in a file: an image of the size that is told, or BadImage with a reason."""
+    """Any file gives an image of the size in its header, or BadImage with a reason."""
     data = bytearray(seeds()[seed % len(seeds())])
-    for at, value in changes:  # below 0: cut out so many bytes; -12: the rest
+    for at, value in changes:  # below 0: cut out that number of bytes; -12: the rest
         at %= max(len(data), 1)
         if value >= 0:
             data[at : at + 1] = bytes([value])

@@ -120,7 +120,7 @@ BOMBS = {
     "a PPM": b"P3 11000 11000 255\n1 2 3", "a PPM of comments": b"P2\n" + b"# \n" * 300_000,
     "markup": b"<!---->" * 500_000, "blanks": b" " * 3_000_000, "an XBM": b"#define " * 400_000,
 }  # fmt: skip
-# Of these the headers alone say how long they are, and the decoder's memory is the image's.
+# Only the headers of these say how long they are, and the decoder takes the image's memory.
 LARGE = ("a GIF", "a PPM")
 
 RUN = """
@@ -136,14 +136,14 @@ def peak():
 for path in sys.argv[1:]:
     data = open(path, "rb").read()
     open("/proc/self/clear_refs", "w").write("5")
-    before, begun = peak(), time.perf_counter()
+    before, started = peak(), time.perf_counter()
     try:
         with quiet_pillow():
             prepare_image(data, Policy())
         reason = "stored"
     except BadImage as error:
         reason = str(error)
-    print(time.perf_counter() - begun, peak() - before, reason, sep=chr(9))
+    print(time.perf_counter() - started, peak() - before, reason, sep=chr(9))
 """
 
 

@@ -84,7 +84,7 @@ def test_an_error_gives_back_what_was_taken() -> None:
     for _ in range(3):
         with pytest.raises(ValueError), budget.take(90 * MB):
             raise ValueError
-    # What needs little never waits.
+    # A small request never waits.
     with budget.take(90 * MB), budget.take(SMALL - 1):
         pass
 

@@ -1,4 +1,4 @@
-"""Which orientation counts: the first Exif block's, else XMP's, in every format and spelling."""
+"""The orientation of the first Exif block counts, else that of XMP, in every format and spelling."""
 
 import io
 import struct

@@ -82,7 +82,7 @@ def test_one_in_a_hundred_is_quarantined_and_tried_again(photos: Path, tmp_path:
     manifest = prepare(photos, tmp_path / "out", CUT_ALONE, progress=hidden)
     assert manifest.samples == COUNT - 3 and manifest.quarantined == {"can't be read": 3}
     hidden.back()
-    # A run that is stopped behind them tries them again, and their parts are done anew.
+    # A run that is stopped behind them tries them again, and does their parts again.
     shutil.rmtree(hidden.away)
 
     def stop(done: int, total: int) -> None:

@@ -30,7 +30,7 @@ def write_lists(folder: Path) -> None:
     (folder / "x.jsonl").write_text(JSON)
 
 
-# What writes a folder, its source, and what to open in it.
+# A function that writes a folder, its source, and the name to open in it.
 CASES: dict[str, tuple[Callable[[Path], object], ModuleType, str]] = {
     "parquet": (shards, parquet, ""),
     "arrow stream": (lambda f: write_stream(f / "x.arrow", table()), parquet, "x.arrow"),

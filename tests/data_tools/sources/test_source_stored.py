@@ -1,4 +1,4 @@
-"""What is prepared already as a source: the same bytes, pixels, labels and order come out."""
+"""A prepared dataset as a source gives the same bytes, pixels, labels and order."""
 
 import struct
 from pathlib import Path

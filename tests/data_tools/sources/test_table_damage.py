@@ -37,7 +37,7 @@ def peak() -> int:
 def little_memory() -> Iterator[None]:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of memory is read from /proc")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # this resets the peak
     before = peak()
     yield
     assert peak() - before < 300 << 20

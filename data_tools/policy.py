@@ -35,8 +35,8 @@ class Policy:
     """JPEG quality of the images that are re-encoded, 1 to 100."""
 
     reencode: Literal["never", "needed", "always"] = "needed"
-    """Choice of the images that are re-encoded as JPEG: needed copies clean JPEGs and re-encodes the rest, never
-    quarantines the rest, always re-encodes all."""
+    """Choice of the images that are re-encoded as JPEG: needed copies clean JPEGs and re-encodes
+    the rest, never quarantines the rest, always re-encodes all."""
 
     raw_fraction: float = 0.0
     """Share of the images, 0 to 1, that is stored as uncompressed RGB: fast to read, but large."""

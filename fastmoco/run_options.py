@@ -20,8 +20,8 @@ EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run that do not decide its result, such as its directory and device. None of these change the random draws, so the recipe is
-    unaffected."""
+    """Options of a run beside its recipe, such as its directory and device. None of them changes
+    the random draws."""
 
     out: str = ""
     """Run directory for checkpoints, metrics and the recipe [default: runs/DATA-RECIPE]."""

@@ -233,7 +233,8 @@ class Decoded(NamedTuple):
     """uint8 [H, W, 3] or [H, W], upright."""
     highest: int = -1
     """Greatest value of an image of 16 bits per sample, before it was scaled to 8 bits; -1 for
-    other images. For colours, Pillow gives the high bytes alone; the low byte then counts as 255."""
+    other images. For colours, Pillow gives the high bytes alone; the low byte then counts as
+    255."""
 
 
 def decode(image: Image.Image, size: tuple[int, int], orientation: int = 0) -> Decoded:

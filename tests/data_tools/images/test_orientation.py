@@ -1,4 +1,4 @@
-"""The orientation of the first Exif block counts, else that of XMP, in every format and spelling."""
+"""The orientation of the first Exif block counts, else that of XMP, in every format."""
 
 import io
 import struct

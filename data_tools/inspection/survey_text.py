@@ -30,7 +30,7 @@ def lines(found: Survey) -> list[str]:
     out.append(spread("width", found.width, ",.0f"))
     out.append(spread("shorter side", found.shorter_side, ",.0f"))
     out.append(spread("width/height", found.aspect, ".2f"))
-    out.append(spread("kB an image", [value / 1e3 for value in found.bytes], ",.1f"))
+    out.append(spread("kB per image", [value / 1e3 for value in found.bytes], ",.1f"))
     out.append(f"stored as: {listed(found.kinds)}; {found.megapixels:,.0f} megapixels in all")
     out.append(f"of {found.sampled:,} decoded: {listed(found.jpegs)}")
     rgb = [" ".join(f"{value:.3f}" for value in values) for values in (found.mean, found.std)]

@@ -139,7 +139,7 @@ def plan(
         shutil.rmtree(scratch)
         files.close()
     chosen, reason = choose(rows, target)
-    loading = "bare decode" if load is None else f"two {VIEW}-pixel views an image"
+    loading = "bare decode" if load is None else f"two {VIEW}-pixel views per image"
     return Plan(files.name, len(files.keys), len(tried.ids), f"{loading}, {cores()} threads",
                 disk_rate, rows, chosen, reason)
 

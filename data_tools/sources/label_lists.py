@@ -1,8 +1,8 @@
 """Lists that label a flat set of images: ImageNet's validation set and others like it.
 
-Either a line names an image and its label, or line i is the label of image i. Of ImageNet,
-LOC_val_solution.csv is Kaggle's; ILSVRC2012_validation_ground_truth.txt, of the development kit,
-holds ILSVRC ids, which number the synsets in no order that another file tells but map_clsloc.txt.
+Either each line names an image and its label, or line i is the label of image i. ImageNet has two:
+Kaggle's LOC_val_solution.csv names synsets. The development kit's
+ILSVRC2012_validation_ground_truth.txt holds ILSVRC ids, whose synsets only map_clsloc.txt gives.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ILSVRC = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 VAL_IMAGES = 50_000
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 ID_LISTS = ("map_clsloc.txt", "ILSVRC2012_map_clsloc.txt")
-# Best first: those that name synsets.
+# Best first: the lists that name synsets.
 OF_ILSVRC = (
     "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", GROUND_TRUTH,
 )
 OF_ANY = ("val_annotations.txt", "val.txt")
 DEVKIT = "ILSVRC2012_devkit_t12/data"
-# Kaggle's list lies four folders above the images.
+# Kaggle's list is four folders above the images.
 LEVELS = 5
 LARGEST = 1 << 28
 NUMBER = re.compile(r"-?\d{1,18}")
@@ -42,7 +42,7 @@ Labels = tuple[np.ndarray, list[str], list[str]]
 
 
 def find_list(place: Location, images: Sequence[str]) -> Location | None:
-    """The list beside a flat set that labels it; None where there is none that names it."""
+    """The list that labels a flat set, in its folder or above; None if there is none that fits."""
     is_ilsvrc = ILSVRC.match(posixpath.basename(images[0])) is not None
     folders = [place] if place.is_dir() else []
     above = place.parent
@@ -62,10 +62,11 @@ def find_list(place: Location, images: Sequence[str]) -> Location | None:
 
 
 def apply_list(found: Location, images: Sequence[str], place: Location) -> Labels:
-    """Labels int64 [N] of the images (sorted keys), the classes, notes.
+    """Return the labels int64 [N] of the images (sorted keys), the classes, and notes.
 
-    Names of classes, synsets, are numbered by the alphabet, as folders are; all in the list count,
-    so that a part of a set agrees with the whole. Raises UserError for a list that doesn't fit.
+    Classes (synsets) are numbered in alphabetical order, as folders are. All classes in the list
+    count, so that a part of a set gets the same numbers as the whole. Raises UserError for a list
+    that doesn't fit.
     """
     rows = read_rows(found)
     if not rows:
@@ -89,7 +90,7 @@ def apply_list(found: Location, images: Sequence[str], place: Location) -> Label
 
 
 def by_text(found: Location, values: list[str]) -> Labels:
-    """Labels of a list that are not all plain numbers, by the rule that holds for every list."""
+    """Labels that are not all plain numbers, numbered by the rule for text (label_values)."""
     counts = Counter(value for value in values if value)
     try:
         table, classes, notes = text_labels(list(counts), list(counts.values()))
@@ -128,13 +129,13 @@ def read_rows(found: Location) -> list[list[str]]:
 
 
 def spellings(key: str, start: int) -> tuple[str, ...]:
-    """How a list may name an image."""
+    """The names by which a list may mean an image: its key, path, file name, and name alone."""
     base = posixpath.basename(key)
     return key, key[start:], base, posixpath.splitext(base)[0]
 
 
 def matches(rows: list[list[str]], images: Sequence[str]) -> bool:
-    """True where lines have two cells and the first names an image."""
+    """True if lines have two cells and the first cell of one names an image."""
     names = {row[0] for row in rows if len(row) == 2}
     start = len(common_prefix(images))
     return bool(names) and any(
@@ -145,7 +146,7 @@ def matches(rows: list[list[str]], images: Sequence[str]) -> bool:
 def by_name(
     found: Location, rows: list[list[str]], images: Sequence[str]
 ) -> tuple[list[str], array[int]]:
-    """The list's labels, and of each image its line."""
+    """Return the labels in the list, and the line of each image."""
     start = len(common_prefix(images))
     line = {row[0]: i for i, row in enumerate(rows) if len(row) == 2}
     of_image = array("q")
@@ -156,7 +157,7 @@ def by_name(
         of_image.append(at)
     labels = [row[-1] for row in rows]
     if line.get(rows[0][0]) == 0 and 0 not in of_image and not NUMBER.fullmatch(labels[0]):
-        # Perhaps the columns' names, which are no class.
+        # Nobody uses the first line, so it may be the names of the columns, which are no class.
         labels[0] = labels[of_image[0]]
     return labels, of_image
 
@@ -164,6 +165,11 @@ def by_name(
 def by_position(
     found: Location, rows: list[list[str]], images: Sequence[str]
 ) -> tuple[list[str], array[int]]:
+    """Return the labels in a list without names, and the line of each image.
+
+    Images of ImageNet's validation set have their line in their name, so a part of it can be
+    labelled too.
+    """
     numbers = [ILSVRC.match(posixpath.basename(key)) for key in images]
     of_image = array("q", range(len(images)))
     if all(numbers) and len(rows) == VAL_IMAGES:
@@ -177,7 +183,10 @@ def by_position(
 
 
 def ilsvrc_labels(found: Location, values: list[str]) -> tuple[np.ndarray, list[str], str]:
-    """ILSVRC ids, from 1 -> labels and classes, by synset where a list of those lies beside."""
+    """Labels, classes and a note, from ILSVRC ids (1 to 1000).
+
+    If map_clsloc.txt is beside the list, classes are synsets, numbered as folders would be.
+    """
     ids = np.array(values, np.int64)
     if ids.min() < 1 or ids.max() > 1000:
         raise UserError(f"{found}: holds ids outside 1 to 1000; give ILSVRC 2012's own file")
@@ -188,10 +197,10 @@ def ilsvrc_labels(found: Location, values: list[str]) -> tuple[np.ndarray, list[
             cells = [" ".join(row).split()[:2] for row in read_rows(listing)]
             synset = {row[1]: row[0] for row in cells if len(row) == 2}
             if not synset.keys() >= set(values):
-                raise UserError(f"{listing}: doesn't tell the synset of every id")
+                raise UserError(f"{listing}: lacks the synset of some ids; copy it again")
             labels, classes = name_labels([synset[value] for value in values])
             return labels, classes, ""
     return ids - 1, [str(i) for i in range(1, 1001)], (
         "its classes are ILSVRC ids, not sorted synsets: they differ from those of a training "
-        "set in folders; LOC_val_solution.csv beside it would tell"
+        "set in folders; put LOC_val_solution.csv beside it to get synsets"
     )

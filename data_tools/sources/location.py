@@ -1,7 +1,7 @@
 """A file or folder to read from, on this machine or behind a URL (fsspec).
 
-Everything remote goes through here, so that what the many drivers raise comes out as an OSError,
-or as a UserError where there is something to do.
+All remote reads go through here. Errors of the many drivers come out as OSErrors, or as UserErrors
+if the user can do something about them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class NeedsPackage(UserError):
 
 
 def is_url(name: str) -> bool:
-    """True for a URL among the names of a list: a name like a::b is a file's there."""
+    """True if a name in a list is a URL. In lists a name like a::b is a file, not a URL."""
     return ":" in name and ("://" in name or LOCAL_URL.match(name) is not None)
 
 
 def local_path(url: str) -> Path:
-    """The file that a file: URL names; %20 stands for a blank, unless a file is called so."""
+    """The file that a file: URL names. %20 is a blank, unless a file has this very name."""
     plain = Path(LOCAL_URL.sub("", url, count=1))
     if "%" in url and not os.path.lexists(plain):
         return Path(unquote(str(plain), errors="surrogateescape"))
@@ -49,18 +49,18 @@ def local_path(url: str) -> Path:
 
 
 def on_disk(path: str) -> str:
-    """A path as this process spells it. Keys, lists and records hold UTF-8; where the locale has
-    another encoding (LANG=C), Python cannot open those names as they are."""
+    """A path in the encoding of this process. Keys, lists and records hold UTF-8, which Python
+    cannot open as it is if the locale has another encoding (LANG=C)."""
     if sys.getfilesystemencoding() == "utf-8":
         return path
     return os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 class Location:
-    """One path or URL. Nothing is opened, and nobody is asked, before that is needed."""
+    """One path or URL. It opens nothing, and asks no server, before it must."""
 
     local: Path | None
-    """Where it lies on this machine; None: elsewhere."""
+    """Path on this machine; None for a remote place."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._text = os.fspath(path)
@@ -88,7 +88,7 @@ class Location:
         return hash(self._text)
 
     def __reduce__(self) -> tuple[type[Location], tuple[str | Path]]:
-        # A path stays one, since its text could be read as a URL.
+        # A Path stays a Path, since its text could be read as a URL.
         is_path = self.local is not None and not LOCAL_URL.match(self._text)
         return Location, (cast(Path, self.local) if is_path else self._text,)
 
@@ -113,7 +113,7 @@ class Location:
         return Location(head + "//" if head.endswith((":", "/")) else head)
 
     def child(self, relative: str) -> Location:
-        """What lies below, by its path with '/'."""
+        """The place with this relative path (with '/') below this one."""
         if self.local is not None:
             return Location(self.local / relative)
         return Location(f"{self._text.rstrip('/')}/{relative}")
@@ -135,15 +135,15 @@ class Location:
         return int(self._info().get("size") or 0)
 
     def mtime(self) -> int:
-        """When it was written, in seconds since 1970; 0 where the place doesn't tell."""
+        """Time of the last change, in seconds since 1970; 0 if the server doesn't say."""
         if self.local is not None:
             return int(self.local.stat().st_mtime)
         return time_of(self._info())
 
     def names(self) -> list[str]:
-        """What lay in a folder when this was first asked, sorted. Raises OSError."""
+        """The names in a folder, sorted, as they were at the first call. Raises OSError."""
         if self._names is None:
-            # Each kind of source asks, and there may be a million.
+            # Kept, because every kind of source asks, and there may be a million names.
             self._names = self._list()
         return list(self._names)
 
@@ -181,7 +181,8 @@ class Location:
         return cast(BinaryIO, io.BufferedReader(RemoteFile(self, file), 1 << 16))
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes from `offset` on; fewer at the end. For any thread. Raises OSError."""
+        """Up to `size` bytes from `offset` on; fewer at the end. Safe in threads. Raises OSError.
+        """
         if self.local is not None:
             if self._opened < 0:
                 with self._lock:
@@ -193,18 +194,19 @@ class Location:
             return b""
         with self.errors() as (driver, path):
             data = driver.cat_file(path, start=offset, end=offset + size)
-        # A web server may send the whole file, whatever it was asked for.
+        # A web server may ignore the range and send the whole file.
         return data if len(data) <= size else data[offset : offset + size]
 
     def read(self, most: int) -> bytes:
-        """All of a file of up to `most` bytes. Raises OSError, also for a FIFO or a device."""
+        """The whole of a file of up to `most` bytes. Raises OSError, also for a larger file, a FIFO
+        or a device."""
         if self.local is None:
             return self._read_remote(most)
         with open(open_regular(self.local), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if status.st_size > most:
                 raise OSError(errno.EFBIG, f"larger than {most} bytes")
-            # A file of the system that says it is empty may go on without end.
+            # Files below /proc say that they are empty, and may have no end.
             return file.read() if status.st_size else b""
 
     def _read_remote(self, most: int) -> bytes:
@@ -221,7 +223,7 @@ class Location:
         return data
 
     def check_package(self) -> None:
-        """Raises NeedsPackage for a URL whose driver is not installed; asks no server."""
+        """Raises NeedsPackage for a URL whose driver is not installed. Asks no server."""
         try:
             if self.local is None and self._driver is None:
                 self._driver = self._connect()
@@ -251,14 +253,15 @@ class Location:
 
     @contextmanager
     def errors(self) -> Iterator[tuple[Any, str]]:
-        """The driver and the path as it wants it; what it raises comes out as an OSError."""
+        """Gives the driver and the path in its form. Turns all errors in the block into OSErrors.
+        """
         if self._driver is None:
             self._driver = self._connect()
         try:
             yield self._driver
         except OSError:
             raise
-        except Exception as error:  # of whatever library lies below
+        except Exception as error:  # each driver's library raises its own types
             raise OSError(5, f"{type(error).__name__}: {error}", self._text) from None
 
     def _connect(self) -> tuple[Any, str]:

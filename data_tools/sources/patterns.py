@@ -1,4 +1,4 @@
-"""Many files by one name: {000..123}, {a,b}, *, ? and [..], on this machine or behind a URL."""
+"""Patterns that name many files: {000..123}, {a,b}, *, ? and [..], local or behind a URL."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MOST_PATHS = 1_000_000
 
 
 def is_pattern(text: str) -> bool:
-    """True for what `expand` would make other paths of."""
+    """True for a text that `expand` would replace by other paths."""
     wild = glob.has_magic(text.split("?", 1)[0] if text.startswith("http") else text)
     return wild or BRACES.search(text) is not None
 
 
 def expand(pattern: str) -> list[Location]:
-    """All that a pattern names: {000..123} and {a,b} in their order, *, ? and [..] sorted.
+    """The places that a pattern names: {000..123} and {a,b} in their order; *, ? and [..] sorted.
 
-    What exists under the very name is that alone. Raises UserError where nothing matches, or
-    where one that braces name is missing.
+    If a local file or folder has this very name, it alone is meant. Raises UserError if nothing
+    matches, or if a place that braces name is missing.
     """
     if not pattern or LOCAL_URL.fullmatch(pattern):  # as a path it would be the current directory
         raise UserError(f'"{pattern}": an empty path; "." is the current directory')

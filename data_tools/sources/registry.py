@@ -19,18 +19,19 @@ from data_tools.sources.tables.splits import split_fragment
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which images lie somewhere, and the module that reads it."""
+    """One kind of source: the functions that recognise and open it, and the options it takes."""
 
     recognises: Callable[[Location], bool]
     open: Callable[..., Source]
-    """Takes one place, or several if `several`, and `labels` or `split` if it takes these."""
+    """Called with one place, or with several if `takes_several`; and with `labels` or `split`, if
+    given."""
     takes_labels: bool = False
     takes_a_split: bool = False
     takes_several: bool = False
 
 
-# The first that recognises a place opens it. Those that know a layout by its own files come first:
-# a tar or a folder is also a source by itself.
+# The first kind that recognises a place opens it. Kinds with files or names of their own come
+# first, because any tar or folder is a source too.
 TABLE = {
     "stored": Layout(stored.recognises, stored.open, takes_several=True),
     "cifar": Layout(cifar.recognises, cifar.open, takes_a_split=True),
@@ -51,12 +52,12 @@ ACCEPTED = (
 def open_source(
     path: str | os.PathLike[str] | Source, labels: str | os.PathLike[str] | None = None
 ) -> Source:
-    """The source at `path`, whatever lies there; an open source is returned as it is.
+    """Opens the source at `path`, of whatever kind it is. An open source is returned as it is.
 
-    path: a file, a folder, a URL, or a pattern of several ({000..123}, {a,b}, *); "#test" behind
-    it takes that split of CIFAR, of MNIST, or of a table with a column of splits. labels: a file
-    that labels a flat set (ImageNet's ground truth, synset lists). Raises UserError for what nobody
-    recognises.
+    path: a file, a folder, a URL, or a pattern of several ({000..123}, {a,b}, *). "#test" after it
+    chooses that split of CIFAR, of MNIST, or of a table with a column of splits. labels: a file
+    that labels a flat set (ImageNet's ground truth, lists of synsets). Raises UserError if no kind
+    recognises the path.
     """
     if not isinstance(path, str | os.PathLike):
         return path
@@ -71,7 +72,7 @@ def open_source(
     places = expand(plain)
     name = next((name for name, row in TABLE.items() if row.recognises(places[0])), "")
     if len(places) > 1:
-        # A plain tar of several is a shard, whatever it begins with.
+        # Each of several tars is a shard, however it begins.
         name = {"tar": "webdataset", "ilsvrc": "webdataset"}.get(name, name)
         if not name or not TABLE[name].takes_several:
             raise UserError(f"{text}: is {len(places):,} files or folders; several may only be "
@@ -93,7 +94,7 @@ def open_source(
 
 
 def explain(place: Location) -> str:
-    """Why nobody may have recognised a file, as far as its first bytes tell."""
+    """A likely reason why no kind recognises a file, from its first bytes; empty if unknown."""
     try:
         head = place.pread(8, 0)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Gives a file behind a URL, as fsspec opens it, the ways of Python's own files."""
+"""Makes a file that fsspec opened behave as Python's own files do."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import io
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-# What the drivers call the time of a file.
+# The names under which drivers give the time of a file.
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class Place(Protocol):
-    """Location, whose `errors` makes OSErrors of what a driver raises."""
+    """The part of Location that is needed here: `errors` turns a driver's errors into OSErrors."""
 
     def errors(self) -> AbstractContextManager[Any]: ...
 
 
 class RemoteFile(io.RawIOBase):
-    """fsspec's file, whose errors are OSErrors."""
+    """A file of fsspec that raises only OSErrors."""
 
     def __init__(self, place: Place, file: Any) -> None:
         self._place, self._file = place, file
@@ -49,6 +49,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def time_of(info: dict[str, Any]) -> int:
+    """Time of a file in seconds since 1970, from a driver's info; 0 if it has none."""
     for name in TIMES:
         value = info.get(name)
         if isinstance(value, str):

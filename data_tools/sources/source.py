@@ -1,4 +1,4 @@
-"""The protocol of a source of images, and the rule that refuses splits side by side."""
+"""The protocol of a source of images, and the rule against splits side by side."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ class Source(Protocol):
     kind: str
     """The kind of source, in words for the screen: "image folder", "WebDataset, 12 shards"."""
     labels: np.ndarray
-    """int64 [N]; -1 where unlabelled."""
+    """int64 [N]; -1 for images without a label."""
     classes: list[str]
-    """Names by label; empty where the source has none."""
+    """Names of the classes, by label; empty if the source has none."""
     ignored: int
-    """Hidden and system files that were passed over."""
+    """Number of hidden and system files that were skipped."""
     notes: list[str]
-    """Lines for the user: why there are no labels, what was passed over."""
+    """Lines for the user: the reason why there are no labels, files that were skipped."""
     fingerprint: str
     """Hex digest that changes when a file's key, size or modification time does."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """N names; paths inside the source, with '/'; not UTF-8: surrogate escapes (PEP 383)."""
+        """N names: paths inside the source, with '/'. Bytes that are not UTF-8 are surrogate
+        escapes (PEP 383)."""
 
     @property
     def sizes(self) -> Sequence[int] | np.ndarray:
-        """About the bytes of each; of arrays, height x width x 3."""
+        """Approximate bytes of each image; height x width x 3 for arrays."""
 
     def read(self, i: int) -> bytes | np.ndarray:
-        """An image file's bytes, or uint8 [H, W, 3] RGB or [H, W] grey; safe in threads.
+        """The bytes of image file i, or its pixels: uint8 [H, W, 3] RGB or [H, W] grey.
 
-        Raises OSError with the reason where it can't be read.
+        Safe in threads. Raises OSError with the reason if the image can't be read.
         """
 
     def close(self) -> None: ...
@@ -51,13 +52,13 @@ class Source(Protocol):
 
 def common_prefix(keys: Sequence[str]) -> str:
     """The directories that all keys (sorted) share, with a '/' at the end; or ''."""
-    # Of sorted strings, what the first and the last share all share.
+    # The keys are sorted, so all share the prefix that the first and the last one share.
     shared = os.path.commonprefix([keys[0], keys[-1]]) if keys else ""
     return shared[: shared.rfind("/") + 1]
 
 
 def refuse_splits(keys: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Raises UserError where train, validation and test lie side by side: they aren't classes."""
+    """Raises UserError if train, validation and test are side by side: they are not classes."""
     start = len(common_prefix(keys))
     folders = {key[start:].split("/", 1)[0] for key in keys if "/" in key[start:]}
     splits = sorted(name for name in folders if name.lower() in SPLITS)

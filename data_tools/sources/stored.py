@@ -1,7 +1,7 @@
 """Prepared datasets and beton, TFRecord or RecordIO files as sources: conversion between formats.
 
-What store.py can open is read through it: other people's field names, and samples without a label,
-are met there. (A WebDataset of others is a tar, read by sources/webdataset.py.)
+open_store reads them, so it also handles field names of other writers and samples without a label.
+(A WebDataset that prep did not write is a tar, read by sources/webdataset.py.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = {"beton": "beton", "tfrecord": "TFRecord", "recordio": "RecordIO"}
 
 
 def recognises(location: Location) -> bool:
-    """True for what prep wrote, and for a file that is one of the formats by its bytes."""
+    """True for a dataset that prep wrote, and for a file whose bytes are those of a format."""
     from data_tools.formats.registry import format_of
     from data_tools.open import is_dataset
 
@@ -41,10 +41,10 @@ def recognises(location: Location) -> bool:
 def open(
     location: Location | Sequence[Location], progress: Tick | None = None
 ) -> StoredSource:
-    """One dataset or file, or several files that follow one another.
+    """Opens one dataset or file, or several files one after another.
 
-    progress(done, total): bytes of a file of others that are indexed. Raises UserError for a place
-    that isn't local, and for what can't be opened.
+    progress(done, total) is called with the bytes that are indexed of a file that prep did not
+    write. Raises UserError for a place that isn't local or can't be opened.
     """
     from data_tools.formats.registry import format_of
     from data_tools.open import open_store
@@ -53,8 +53,8 @@ def open(
     stores, form = [], None
     for place in places:
         if place.local is None:
-            raise UserError(f"{place}: lies elsewhere, and these files are mapped to memory; "
-                            "copy it to this machine first")
+            raise UserError(f"{place}: is not on this machine, and these files are mapped to "
+                            "memory; copy it to this machine first")
         stores.append(open_store(place.local, progress))
         form = format_of(place.local) if place.local.is_file() else None
     kind = f"{FORMATS.get(form, 'prepared')} file" if form else "prepared dataset"
@@ -65,7 +65,7 @@ def open(
 
 
 class StoredSource:
-    """The images of stores: encoded ones as their bytes, raw ones as uint8 [H, W, 3]."""
+    """The images of stores: encoded images as their bytes, raw images as uint8 [H, W, 3]."""
 
     ignored = 0
 
@@ -78,7 +78,7 @@ class StoredSource:
         self.classes, labels = shared_classes(stores)
         self.labels = np.concatenate(labels)
         if all(store.path.is_dir() for store in stores):
-            # Of what prep wrote, -1 is an image without a label; in other files it may be a class.
+            # In prep's datasets -1 means no label. In files of other writers it may be a class.
             self.minus_ones = np.zeros(len(self.labels), np.bool_)
         self.notes = [] if (self.labels >= 0).any() else [why_no_labels(stores[0])]
         self.sizes = np.concatenate([store.lengths for store in stores])
@@ -101,6 +101,7 @@ class StoredSource:
 
 
 def why_no_labels(store: MappedStore) -> str:
+    """The note on a store without labels."""
     from data_tools.formats import tfrecord
 
     is_file = store.path.is_file() and tfrecord.is_tfrecord(store.path)
@@ -108,9 +109,10 @@ def why_no_labels(store: MappedStore) -> str:
 
 
 def shared_classes(stores: list[MappedStore]) -> tuple[list[str], list[np.ndarray]]:
-    """The classes of all stores, and each one's labels by them.
+    """Return the classes of all stores together, and the labels of each store, numbered by them.
 
-    A file of others numbers the names that occur in it, so two may number them differently.
+    A file that prep did not write numbers the names that occur in it, so two files of one dataset
+    may number them differently.
     """
     first = stores[0].classes
     if all(store.classes == first for store in stores):

@@ -1,7 +1,7 @@
 """A tar of a folder of images, read in place.
 
-One pass over the headers, then every member is one positioned read, in any order and from any
-thread.
+One pass over the headers finds the members. Then every image is one positioned read, in any order
+and from any thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def recognises(location: Location) -> bool:
 
 
 def open(location: Location, labels: Location | None = None) -> TarSource:
-    """Raises UserError for what is no tar, or damaged, or holds train and val side by side."""
+    """Opens a tar. Raises UserError if it is no tar, is damaged, or holds train and val side by
+    side."""
     archive = Archive(location)
     try:
         return TarSource(archive, read_listing(archive.walk()), "tar of images", labels)
@@ -42,7 +43,7 @@ def open(location: Location, labels: Location | None = None) -> TarSource:
 
 
 class TarSource:
-    """The regular files of a tar; links stand for the members they point at."""
+    """The regular files of a tar. A link counts as the member that it points at."""
 
     def __init__(
         self, archive: Archive, listing: Listing, kind: str, labels: Location | None = None
@@ -83,6 +84,7 @@ class TarSource:
 
 
 def digest_of(keys: list[str], sizes: np.ndarray, mtimes: np.ndarray) -> str:
+    """The fingerprint of files: a hash of their keys, sizes and times."""
     digest = hashlib.sha256()
     for row in zip(keys, sizes.tolist(), mtimes.tolist(), strict=True):
         digest.update(repr(row).encode())

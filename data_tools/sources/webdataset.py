@@ -1,4 +1,4 @@
-"""WebDataset: tars whose members, one after another and named KEY.EXTENSION, make samples."""
+"""WebDataset: tars in which consecutive members named KEY.EXTENSION make one sample."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
 PEEKED = 4 << 20
-# Unpacked shards that are kept; runs read them in order, and parts overlap at a shard's end.
+# Number of unpacked shards that are kept: runs read shards in order, but a part may use the end of
+# one and the start of the next.
 KEPT = 2
-# Of the rule that makes samples, in fingerprints of sets that an older one grouped otherwise.
+# The version of the rule that makes samples. It enters the fingerprint of sets that the first
+# version grouped in another way.
 RULE = b"2"
 
 
 def recognises(location: Location) -> bool:
-    """True for a tar that begins with samples, and for a folder that holds nothing but tars."""
+    """True for a tar that starts with samples, and for a folder that holds nothing but tars."""
     try:
         if location.is_dir():
             return bool(shards_of(location))
@@ -55,6 +57,7 @@ def recognises(location: Location) -> bool:
 
 
 def shards_of(folder: Location) -> list[Location]:
+    """The tars in a folder, sorted; empty if it holds other files too."""
     names = [name for name in folder.names() if not is_ignored(name)]
     if not names or not all(name.lower().endswith(SUFFIXES) for name in names):
         return []
@@ -62,7 +65,7 @@ def shards_of(folder: Location) -> list[Location]:
 
 
 def open(location: Location | Sequence[Location]) -> WebDatasetSource:
-    """Raises UserError for a shard that is no tar, or damaged, and where no sample has an image."""
+    """Opens shards. Raises UserError if one is no tar or damaged, and if no sample has an image."""
     from data_tools.sources.location import Location
 
     if not isinstance(location, Location):
@@ -78,17 +81,17 @@ class Index:
 
     def __init__(self) -> None:
         self.shards, self.offsets, self.sizes = array("q"), array("q"), array("q")
-        # Labels as numbers of their texts, until all are known; -1: none.
+        # Positions in `texts`, since labels are numbered only after all are known; -1: no label.
         self.labels = array("q")
         self.texts: dict[str, int] = {}
         self.tally = Tally()
         self.notes: list[str] = []
         self.regrouped = False
-        """Older versions took other members for the images."""
+        """True if an older version of the rule took other members for the images."""
 
 
 class WebDatasetSource:
-    """The images of the samples, shard by shard, in the order they lie in."""
+    """The images of the samples, shard by shard, in the order of the tars."""
 
     def __init__(self, shards: Sequence[Location], place: Location) -> None:
         self._shards = list(shards)
@@ -113,7 +116,7 @@ class WebDatasetSource:
         self.minus_ones = (self.labels < 0) & (np.frombuffer(index.labels, np.int64) >= 0)
         if index.regrouped or tally.dotted or tally.twice or tally.links or (
             any("." in text for text in texts)):
-            # A run that an older version began must not go on with other samples.
+            # A run that an older version started must not go on with other samples.
             digest.update(RULE)
         self.fingerprint = digest.hexdigest()
         self.notes = notes + tally.notes() + index.notes
@@ -148,6 +151,7 @@ class WebDatasetSource:
     def _add(
         self, archive: Archive, i: int, sample: Sample, index: Index, digest: hashlib._Hash
     ) -> bool:
+        """Appends a sample to the index. False if it has no image."""
         for part in sample.parts:
             member = part.member
             digest.update(repr((member.name, member.size, member.mtime)).encode())
@@ -170,12 +174,13 @@ class WebDatasetSource:
             return self._archive(shard).pread(size, offset)
         if place.local is None:
             return place.pread(size, offset)
-        # Opened anew each time: there may be more shards than files may be open.
+        # Opened for each read: there may be more shards than a process may have files open.
         with opened(place) as file:
             file.seek(offset)
             return file.read(size)
 
     def _archive(self, shard: int) -> Archive:
+        """A compressed shard, unpacked; the last KEPT ones stay. Raises OSError."""
         with self._lock:
             if shard not in self._unpacked:
                 try:
@@ -183,7 +188,7 @@ class WebDatasetSource:
                 except UserError as error:
                     raise OSError(5, str(error)) from None
                 if len(self._unpacked) > KEPT:
-                    # Its file is gone when the last thread that reads there has let go of it.
+                    # Its file goes when the last thread that reads it drops the archive.
                     self._unpacked.popitem(last=False)
             self._unpacked.move_to_end(shard)
             return self._unpacked[shard]
@@ -194,7 +199,7 @@ class WebDatasetSource:
 
 
 def stems_of(names: Sequence[str]) -> list[str]:
-    """The shards' names without .tar; shards of several folders may share theirs: x, x~2."""
+    """The shards' names without .tar. If shards of several folders have one name: x, x~2."""
     seen: Counter[str] = Counter()
     stems = []
     for name in names:

@@ -1,3 +1,3 @@
 """Images that a table names or holds: Parquet, Arrow, CSV, TSV and JSON lines. Imports the rest of
-sources but its registry.
+sources, except its registry.
 """

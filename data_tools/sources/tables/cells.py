@@ -1,6 +1,6 @@
-"""How a cell of a table holds an image: its bytes, in one of many types, or the path of a file.
+"""Reads an image from a cell of a table: its bytes, in one of many types, or the path of a file.
 
-Types: arrow.apache.org/docs/format/Columnar.html; the struct of bytes and path is Hugging Face's.
+Types: arrow.apache.org/docs/format/Columnar.html. The struct of bytes and path is Hugging Face's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 # Fields of a struct that name a file.
 PATH_FIELDS = ("path", "url", "uri", "file_name")
 Reader = Callable[[Any], "bytes | str | None"]
-"""A pyarrow scalar -> an image's bytes, the path or URL of its file, or None if it has none.
+"""Takes a pyarrow scalar, gives an image's bytes, the path or URL of its file, or None if empty.
 
 Raises OSError for a cell that holds several images.
 """
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """True for text, of any of Arrow's types for it."""
     import pyarrow as pa
 
     views = getattr(pa.types, "is_string_view", lambda _: False)
@@ -28,6 +29,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_binary(kind: pa.DataType) -> bool:
+    """True for byte strings, of any of Arrow's types for them."""
     import pyarrow as pa
 
     views = getattr(pa.types, "is_binary_view", lambda _: False)
@@ -36,6 +38,7 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
+    """True for lists, of any of Arrow's types for them."""
     import pyarrow as pa
 
     views = (getattr(pa.types, f"is_{name}list_view", lambda _: False) for name in ("", "large_"))
@@ -44,7 +47,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
-    """The type below dictionaries and extension types."""
+    """The type of the values, without dictionaries and extension types around them."""
     import pyarrow as pa
 
     while True:
@@ -87,6 +90,7 @@ def is_byte(kind: pa.DataType) -> bool:
 
 
 def path_field(kind: pa.StructType) -> str:
+    """The name of a struct's field that names a file; empty if it has none."""
     for name in PATH_FIELDS:
         index = kind.get_field_index(name)
         if index >= 0 and is_text(stored_type(kind.field(index).type)):
@@ -95,7 +99,7 @@ def path_field(kind: pa.StructType) -> str:
 
 
 def width_of(kind: pa.DataType) -> int:
-    """The bytes that a row takes whatever it holds, in types of a fixed size; else 1."""
+    """Bytes of a row of a fixed-size type, even if it is empty; 1 for other types."""
     import pyarrow as pa
 
     kind = stored_type(kind)
@@ -109,7 +113,7 @@ def width_of(kind: pa.DataType) -> int:
 
 
 def reader_of(kind: pa.DataType) -> Reader:
-    """How to read cells of a type for which holds_bytes or holds_paths is true."""
+    """The Reader for cells of a type, for which holds_bytes or holds_paths must be true."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
@@ -127,13 +131,14 @@ def reader_of(kind: pa.DataType) -> Reader:
 
 
 def struct_reader(kind: pa.StructType) -> Reader:
-    """Bytes come before the path, which is often a mere name of the file they came from."""
+    """The Reader for a struct. It prefers the bytes to the path, which often only names the file
+    that they came from."""
     index, path = kind.get_field_index("bytes"), path_field(kind)
     of_bytes = reader_of(kind.field(index).type) if index >= 0 else None
     if index >= 0 and is_binary(kind.field(index).type) and kind.num_fields <= 2:
 
         def read_whole(cell: Any) -> bytes | str | None:
-            # Hugging Face's struct: one call is faster than one per field.
+            # Hugging Face's struct, the common case: one call is faster than one per field.
             value = cell.as_py() or {}
             return value.get("bytes") or value.get(path) or value.get("bytes")
 
@@ -161,6 +166,7 @@ def bytes_of_list(cell: Any) -> bytes | None:
 
 
 def only(cell: Any) -> Any:
+    """The single value of a list. Raises OSError if it holds several."""
     if len(cell.values) > 1:
         raise OSError(f"the row holds {len(cell.values)} images; only rows of one are read")
     return cell.values[0]

@@ -1,4 +1,4 @@
-"""Which column of a table holds the images: as bytes, or as the paths or URLs of files."""
+"""Finds the column of a table that holds the images: as bytes, or as paths or URLs of files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ LOOKS = 16
 
 
 class ImageColumn(NamedTuple):
+    """The column of images."""
+
     name: str
     path: str
     """The first path or URL, if the column names files; empty if it holds bytes."""
     note: str
+    """A line for the user, or empty."""
 
 
 def find_image(file: ParquetRows | ArrowRows, features: dict[str, Any]) -> ImageColumn:
     """The column that holds images. Raises UserError if there is none, or two of one name.
 
-    Hugging Face's features decide, then the names of columns of bytes and what these hold, and
-    last those of columns of text.
+    Hugging Face's features decide first. Then come columns of bytes, by their names and then by
+    their first values, and last columns of text, in the same way.
     """
     fields = {field.name: field.type for field in file.schema}
     of_bytes = [name for name, kind in fields.items() if holds_bytes(kind)]
@@ -40,7 +43,7 @@ def find_image(file: ParquetRows | ArrowRows, features: dict[str, Any]) -> Image
     declared = [name for name in declared if name in of_bytes + of_paths]
     note = ""
     if len(declared) > 1:
-        note = f"of the image columns {', '.join(declared)} the first is taken"
+        note = f"several image columns ({', '.join(declared)}): the first one is used"
     found = (declared or named(of_bytes, IMAGE_NAMES) or by_content(file, of_bytes)
              or named(of_paths, IMAGE_NAMES + PATH_NAMES) or by_content(file, of_paths))
     if not found:
@@ -55,12 +58,13 @@ def find_image(file: ParquetRows | ArrowRows, features: dict[str, Any]) -> Image
 
 
 def named(columns: list[str], wanted: tuple[str, ...]) -> list[str]:
+    """The columns with one of the wanted names, in the order of these names."""
     lower = {name.lower(): name for name in reversed(columns)}
     return [lower[name] for name in wanted if name in lower]
 
 
 def by_content(file: ParquetRows | ArrowRows, columns: list[str]) -> list[str]:
-    """Those columns whose first value is an image, or the name of one."""
+    """The columns whose first value is an image, or the name of one."""
     found = []
     for name in columns:
         if file.schema.names.count(name) > 1:
@@ -85,6 +89,7 @@ def first_values(file: ParquetRows | ArrowRows, column: str) -> list[bytes | str
 
 
 def read_or_none(read: Any, cell: Any) -> bytes | str | None:
+    """The value of a cell; None if it can't be read."""
     try:
         value: bytes | str | None = read(cell)
     except (OSError, ValueError):

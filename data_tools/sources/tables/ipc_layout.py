@@ -1,7 +1,7 @@
 """Checks Arrow's compressed record batches before pyarrow unpacks them.
 
-Each compressed buffer begins with the number of bytes it unpacks to, and pyarrow allocates them on
-its word. The batch's buffers are listed in its metadata, a FlatBuffer. Formats:
+Each compressed buffer starts with the number of bytes that it unpacks to, and pyarrow allocates
+that many without a check. The batch's buffers are listed in its metadata, a FlatBuffer. Formats:
 arrow.apache.org/docs/format/Columnar.html (IPC) and flatbuffers.dev/internals.
 """
 
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A batch of images packs to about its size.
+# Images hardly shrink when packed. A batch that unpacks to more than MOST_BATCH and to more than
+# MOST_RATIO times its size is refused.
 MOST_BATCH, MOST_RATIO = 64 << 20, 20
 MARK = b"ARROW1"
 DICTIONARY_BATCH, RECORD_BATCH = 2, 3
-# Fields of the tables of Arrow's Message.fbs and File.fbs, by their order there.
+# Positions of fields in the tables of Arrow's Message.fbs and File.fbs.
 MESSAGE_TYPE, MESSAGE_HEADER = 1, 2
 BATCH_BUFFERS, BATCH_COMPRESSION = 2, 3
 DICTIONARY_DATA = 1
@@ -38,7 +39,7 @@ class Table:
         return cls(data, struct.unpack_from("<I", data, 0)[0])
 
     def place(self, field: int) -> int:
-        """The offset of a field's value; 0: it has none."""
+        """The offset of a field's value; 0 if it has none."""
         entry = 4 + 2 * field
         offset = self._unpack("<H", self.fields + entry) if entry + 2 <= self.size else 0
         return self.at + offset if offset else 0
@@ -69,7 +70,10 @@ class Table:
 
 
 def blocks_of(file: Any) -> list[int]:
-    """The places of an Arrow file's dictionaries and record batches, by its footer."""
+    """The offsets of an Arrow file's dictionaries and record batches, from its footer.
+
+    Raises ValueError or struct.error for a damaged file.
+    """
     size = file.size()
     file.seek(max(0, size - 10))
     tail = file.read(10)

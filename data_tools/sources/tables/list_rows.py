@@ -31,12 +31,14 @@ UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 
 
 class Row(NamedTuple):
+    """One image in a list."""
+
     line: int
     path: str
     label: str
-    """Empty: unlabelled."""
+    """Empty for an image without a label."""
     split: str
-    """Empty: the list has no column of splits, or this cell is empty."""
+    """Empty if the list has no column of splits, or if this cell is empty."""
 
 
 class ListRows:
@@ -46,7 +48,7 @@ class ListRows:
         self.location = location
         self.is_json = location.name.lower().endswith(JSON_SUFFIXES)
         self.path = self.label = self.split = ""
-        """Names of the columns; empty until found, or if the list has none."""
+        """Names of the columns: empty before they are found, and if the list has none."""
 
     def __iter__(self) -> Iterator[Row]:
         return self._of_objects() if self.is_json else self._of_cells()
@@ -74,7 +76,10 @@ class ListRows:
                       cells[split] if split >= 0 else "")
 
     def _header(self, line: int, cells: Sequence[str]) -> tuple[int, int, int]:
-        """The columns of path, label and split, by the first row; -1: none. No path: no header."""
+        """The positions of path, label and split, by the first row; -1 for none.
+
+        If no column is a path, the row is no header but the first image.
+        """
         self._find(line, cells)
         places = [cells.index(name) if name else -1 for name in (self.path, self.label, self.split)]
         if not self.path and cells:
@@ -86,7 +91,7 @@ class ListRows:
         return places[0], places[1], places[2]
 
     def _find(self, line: int, names: Iterable[str]) -> None:
-        """Finds those columns that are not known yet among the names."""
+        """Looks for the columns that are not known yet among the names."""
         lower: dict[str, list[str]] = {}
         for name in names:
             lower.setdefault(name.lower(), []).append(name)
@@ -103,7 +108,7 @@ class ListRows:
     def _of_objects(self) -> Iterator[Row]:
         known: object = None
         for line, row in read_json_lines(self.location):
-            # The first lines may be of images without a label or a split.
+            # Every line may have other keys: the first images may lack a label or a split.
             if row.keys() != known:
                 known = row.keys()
                 self._find(line, row)
@@ -130,44 +135,48 @@ class ListRows:
 
 
 def lines(location: Location) -> Iterator[str]:
-    """The lines, with their ends. Bytes that are not UTF-8 stay as surrogate escapes."""
+    """The lines, with their line ends. Bytes that are not UTF-8 become surrogate escapes.
+
+    Raises UserError for a compressed list, another encoding, and a line without an end.
+    """
     with location.open() as file:
-        if b"\r" in file.readline(LINE_BYTES).rstrip(b"\r\n"):
+        head = file.readline(LINE_BYTES)
+        if head.startswith(PACKED):
+            raise UserError(f"{location}: is compressed; unpack it first")
+        if head.startswith(UTF_16_OR_32):
+            raise UserError(f"{location}: is UTF-16 or UTF-32; save it as UTF-8")
+        if b"\r" in head.rstrip(b"\r\n"):
             yield from lines_with_returns(location)
             return
         file.seek(0)
         first = True
         while line := file.readline(LINE_BYTES):
-            if first and line.startswith(PACKED):
-                raise UserError(f"{location}: is compressed; unpack it first")
-            if first and line.startswith(UTF_16_OR_32):
-                raise UserError(f"{location}: is UTF-16 or UTF-32; save it as UTF-8")
-            if len(line) == LINE_BYTES:
-                raise UserError(f"{location}: a line of more than {LINE_BYTES} bytes; "
-                                "give a list with one image a line")
-            if b"\0" in line:
-                raise UserError(f"{location}: is no text, or no UTF-8: it holds NUL bytes; "
-                                "give a CSV, TSV or JSON list in UTF-8")
+            check_line(location, len(line), b"\0" in line)
             yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).decode(
                 "utf-8", "surrogateescape")
             first = False
+
+
+def check_line(location: Location, length: int, has_nul: bool) -> None:
+    """Raises UserError for a line that is too long, or that holds a NUL."""
+    if length == LINE_BYTES:
+        raise UserError(f"{location}: a line of more than {LINE_BYTES} bytes; "
+                        "give a list with one image per line")
+    if has_nul:
+        raise UserError(f"{location}: is no text, or no UTF-8: it holds NUL bytes; "
+                        "give a CSV, TSV or JSON list in UTF-8")
 
 
 def lines_with_returns(location: Location) -> Iterator[str]:
     """The lines of a list whose lines end in a carriage return, as on old Macs."""
     with io.TextIOWrapper(location.open(), "utf-8-sig", "surrogateescape") as file:
         while line := file.readline(LINE_BYTES):
-            if len(line) == LINE_BYTES:
-                raise UserError(f"{location}: a line of more than {LINE_BYTES} bytes; "
-                                "give a list with one image a line")
-            if "\0" in line:
-                raise UserError(f"{location}: is no text, or no UTF-8: it holds NUL bytes; "
-                                "give a CSV, TSV or JSON list in UTF-8")
+            check_line(location, len(line), "\0" in line)
             yield line
 
 
 def read_cells(location: Location) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV or TSV that are not blank, with the number of their (last) line."""
+    """The rows of a CSV or TSV that are not blank, each with the number of its (last) line."""
     source = lines(location)
     head = next(source, "")
     delimiter = "\t" if location.name.lower().endswith(".tsv") or "\t" in head else (
@@ -191,6 +200,7 @@ def read_cells(location: Location) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_json_lines(location: Location) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a list of JSON lines, each with the number of its line."""
     decode = json.JSONDecoder(object_pairs_hook=distinct).decode
     for number, line in enumerate(lines(location), 1):
         if not line.strip():
@@ -202,7 +212,7 @@ def read_json_lines(location: Location) -> Iterator[tuple[int, dict[str, Any]]]:
                             "correct it") from None
         except ValueError as error:
             if number == 1 and line.lstrip().startswith("["):
-                row = []  # the first line of an array that goes over many
+                row = []  # the first line of an array that spans many lines
             else:
                 reason = getattr(error, "msg", str(error)).split(";")[0][:200]
                 raise UserError(f"{location}: line {number}: no JSON object: {reason}; "
@@ -215,9 +225,9 @@ def read_json_lines(location: Location) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a key twice, of which json would keep the last."""
+    """A JSON object. Raises ValueError for a key that occurs twice: json would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice[:40]} stands twice in it")
+        raise ValueError(f"the key {twice[:40]} occurs twice in it")
     return found

@@ -9,9 +9,9 @@ from data_tools.errors import UserError
 from data_tools.sources.location import Location, NeedsPackage, is_url
 
 BACKSLASHES = "paths with \\ that name no file are taken with / instead"
-# A larger file is no image that anything here could decode.
+# No larger file is an image that prep could decode.
 LARGEST_FILE = 1 << 30
-# About a remote file's size: to ask for each one's would take longer than to prepare it.
+# The assumed size of a remote file: asking for each file's would take longer than preparing it.
 REMOTE_BYTES = 100_000
 
 
@@ -23,7 +23,7 @@ def place_of(folder: Location, name: str) -> Location:
 
 
 def with_slashes(folder: Location, name: str) -> str:
-    """The name with / for each \\ if only that exists; else empty. Raises nothing."""
+    """The name with / for each \\, if only that file exists; else empty. Raises nothing."""
     if "\\" not in name or is_url(name):
         return ""
     other = posixpath.normpath(name.replace("\\", "/"))
@@ -35,11 +35,10 @@ def with_slashes(folder: Location, name: str) -> str:
 
 
 def read_listed(folder: Location, name: str, listed: int = -1) -> bytes:
-    """The bytes of the file called `name`, which had `listed` bytes when the list was read (-1: not
-    known).
+    """The bytes of the file `name`. listed: its size when the list was read; -1 if unknown.
 
-    Raises OSError with the reason, in one line, for one that can't be read; UserError if a package
-    has to be installed first, which the files after it need as well.
+    Raises OSError with the reason, in one line, for a file that can't be read. Raises UserError if
+    a package must be installed first, since the files after it need that package too.
     """
     try:
         place = place_of(folder, name)

@@ -1,7 +1,7 @@
 """Hugging Face datasets as Parquet or Arrow files: one, a folder of them, or a list.
 
-The schema's metadata "huggingface" holds the features: which column is an Image, and a
-ClassLabel's names. Files of others are read by the columns' names and types.
+The schema's metadata "huggingface" holds the features: the column that is an Image, and the names
+of a ClassLabel. In files of other writers, names and types of columns decide.
 """
 
 from __future__ import annotations
@@ -17,15 +17,9 @@ import numpy as np
 from data_tools.errors import UserError
 from data_tools.label_values import BadLabel, number_labels
 from data_tools.sources.keys import Picked, RowKeys
+from data_tools.sources.tables import listed
 from data_tools.sources.tables.cells import reader_of
 from data_tools.sources.tables.image_column import find_image
-from data_tools.sources.tables.listed import (
-    BACKSLASHES,
-    REMOTE_BYTES,
-    place_of,
-    read_listed,
-    with_slashes,
-)
 from data_tools.sources.tables.parquet_columns import (
     Names,
     check_columns,
@@ -57,7 +51,8 @@ if TYPE_CHECKING:
 
     from data_tools.sources.location import Location
 
-# Decoded pieces that are kept: threads read some rows ahead of each other, over a group's end.
+# Most bytes of decoded pieces that are kept. Threads read rows of two groups at the same time when
+# they pass the end of one, so one piece is not enough.
 HELD_BYTES = 128 << 20
 OPEN_GROUPS = 4
 
@@ -73,10 +68,10 @@ def recognises(location: Location) -> bool:
 
 
 def open(location: Location | Sequence[Location], split: str = "") -> ParquetSource:
-    """The rows of one file, of a folder's files, or of several files that follow one another.
+    """Opens one file, the files of a folder, or several files one after another.
 
-    split: only the rows whose column of splits holds it. Raises UserError for damaged files, for
-    tables without images, and for splits side by side of which none is chosen.
+    split: keep only the rows with this value in the column of splits. Raises UserError for damaged
+    files, for tables without images, and for several splits of which none is chosen.
     """
     if isinstance(location, Sequence):
         return ParquetSource(list(location), location[0].parent, split)
@@ -93,7 +88,10 @@ def open(location: Location | Sequence[Location], split: str = "") -> ParquetSou
 
 
 class ParquetSource:
-    """The rows of the files, in order. Threads share one reader; pieces are kept a while."""
+    """The rows of the files, in order.
+
+    A Parquet group is decoded from its start on. So threads share readers and decoded pieces.
+    """
 
     ignored = 0
 
@@ -123,14 +121,14 @@ class ParquetSource:
         self.keys: Sequence[str] = RowKeys(distinct_names(files), rows_of_file)
         if not len(self.keys):
             raise UserError(f"{place}: holds no rows")
-        # Paths say nothing of the size of the files.
+        # If the column holds paths, its own bytes say nothing about the size of the images.
         by_path = self._column.path != ""
-        each = [REMOTE_BYTES if by_path else g.bytes // max(g.rows, 1) for g in counts]
+        each = [listed.REMOTE_BYTES if by_path else g.bytes // max(g.rows, 1) for g in counts]
         self.sizes = np.repeat(each, rows)
         if by_path:
-            place_of(files[0].parent, self._column.path).check_package()
-            if with_slashes(files[0].parent, self._column.path):
-                self.notes.append(BACKSLASHES)
+            listed.place_of(files[0].parent, self._column.path).check_package()
+            if listed.with_slashes(files[0].parent, self._column.path):
+                self.notes.append(listed.BACKSLASHES)
         self.labels, self.classes = self._read_labels(features)
         self._rows = self._choose(place, split)
         form = "Parquet" if isinstance(first, ParquetRows) else "Arrow"
@@ -141,9 +139,10 @@ class ParquetSource:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()  # (group, first row)
         self._readers: OrderedDict[int, tuple[int, Iterator[pa.Array]]] = OrderedDict()
-        self._broken: dict[int, tuple[int, str]] = {}  # group: from which row, why
+        self._broken: dict[int, tuple[int, str]] = {}  # by group: (first bad row, reason)
 
     def _read_labels(self, features: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+        """Labels int64 [N] and classes. Also sets `minus_ones`, and adds notes."""
         self.minus_ones = np.zeros(len(self.keys), np.bool_)
         if not self._label:
             return np.full(len(self.keys), -1, np.int64), []
@@ -184,7 +183,7 @@ class ParquetSource:
         return np.concatenate(values)[: len(self.keys)]
 
     def _read_column(self, name: str, names: Names) -> np.ndarray:
-        """A label column's values, int64 [N]: numbers, or codes of the texts in `names`."""
+        """The values of a label column, int64 [N]: numbers, or codes of the texts in `names`."""
         values: list[np.ndarray] = []
         count = 0
         for file in self._files:
@@ -200,7 +199,7 @@ class ParquetSource:
         return names.count(np.concatenate(values)) if len(names) else np.concatenate(values)
 
     def _choose(self, place: Location, split: str) -> np.ndarray | None:
-        """The rows of the split, to which keys, sizes and labels are cut; None: all."""
+        """The rows of the split; None for all. Cuts keys, sizes and labels down to them."""
         column = find_split(self._files[0].schema, (self._column.name, self._label))
         if not column:
             check_splits(place, "", {}, split)
@@ -208,7 +207,7 @@ class ParquetSource:
         check_columns(self._files, self._column.name, column)
         texts = Names()
         codes = self._read_column(column, texts)
-        if not len(texts):  # numbers: -1 is a number as well, and null is met rarely
+        if not len(texts):  # a column of numbers, in which -1 is a value like others
             numbers, codes = np.unique(codes, return_inverse=True)
             codes = texts.count(np.array([texts.number(str(n)) for n in numbers.tolist()])[codes])
         counts = dict(texts.counts)
@@ -226,7 +225,8 @@ class ParquetSource:
         return rows
 
     def _digest(self, files: list[Location], split: str) -> str:
-        # Where the images are files of their own, parts are cut by other sizes than once.
+        # A mark if images are files of their own: releases before assumed other sizes for them, so
+        # their parts were cut elsewhere.
         marks = (["paths"] if self._column.path else []) + ([split] if split else [])
         digest = hashlib.sha256(repr((self._column.name, self.classes, *marks)).encode())
         for file in files:
@@ -241,12 +241,12 @@ class ParquetSource:
             start, piece = self._piece(group, row)
             try:
                 value = self._cells[number](piece[row - start])
-            except ValueError as error:  # names in it that are not UTF-8
+            except ValueError as error:  # a path that is not UTF-8
                 raise OSError(f"damaged: {first_line(error)}") from None
         if not value:
             raise OSError("the row holds no image")
         if isinstance(value, str):
-            return read_listed(self._files[number].location.parent, value)
+            return listed.read_listed(self._files[number].location.parent, value)
         return value
 
     def _piece(self, group: int, row: int) -> tuple[int, pa.Array]:
@@ -266,9 +266,9 @@ class ParquetSource:
                 piece = next(reader)
             except StopIteration:
                 reason = "damaged: the file ends before it"
-            except Exception as error:  # pyarrow's, and what the place raises
+            except Exception as error:  # pyarrow raises many types, and the file system OSErrors
                 if isinstance(error, OSError) and not self._is_local(group):
-                    raise  # the line may be better the next time
+                    raise  # the network may recover, so the group is not marked as broken
                 reason = f"damaged: {first_line(error)}"
             else:
                 start, at = at, at + len(piece)

@@ -1,4 +1,4 @@
-"""What a table's columns mean: Hugging Face's features, which column is the label, its values."""
+"""Finds the meaning of a table's columns: Hugging Face's features, the label column, its values."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 
 def feature_type(features: dict[str, Any], name: str) -> str:
+    """The type of a column by Hugging Face's features, such as "Image"; empty if there is none."""
     feature = features.get(name)
     return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
 
 
 def features_of(schema: pa.Schema) -> dict[str, Any]:
-    """What Hugging Face's metadata says of the columns; empty where there is none."""
+    """Hugging Face's features, by column, from a schema's metadata; empty if it has none."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]
         return info["features"] if isinstance(info["features"], dict) else {}
@@ -48,7 +49,7 @@ def features_of(schema: pa.Schema) -> dict[str, Any]:
 
 
 def class_names(feature: Any) -> list[str]:
-    """A ClassLabel's names: a list, or an object with the numbers as its keys."""
+    """The names of a ClassLabel, which are a list, or an object whose keys are the numbers."""
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(len(names))]
@@ -58,7 +59,7 @@ def class_names(feature: Any) -> list[str]:
 
 
 def find_label(schema: pa.Schema, features: dict[str, Any], image: str) -> tuple[str, str]:
-    """The label column's name, or "" and the reason why there is none."""
+    """Return (the name of the label column, ""), or ("", the reason why there is none)."""
     others = [field for field in schema if field.name != image]
     able = [field.name for field in others if is_label(field.type)]
     declared = [name for name in able if feature_type(features, name) == "ClassLabel"]
@@ -92,14 +93,15 @@ def check_columns(files: Sequence[ParquetRows | ArrowRows], image: str, label: s
             first = role_of(files[0].schema.field(name).type)
             index = file.schema.get_field_index(name)
             role = role_of(file.schema.field(index).type) if index >= 0 else "missing"
-            # Of some files all labels may be null.
+            # A file may have only empty labels, and then its column has the type null.
             if role != first and (name == image or "null" not in (role, first)):
                 raise UserError(f"{file.location}: its column {name} is not as in "
                                 f"{files[0].location}; give files of one dataset")
 
 
 def role_of(kind: pa.DataType) -> str:
-    """What a column's type is good for: files of one dataset may differ in int32 and int64."""
+    """The use of a column's type. Files of one dataset may differ in int32 and int64, but not in
+    this."""
     import pyarrow as pa
 
     if pa.types.is_null(stored_type(kind)):
@@ -112,7 +114,8 @@ def role_of(kind: pa.DataType) -> str:
 
 
 class Names:
-    """Label names, numbered as they come: a million labels must not be a million strings."""
+    """Label names, numbered in the order they come. A million labels must not be a million strings.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -128,13 +131,13 @@ class Names:
         return self._number.setdefault(str(name), len(self._number)) if name else -1
 
     def count(self, codes: np.ndarray) -> np.ndarray:
-        """The codes, once they are counted."""
+        """Counts the codes, and returns them."""
         found = np.bincount(codes + 1, minlength=len(self._number) + 1)[1:].tolist()
         self.counts.update(dict(zip(self._number, found, strict=True)))
         return codes
 
     def labels(self, codes: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
-        """Labels int64 of the codes, classes and notes, by the rule for text."""
+        """Labels int64, classes and notes, from codes, by the rule for text (label_values)."""
         names = list(self._number)
         table, classes, notes = text_labels(names, [self.counts[name] for name in names])
         return np.append(table, -1)[codes], classes, notes
@@ -144,9 +147,9 @@ class Names:
 
 
 def label_values(piece: pa.Array, names: Names) -> np.ndarray:
-    """A label column's piece as int64; -1 for null and NaN. Text goes through `names`.
+    """A piece of a label column as int64: numbers as they are, text as codes in `names`.
 
-    Raises BadLabel for values that are no labels.
+    Null and NaN become -1. Raises BadLabel for values that are no labels.
     """
     import pyarrow as pa
 
@@ -161,7 +164,7 @@ def label_values(piece: pa.Array, names: Names) -> np.ndarray:
         return whole_numbers(piece.fill_null(float("nan")).to_numpy(zero_copy_only=False))
     if is_text(kind) or is_binary(kind) or pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
         if is_text(kind):
-            piece = piece.cast(pa.large_string())  # views can't be coded by old pyarrow
+            piece = piece.cast(pa.large_string())  # old pyarrow can't dictionary-encode views
         elif is_binary(kind) and not pa.types.is_fixed_size_binary(kind):
             piece = piece.cast(pa.large_binary())
         coded = piece.dictionary_encode()
@@ -184,13 +187,15 @@ def is_missing(piece: pa.Array) -> np.ndarray:
 
 
 def numbered(coded: pa.DictionaryArray, table: np.ndarray) -> np.ndarray:
-    """The rows of a dictionary array, by the numbers of its entries; -1 for null."""
+    """The number of each row of a dictionary array, from the numbers of its entries; -1 for null.
+    """
     codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
     known = coded.indices.is_valid().to_numpy(zero_copy_only=False)
     return np.where(known, np.append(table, -1)[codes], -1).astype(np.int64)
 
 
 def is_label(kind: pa.DataType) -> bool:
+    """True for types that can hold labels."""
     import pyarrow as pa
 
     kind = stored_type(kind)

@@ -1,4 +1,4 @@
-"""The files of a folder with a Hugging Face dataset, in order, and what lies beside them."""
+"""The files of a folder with a Hugging Face dataset, in order, and the JSON files beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUFFIXES = (".parquet", ".arrow")
 
 
 def files_of(folder: Location) -> list[Location]:
-    """The data files of a folder, in order: of save_to_disk as state.json has them; else sorted."""
+    """The data files of a folder: in the order of save_to_disk's state.json, or else sorted."""
     names = folder.names()
     if "state.json" in names:
         state = read_json(folder.child("state.json"))
@@ -26,7 +26,7 @@ def files_of(folder: Location) -> list[Location]:
                             "save it again after flatten_indices()")
         if listed and set(listed) <= set(names):
             return [folder.child(name) for name in listed]
-    # metadata.parquet lists the images of an image folder.
+    # metadata.parquet only lists the images of an image folder.
     files = [n for n in names if n.endswith(SUFFIXES) and not n.startswith((".", "metadata."))]
     if not files and "data" in names and folder.child("data").is_dir():
         return files_of(folder.child("data"))
@@ -34,7 +34,7 @@ def files_of(folder: Location) -> list[Location]:
 
 
 def read_json(location: Location) -> dict[str, Any]:
-    """A small JSON file's object; empty where there is none."""
+    """The object in a small JSON file; empty if there is none."""
     try:
         found = json.loads(location.pread(1 << 24, 0))
     except (OSError, ValueError, RecursionError):
@@ -43,7 +43,7 @@ def read_json(location: Location) -> dict[str, Any]:
 
 
 def refuse_splits(names: list[str], folder: Location) -> None:
-    """Raises UserError where files of train and test lie side by side."""
+    """Raises UserError if files of train and test are side by side."""
     words = [set(re.split(r"[-_.]", name.lower())) & SPLITS for name in names]
     found = sorted(set().union(*words))
     if len(found) > 1:
@@ -53,12 +53,13 @@ def refuse_splits(names: list[str], folder: Location) -> None:
 
 
 def features_of_folder(folder: Location) -> dict[str, Any]:
+    """Hugging Face's features from dataset_info.json; empty if there are none."""
     features = read_json(folder.child("dataset_info.json")).get("features")
     return features if isinstance(features, dict) else {}
 
 
 def distinct_names(files: list[Location]) -> list[str]:
-    """The files' names; where two are the same, with as many folders as tell them apart."""
+    """The files' names, each with as many folders before it as make all of them distinct."""
     paths = [str(file).split("/") for file in files]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(path[-depth:]) for path in paths]

@@ -1,8 +1,8 @@
-"""Checks a Parquet file's columns and what their pages claim, before pyarrow decodes them.
+"""Checks a Parquet file's columns and the claims of their pages, before pyarrow decodes them.
 
-A page's header says how many bytes it unpacks to, and pyarrow allocates them on its word: one
-changed byte takes 2 GB. So footer and page headers are read here first, in Thrift's compact
-protocol. Formats: github.com/apache/parquet-format (parquet.thrift) and
+A page's header says how many bytes the page unpacks to, and pyarrow allocates that many without a
+check: one changed byte takes 2 GB. So footer and page headers are read here first, in Thrift's
+compact protocol. Formats: github.com/apache/parquet-format (parquet.thrift) and
 github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md.
 """
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from data_tools.sources.location import Location
 
 MARK = b"PAR1"
-# Some thousand row groups of some columns take 2 MB.
+# Most bytes of a footer. Some thousand row groups of some columns take 2 MB.
 MOST_FOOTER = 16 << 20
-# A page of images packs to about its size. What unpacks to more than MOST_PAGE, and to more than
-# MOST_RATIO times its size, is no page of images.
+# Images hardly shrink when packed. A page that unpacks to more than MOST_PAGE, and to more than
+# MOST_RATIO times its size, holds no images.
 MOST_PAGE, MOST_RATIO = 64 << 20, 20
-# Values of a repeated column per byte that its pages unpack to: 1-bit dictionary codes.
+# Most values of a repeated column per unpacked byte of its pages: dictionary codes of 1 bit.
 VALUES_A_BYTE = 8
-# Of a dictionary of more entries no image or class name is looked for.
+# Most entries of a dictionary that are measured one by one.
 MOST_ENTRIES = 1 << 20
 HEADER_BYTES, MOST_HEADER = 4096, 16 << 20
 DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 2, 3
@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
 
 
 def read_chunks(location: Location) -> list[list[Chunk]]:
-    """The columns of each row group. Raises ValueError for a damaged footer, OSError as reading."""
+    """The columns of each row group. Raises ValueError for a damaged footer, and OSError."""
     size = location.size()
     tail = location.pread(8, max(0, size - 8))
     if tail[4:] == b"PARE":
@@ -69,6 +69,7 @@ def read_chunks(location: Location) -> list[list[Chunk]]:
 
 
 def read_group(reader: Compact, size: int) -> list[Chunk]:
+    """The columns of a RowGroup. size: bytes of the file."""
     chunks: list[Chunk] = []
     for field, kind in reader.fields():
         if field == 1 and kind in LISTS:
@@ -79,6 +80,7 @@ def read_group(reader: Compact, size: int) -> list[Chunk]:
 
 
 def read_chunk(reader: Compact, size: int) -> Chunk:
+    """A ColumnChunk. size: bytes of the file."""
     chunk = None
     for field, kind in reader.fields():
         if field == 3 and kind == STRUCT:
@@ -91,7 +93,7 @@ def read_chunk(reader: Compact, size: int) -> Chunk:
 
 
 def read_place(reader: Compact, size: int) -> Chunk:
-    """A ColumnMetaData. size: the file's bytes, in which it must be."""
+    """A ColumnMetaData. size: bytes of the file, inside which the column must be."""
     found = {field: value for (field,), value in reader.integers({}).items()}
     if not {4, 5, 7, 9} <= found.keys():
         raise ValueError("a column without its place")
@@ -105,11 +107,11 @@ def read_place(reader: Compact, size: int) -> Chunk:
 def longest_value(
     location: Location, chunk: Chunk, *, is_bytes: bool, repeated: bool, entries: bool
 ) -> int:
-    """About the most bytes that a value of a column decodes to; 1 if all are numbers.
+    """Approximate bytes of the largest value of a column; 1 if all are numbers.
 
-    Of plain values it is the greatest mean of a page, of a dictionary its longest entry, and the
-    page itself if values share their beginnings. is_bytes: the values are byte arrays, by the
-    schema. repeated: the column holds lists. entries: the dictionary's entries count.
+    For plain values this is the greatest mean of a page, for a dictionary its longest entry, and
+    for values that share prefixes the whole page. is_bytes: the schema says that values are byte
+    arrays. repeated: the column holds lists. entries: entries of the dictionary count too.
     Raises ValueError for pages that claim to hold more than they can.
     """
     longest, values, unpacked, coded = 1, 0, 0, 0
@@ -140,7 +142,8 @@ def longest_value(
     if repeated and (values > VALUES_A_BYTE * unpacked + (1 << 16)
                      or unpacked > max(MOST_PAGE, MOST_RATIO * chunk.size)):
         raise ValueError(f"{values} values in {chunk.size} bytes")
-    # Below this the longest entry doesn't matter; images of more than 6 KB seldom come above it.
+    # Reading the dictionary costs time, so only if its entries could unpack to too much. Images of
+    # more than 6 KB seldom reach this bound.
     if entries and is_bytes and coded * dictionary[2] > 3 * MOST_PAGE:
         longest = max(longest, longest_entry(location, chunk.codec, *dictionary))
     return longest
@@ -164,7 +167,7 @@ def read_header(location: Location, at: int, end: int) -> tuple[dict[tuple[int, 
         try:
             return reader.integers({5: (1, 2), 7: (1,), 8: (1, 4)}), reader.at
         except (IndexError, ValueError):
-            # Statistics in it may be long.
+            # The header may be longer, because it holds statistics.
             if size >= min(end - at, MOST_HEADER):
                 raise ValueError(f"no page at byte {at}") from None
             size *= 64
@@ -173,7 +176,10 @@ def read_header(location: Location, at: int, end: int) -> tuple[dict[tuple[int, 
 def longest_entry(
     location: Location, codec: int, at: int, packed: int, full: int, entries: int
 ) -> int:
-    """The longest value of a dictionary page of byte arrays: each is its length, and itself."""
+    """The longest value of a dictionary page of byte arrays, in which each follows its length.
+
+    If the page can't be unpacked here, this is the whole page.
+    """
     import pyarrow as pa
 
     known = codec in CODECS and pa.Codec.is_available(CODECS[codec])

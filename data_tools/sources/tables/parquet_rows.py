@@ -1,7 +1,8 @@
-"""Parquet and Arrow files as groups of rows, read on demand: never more than a piece in memory.
+"""Parquet and Arrow files as groups of rows, read on demand, a piece at a time.
 
-Apache Parquet's row groups; Arrow's IPC format, as a file or as a stream. pyarrow reads them; what
-it raises on a damaged file becomes a UserError here, or an OSError once the source is open.
+A group is a row group of Parquet, or a record batch of Arrow's IPC format (a file or a stream).
+pyarrow reads them. Its errors on a damaged file become UserErrors here, or OSErrors once the source
+is open.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 
     from data_tools.sources.location import Location
 
-# Decoded at once: small beside the pictures' own cost, large beside a call's.
+# Bytes that are decoded at once: few beside the memory of the images, many beside a call's cost.
 PIECE_BYTES = 16 << 20
-# A piece may take this much if its rows differ in size.
+# Most bytes of a piece whose rows differ in size.
 MOST_PIECE = 64 << 20
-# A file may have so many rows, and one more per byte: a row takes some 30 bytes of memory.
+# A file may claim this many rows, and one more per byte: a row takes some 30 bytes of memory.
 FREE_ROWS = 100_000
-# Items of a list in Parquet's footer, as pyarrow allocates on its word: columns or row groups.
+# Most items of a list in Parquet's footer (columns, row groups), for which pyarrow allocates memory
+# without a check.
 MOST_ITEMS = 200_000
-# What a group may claim to unpack to, in files: it only guides how it is cut to pieces.
+# A group's claimed size is capped at this many times the file's: it only decides how the group is
+# cut into pieces.
 MOST_UNPACKED = 20
 STREAM_MARK = b"\xff\xff\xff\xff"
 
@@ -39,7 +42,7 @@ class Group(NamedTuple):
 
     rows: int
     bytes: int
-    """About what its images take."""
+    """Approximate bytes of its images."""
 
 
 def format_of(location: Location) -> str:
@@ -49,12 +52,13 @@ def format_of(location: Location) -> str:
         return "parquet"
     if head.startswith(b"ARROW1"):
         return "arrow file"
-    # The mark alone is no proof: any file may begin with four bytes 255.
+    # The mark alone is no proof, because any file may start with four bytes of 255.
     return "arrow stream" if head[:4] == STREAM_MARK and location.name.endswith(".arrow") else ""
 
 
 def open_rows(location: Location) -> ParquetRows | ArrowRows:
-    """Raises UserError for what is neither, for a damaged file, and where pyarrow is missing."""
+    """Opens a Parquet or Arrow file. Raises UserError for another file, for a damaged one, and if
+    pyarrow is missing."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -69,7 +73,7 @@ def open_rows(location: Location) -> ParquetRows | ArrowRows:
 
 @contextmanager
 def damaged(location: Location) -> Iterator[None]:
-    """pyarrow's errors, and the machine's, as a UserError that names the file."""
+    """Turns the errors of pyarrow and of the machine into a UserError that names the file."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -78,7 +82,7 @@ def damaged(location: Location) -> Iterator[None]:
         raise UserError(f"{location}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{location}: no such file") from None
-    except Exception as error:  # ArrowException, and whatever its bindings trip over
+    except Exception as error:  # ArrowException, and other types from its bindings
         raise UserError(f"{location}: damaged, or not readable: {first_line(error)}; "
                         "copy or download it again") from None
 
@@ -89,7 +93,7 @@ def first_line(error: Exception) -> str:
 
 
 def arrow_file(location: Location) -> Any:
-    """The location as pyarrow's own file: memory-mapped where it is local."""
+    """The location as a file of pyarrow, memory-mapped if it is local."""
     import pyarrow as pa
 
     if location.local is not None:
@@ -116,37 +120,38 @@ class ParquetRows:
             raise ValueError("no footer")
         self._groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         check_rows([group.num_rows for group in self._groups], location.size())
-        # What the chunks say of their names and types is not what pyarrow reads them by.
+        # Names and types come from the schema, since pyarrow ignores those in the chunks.
         self._leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
         if any(len(chunks) != len(self._leaves) for chunks in self._chunks):
             raise ValueError("a row group without some of the columns")
 
     def _open(self, coded: Sequence[str] = ()) -> Any:
-        """coded: columns of text to give as dictionary arrays, each value once."""
+        """The file, opened by pyarrow. coded: columns of text to read as dictionary arrays."""
         import pyarrow.parquet as pq
 
         place = self.location
         source = str(place.local) if place.local is not None else place.open()
-        # Without pre_buffer and with a buffer a row group is streamed: some are the whole file.
+        # Without pre_buffer, and with a buffer, a row group is streamed and not read whole: some
+        # files are one single row group.
         return pq.ParquetFile(source, metadata=self._metadata, buffer_size=1 << 20,
                               pre_buffer=False, page_checksum_verification=True,
                               thrift_container_size_limit=MOST_ITEMS, read_dictionary=list(coded))
 
     def groups(self, column: str) -> list[Group]:
-        # Of all columns: images outweigh the others. A column's own sizes are not asked for: where
-        # they are damaged, pyarrow doesn't raise but ends the process.
+        # The size of all columns together serves, since images outweigh the others. A column's own
+        # size must not be asked for: if it is damaged, pyarrow ends the process.
         limit = MOST_UNPACKED * self.location.size()
         return [Group(g.num_rows, max(0, min(g.total_byte_size, limit))) for g in self._groups]
 
     def column(self, name: str) -> Iterator[pa.Array]:
-        """All of a small column, in pieces; text as dictionary arrays."""
+        """A whole small column, in pieces; text comes as dictionary arrays."""
         kind = self.schema.field(name).type
         coded = [name] if is_text(kind) or is_binary(kind) else []
         for group in range(len(self._groups)):
             yield from self._pieces(name, group, 1 << 16, coded)
 
     def pieces(self, name: str, group: int) -> Iterator[pa.Array]:
-        """A group's column, in pieces of about PIECE_BYTES."""
+        """The column of a group, in pieces of about PIECE_BYTES."""
         rows, size = self.groups(name)[group]
         step = max(1, rows * PIECE_BYTES // max(size, 1))
         yield from self._pieces(name, group, min(step, max(rows, 1)))
@@ -158,22 +163,22 @@ class ParquetRows:
         step = max(1, min(step, MOST_PIECE // longest))
         file = self._open(coded)
         try:
-            # A cast text or binary column of more than 2 GB would be chunked: pieces never are.
+            # A batch's column is one array: no piece comes near the 2 GB at which Arrow chunks it.
             for batch in file.iter_batches(step, [group], [name], use_threads=False):
                 yield checked(batch.column(0))
         finally:
             file.close(force=True)
 
     def _row_bytes(self, name: str, group: int, entries: bool) -> int:
-        """About the most that a row of a column decodes to. Raises ValueError for false claims.
+        """Approximate bytes of the largest row of a column. Raises ValueError for false claims.
 
-        entries: the rows get the entries of dictionaries, not their numbers.
+        entries: rows are read as values, not as codes of a dictionary.
         """
         kind = self.schema.field(name).type
         longest = width_of(kind)
         if longest > MOST_PIECE:
             raise ValueError(f"each row of {name} takes {longest} bytes")
-        # Behind a URL each page would be a request of its own.
+        # Only for a local file: behind a URL each page would be one request.
         if self.location.local is not None:
             for leaf, chunk in zip(self._leaves, self._chunks[group], strict=True):
                 if leaf.path == name or leaf.path.startswith(f"{name}."):
@@ -184,7 +189,7 @@ class ParquetRows:
 
 
 def check_rows(rows: Sequence[int], size: int) -> None:
-    """Raises ValueError if a file of `size` bytes can't hold so many rows."""
+    """Raises ValueError if a file of `size` bytes can't hold this many rows."""
     if min(rows, default=0) < 0 or sum(rows) > size + FREE_ROWS:
         raise ValueError(f"claims {sum(rows)} rows in {size} bytes")
 
@@ -192,7 +197,7 @@ def check_rows(rows: Sequence[int], size: int) -> None:
 class ArrowRows:
     """One Arrow IPC file or stream; a group is a record batch.
 
-    A local file is memory-mapped. Of a remote one all is read once at opening.
+    A local file is memory-mapped. A remote one is read once, as a whole, at opening.
     """
 
     def __init__(self, location: Location, form: str) -> None:
@@ -225,7 +230,7 @@ class ArrowRows:
             try:
                 message = pa.ipc.read_message(self._file)
             except EOFError:
-                # Both ends are fine: the mark of the end, or (HF writers killed late) none.
+                # A missing end mark is fine too: Hugging Face's writers omit it if killed late.
                 if self._file.tell() < size - 8:
                     raise ValueError(f"no message at byte {at}") from None
                 return
@@ -259,6 +264,6 @@ class ArrowRows:
 
 
 def checked(column: pa.Array) -> pa.Array:
-    """The column, its offsets proven to lie in its buffers: IPC takes the file's word for them."""
+    """The column, after a check that its offsets are inside its buffers, which IPC leaves out."""
     column.validate(full=True)
     return column

@@ -1,4 +1,4 @@
-"""Tables whose rows belong to train, val or test: one of these is chosen by `list.csv#train`."""
+"""Tables whose rows belong to train, val or test; `list.csv#train` chooses one of these."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NAME = re.compile(r"[^/#\\]{1,100}")
 
 
 def split_fragment(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """("data.tar.gz", "test") for "data.tar.gz#test"; a path without one stays, with "".
+    """Return ("data.tar.gz", "test") for "data.tar.gz#test"; (path, "") for a path without a split.
 
-    "train" and "test" are splits behind any path; other names behind a table, or behind a path
-    that exists.
+    "train" and "test" are splits after any path. Other names are splits after a table, and after a
+    path that exists.
     """
     text = os.fspath(path)
     head, mark, split = text.rpartition("#")
@@ -47,9 +47,10 @@ def wanted_splits(split: str) -> frozenset[str]:
 def check_splits(
     place: Location, column: str, counts: Mapping[str, int], split: str
 ) -> None:
-    """Raises UserError if splits are mixed and none is chosen, or if the chosen is not there.
+    """Raises UserError if splits are mixed and none is chosen, or if the chosen one is missing.
 
-    column: the name of the table's column of splits; "" if it has none. counts: its rows by value.
+    column: name of the table's column of splits; "" if it has none. counts: number of rows by value
+    of that column.
     """
     if not column:
         if split:

@@ -28,9 +28,9 @@ from data_tools.sources.tables.listed import BACKSLASHES, REMOTE_BYTES, read_lis
 from data_tools.sources.tables.splits import check_splits, wanted_splits
 
 SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
-# Named so that the reason can be given: a compressed list has to be unpacked first.
+# Recognised only to give the reason: a compressed list must be unpacked first.
 PACKED_SUFFIXES = tuple(s + end for s in SUFFIXES for end in (".gz", ".bz2", ".xz", ".zst"))
-# Lists of Hugging Face's image folders.
+# Names of the lists in Hugging Face's image folders.
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -46,10 +46,10 @@ def recognises(location: Location) -> bool:
 
 
 def open(location: Location, split: str = "") -> TableSource:
-    """The images that a list names; split: only the rows whose column of splits holds it.
+    """Opens a list. split: keep only the rows with this value in the column of splits.
 
-    Raises UserError, with the line's number, for a list that is damaged, names an image twice, or
-    mixes splits while none is chosen.
+    Raises UserError, with the number of the line, for a list that is damaged or names an image
+    twice, and for several splits of which none is chosen.
     """
     if not location.is_dir():
         return TableSource(location, split)
@@ -73,7 +73,7 @@ def find_metadata(folder: Location) -> Location | None:
 
 
 class TableSource:
-    """The images that a list names. A file that isn't there is quarantined when it is read."""
+    """The images that a list names. A missing file is quarantined when it is read."""
 
     ignored = 0
 
@@ -96,9 +96,10 @@ class TableSource:
     def _read(
         self, rows: ListRows, split: str, names: dict[str, int], digest: hashlib._Hash
     ) -> tuple[np.ndarray, Counter[str]]:
-        """Sets the keys; returns each one's place in `names`, which it fills, and rows by label.
+        """Reads the list and sets the keys. Fills `names` with the labels.
 
-        All rows of the list give it its classes, so that its splits number them alike.
+        Returns the position in `names` of each image's label, and the number of rows by label. The
+        rows of other splits count too, so that all splits of a list number the classes alike.
         """
         wanted = wanted_splits(split) if split else None
         seen: dict[str, int] = {}
@@ -127,7 +128,7 @@ class TableSource:
                 continue
             codes.append(code)
             digest.update(repr((key, row.label)).encode("utf-8", "surrogateescape"))
-        # Before the complaint about an image listed twice: it may be so once in each split.
+        # Before the error about an image that is listed twice: it may be once in each split.
         check_splits(self._location, rows.split, splits, split)
         if twice is not None:
             row, line = twice
@@ -145,7 +146,7 @@ class TableSource:
     def _number(
         self, rows: ListRows, codes: np.ndarray, names: list[str], counts: Counter[str]
     ) -> tuple[np.ndarray, list[str]]:
-        """Labels and classes, from each row's place in the names as they came; -1: none."""
+        """Labels and classes, from each image's position in the names; -1 for no label."""
         if not names:
             self.notes.append(f"no labels: the column {rows.label} is empty" if rows.label else
                               "no labels: no column is named label")
@@ -161,7 +162,8 @@ class TableSource:
         return found, classes
 
     def _measure(self, digest: hashlib._Hash) -> np.ndarray:
-        """The files' bytes, int64 [N]; 0 for those that aren't there."""
+        """Sizes of the files, int64 [N]; 0 for missing files. Adds sizes and times to the digest.
+        """
         if self._folder.local is None:
             first = next((key for key in self.keys if "\\" in key), "")
             if with_slashes(self._folder, first):
@@ -182,7 +184,7 @@ class TableSource:
                 other = with_slashes(self._folder, key)
                 if not other:
                     missing = missing or key
-                    # A path whose bytes name a file on the disk is right as it is.
+                    # Only missing files count: bytes that name a file on the disk are right.
                     not_utf8 += [key] if holds_bytes(key) else []
                     continue
                 turned, self.keys[i] = True, other
@@ -190,7 +192,7 @@ class TableSource:
             sizes[i] = status.st_size
             digest.update(b"%d %d;" % (status.st_size, int(status.st_mtime)))
         if not sizes.any():
-            raise UserError(f"{self._location}: none of its files is there, like "
+            raise UserError(f"{self._location}: none of its files exists, like "
                             f"{missing or key}; paths must be absolute, or relative to {folder}")
         if not_utf8:
             many = len(not_utf8) > 1

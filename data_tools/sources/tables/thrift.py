@@ -1,4 +1,4 @@
-"""Reads Thrift's compact protocol from untrusted bytes, without memory beyond them.
+"""Reads Thrift's compact protocol from untrusted bytes, in no more memory than they take.
 
 Format: github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md.
 """
@@ -41,7 +41,8 @@ class Compact:
         return self.data[self.at - size : self.at]
 
     def fields(self) -> Iterator[tuple[int, int]]:
-        """(field id, type) of a struct; its value must be read or skipped before the next."""
+        """(field id, type) of each field of a struct. Read or skip a value before the next field.
+        """
         field = 0
         while head := self.data[self.at]:
             self.at += 1
@@ -51,7 +52,7 @@ class Compact:
         self.at += 1
 
     def items(self) -> tuple[int, int]:
-        """(number, type) of a list's items."""
+        """The number of a list's items, and their type."""
         head = self.data[self.at]
         self.at += 1
         count, kind = head >> 4, head & 15
@@ -92,7 +93,7 @@ class Compact:
             raise ValueError(f"a field of the unknown type {kind}")
 
     def _skip_item(self, kind: int, depth: int) -> None:
-        # In a list a truth value takes a byte; as a field it is in the type.
+        # In a list a boolean takes a byte; as a field its value is in the type.
         if kind in BOOLS:
             self._forward(1)
         else:
@@ -104,8 +105,8 @@ class Compact:
             raise ValueError("it ends too early")
 
     def integers(self, inner: dict[int, tuple[int, ...]]) -> dict[tuple[int, ...], int]:
-        """The integer fields of a struct by (field,), and of the structs `inner` by (field, field).
-        """
+        """The integer fields of a struct, by (field,), and those of the structs in it that `inner`
+        names, by (field, inner field)."""
         found: dict[tuple[int, ...], int] = {}
         for field, kind in self.fields():
             if kind in INTEGERS:

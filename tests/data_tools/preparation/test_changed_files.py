@@ -59,7 +59,7 @@ def grow(path: Path) -> None:
 def shrink(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 100)
 CHANGES = {
-    become_pipe: "a pipe, not a file", become_socket: "No such device or address",
+    become_pipe: "a pipe, not a file", become_socket: "a socket, not a file",
     become_folder: "Is a directory", become_loop: "Too many levels of symbolic links",
     become_device: "a device, not a file", grow: "changed since it was listed",
     shrink: "changed since it was listed",

@@ -41,10 +41,10 @@ REFUSED = {
     "digits.jsonl": ('{"path": "a.jpg", "label": ' + "9" * 5000 + "}", "line 1: .*4300 digits"),
     "large.jsonl": ('{"path": "a.jpg", "label": ' + "9" * 30 + "}", "doesn't fit into 64 bits"),
     "long.jsonl": ('{"path": "a.jpg", "x": "' + "y" * 3_000_000 + '"}', "a line of more than"),
-    "twice.jsonl": ('{"path": "a.jpg", "path": "b.jpg"}', "the key path stands twice"),
+    "twice.jsonl": ('{"path": "a.jpg", "path": "b.jpg"}', "the key path occurs twice"),
     "twins.jsonl": ('{"path": "a.jpg", "Path": "b.jpg"}', "2 columns are called path"),
     "many.jsonl": ('{"path": "a.jpg", ' + ", ".join(f'"k{i}": 0' for i in range(60_000))
-                   + ', "k9": 1}', "the key k9 stands twice"),
+                   + ', "k9": 1}', "the key k9 occurs twice"),
     "array.jsonl": ('[{"path": "a.jpg"},\n{"path": "b.jpg"}]', "no JSON object, but an array"),
     "arrays.jsonl": ('[{"path": "a.jpg"}, {"path": "b.jpg"}]', "no JSON object, but an array"),
     "label.jsonl": ('{"path": "a.jpg", "label": {"x": 1}}', "neither a name nor a number"),
@@ -56,6 +56,9 @@ REFUSED = {
     "nul.csv": (b"path,label\na.jpg,1\nb\0.jpg,1\n", "NUL bytes"),
     "columns.csv": ("path,label,label\na.jpg,1,2\n", "2 columns are called label"),
     "packed.csv": (gzip.compress(b"path\na.jpg\n"), "is compressed; unpack it first"),
+    # Its header holds a carriage return, which must not make it a list of an old Mac.
+    "packed with a return.csv": (
+        gzip.compress(b"path\na.jpg\n", mtime=13), "is compressed; unpack it first"),
     "packed.csv.gz": (gzip.compress(b"path\na.jpg\n"), "is compressed; unpack it first"),
     "slashes.csv": ("path\nimg\\c.jpg\nimg/c.jpg\n", "listed twice, once with"),
 }

@@ -6,17 +6,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from test_source_cifar import layout_files, pack, python2
-from test_source_cifar import write as write_cifar
-from test_source_idx import PAIR, TEST
-from test_source_idx import write as write_idx
-from test_source_table import CSV, IMAGES, JSON
 
 from data_tools.errors import UserError
 from data_tools.sources import cifar, idx
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables import table as lists
+from tests.support.cifar_archives import layout_files, pack, python2
+from tests.support.cifar_archives import write as write_cifar
+from tests.support.idx_files import PAIR, TEST
+from tests.support.idx_files import write as write_idx
+from tests.support.image_lists import CSV, IMAGES, JSON
 from tests.support.parquet_tables import shards, table, write_file, write_stream
 
 fsspec = pytest.importorskip("fsspec")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tfrecord import example, framed
 
 from data_tools.errors import UserError
 from data_tools.formats import recordio, tfrecord
@@ -20,6 +19,7 @@ from data_tools.sources.location import Location
 from data_tools.store import INDEX_DTYPE, MappedStore
 from tests.support.record_samples import LABELS, samples, write
 from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.tfrecord_files import example, framed
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     for name in ("", "x.jpg", "missing"):
         assert not stored.recognises(Location(tmp_path / name))
     assert not stored.recognises(Location("memory://x.beton"))
-    with pytest.raises(UserError, match="lies elsewhere"):
+    with pytest.raises(UserError, match="is not on this machine"):
         stored.open(Location("memory://x.beton"))
 
 

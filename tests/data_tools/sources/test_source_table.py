@@ -14,10 +14,7 @@ from data_tools.errors import UserError
 from data_tools.sources.location import Location
 from data_tools.sources.tables import table
 from data_tools.sources.tables.list_rows import LINE_BYTES
-from tests.support.sample_images import jpeg
-
-IMAGES = {f"photos/{name}.jpg": jpeg(seed=i) for i, name in enumerate(["b", "a", "ü x", "c,d"])}
-LABELS = ["dog", "cat", "dog", "a, b"]
+from tests.support.image_lists import CSV, IMAGES, JSON, ROWS, TSV
 
 
 @pytest.fixture
@@ -42,14 +39,6 @@ def check(source: table.TableSource, labels: list[int], classes: list[str]) -> N
     assert list(source.sizes) == [len(IMAGES[key]) for key in source.keys]
 
 
-def quoted(cell: str) -> str:
-    return f'"{cell}"' if "," in cell else cell
-
-
-ROWS = list(zip(IMAGES, LABELS, strict=True))
-CSV = "".join(f"{quoted(path)},{quoted(label)}\n" for path, label in ROWS)
-TSV = "".join(f"{path}\t{label}\n" for path, label in ROWS)
-JSON = "".join(json.dumps({"file_name": path, "label": label}) + "\n" for path, label in ROWS)
 LISTS = {
     "plain.csv": "path,label\n" + CSV,
     "headless.csv": CSV,
@@ -129,7 +118,7 @@ def test_absolute_paths_and_files_that_are_missing(folder: Path) -> None:
     for i in (1, 2):
         with pytest.raises(OSError):
             source.read(i)
-    with pytest.raises(UserError, match="none of its files is there, like n/o.jpg"):
+    with pytest.raises(UserError, match="none of its files exists, like n/o.jpg"):
         table.open(write(folder / "x.csv", "n/o.jpg,1\n"))
 
 

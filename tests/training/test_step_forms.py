@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.gpu import checks
+from bench.gpu import checks, ways
 from bench.gpu.checks import after_two_steps, apart
 from bench.gpu.ways import CPU, How, build, prepared
 from data_tools.errors import UserError
@@ -50,7 +50,7 @@ def test_an_encoder_compiles_to_one_graph_recomputed_too(monkeypatch):
         moco.encoder_q.compile(fullgraph=True, dynamic=False, backend="aot_eager")
         compiled.append(moco)
 
-    monkeypatch.setattr(checks, "compile_parts", in_one_graph)
+    monkeypatch.setattr(ways, "compile_parts", in_one_graph)
     found = after_two_steps(How(one_encoder, compiled=True, recomputed=True), CPU)
     assert len(compiled) == 1
     assert apart(found, after_two_steps(How(one_encoder), CPU)) < checks.COMPILED_ALIKE

@@ -13,9 +13,8 @@ from typing import Literal
 
 from data_tools.errors import UserError
 from fastmoco.recipe import Recipe
+from fastmoco.settings.extraction import EngineName
 from fastmoco.settings.rules import refuse
-
-EngineName = Literal["auto", "threads", "resident", "dali", "ffcv"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets
-from fastmoco.run_options import EngineName
+from fastmoco.settings.verbs import BenchSettings
 from fastmoco.terminal.flags import (
     FLAT,
     MODEL,
@@ -49,19 +49,7 @@ class Args:
     data: positional("DATA")  # type: ignore[valid-type]
     """Prepared dataset, image folder or beton (FFCV's file format)."""
     recipe: Annotated[RecipeFlags, FLAT] = field(default_factory=RecipeFlags.of)
-    device: str = "auto"
-    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
-    threads: int = 0
-    """Number of decoding threads [default: one per core]."""
-    engine: EngineName = "auto"
-    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
-    betons. auto picks the fastest that works."""
-    compile: bool = False
-    """Compile the encoders and the augmentation with torch.compile."""
-    rounds: int = 7
-    """Number of rounds. Each round measures every stage, and the result is the median."""
-    seconds: float = 1.0
-    """Seconds per stage and round."""
+    measuring: Annotated[BenchSettings, FLAT] = field(default_factory=BenchSettings)
     against: Path | None = None
     """Compare with a report saved with --json. If a stage is slower now, exit with 1."""
     json: bool = False
@@ -73,15 +61,15 @@ def run(argv: list[str]) -> int:
     args = parse(Args, argv, "bench")
     from fastmoco.measuring.bench import compare, read_report
     from fastmoco.run_options import RunOptions
-
-    options = RunOptions(
-        device=args.device, threads=args.threads, engine=args.engine, compile=args.compile
-    )
     from fastmoco.terminal import console
 
+    how = args.measuring
+    options = RunOptions(
+        device=how.device, threads=how.threads, engine=how.engine, compile=how.compile
+    )
     saved = None if args.against is None else read_report(args.against)
     data = datasets.prepared(args.data, quiet=args.json)
-    report = measured(data, args.recipe.plain(), options, args.rounds, args.seconds, args.json)
+    report = measured(data, args.recipe.plain(), options, how.rounds, how.seconds, args.json)
     if args.json:
         print(shown_json(dataclasses.asdict(report)))
     slower = [] if saved is None else compare(report, saved)
@@ -192,7 +180,7 @@ def print_report(report: Report) -> None:
         share = report.rate("two views") / report.rate("decode")
         console.say(f"two views run at {share:.0%} of the decode bound")
     else:
-        console.say("all images lie decoded in memory: no step reads or decodes")
+        console.say("all images are decoded in memory: no step reads or decodes")
     uses = ", ".join(f"{b.name} {console.share(b.share)}" for b in report.bounds)
     console.say(f"the whole uses {uses}")
     console.say(f"binds: {report.binds}")

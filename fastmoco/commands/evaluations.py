@@ -3,12 +3,13 @@ embed and selftest."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastmoco.run_options import EngineName
+from fastmoco.settings.extraction import ExtractionSettings
 
 if TYPE_CHECKING:
     from fastmoco.evaluation.feature_cache import Extraction
@@ -20,24 +21,9 @@ MOST_PAIRS = 10  # of confused classes, printed if there are more classes
 
 
 @dataclass(frozen=True)
-class HowFlags:
+class HowFlags(ExtractionSettings):
     """Flags of every evaluating command: the view of an image, and the way to extract features."""
 
-    size: int = 0
-    """Side of the views in pixels [default: that of the recipe; for checkpoints of other systems,
-    which do not record it, 224, or 32 with a CIFAR stem]."""
-    mean: tuple[float, ...] = ()
-    """Mean of each of the three channels for normalisation, 0 to 1 [default: that of the recipe;
-    for checkpoints of other systems ImageNet's, or CIFAR-10's with a CIFAR stem]."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of each of the three channels, 0 to 1 [default: like --mean]."""
-    device: str = "auto"
-    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
-    threads: int = 0
-    """Number of decoding threads [default: one per core]."""
-    engine: EngineName = "auto"
-    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
-    betons. auto picks the fastest that works."""
     no_keep: bool = False
     """Do not store features in the cache ($XDG_CACHE_HOME/fastmoco/features). Without this flag
     the next evaluation reuses them."""
@@ -82,10 +68,8 @@ def begin(
     from fastmoco.verbs.inputs import How, open_inputs
 
     quiet = bool(getattr(flags, "json", False))
-    how = How(
-        flags.size, flags.mean, flags.std, flags.device, flags.threads, flags.engine,
-        not flags.no_keep,
-    )
+    values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(ExtractionSettings)}
+    how = How(**values, keep=not flags.no_keep)
     show, say = (silent, unsaid) if quiet else (console.progress, console.say)
     found = open_inputs(checkpoint, tuple(data), how, ranks, show, say)
     return found.checkpoint, found.how, found.stores

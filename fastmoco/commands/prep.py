@@ -11,6 +11,7 @@ from data_tools.errors import UserError
 from data_tools.policy import Policy
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands.datasets import print_found, source_of
+from fastmoco.settings.verbs import PrepSettings
 from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
@@ -52,43 +53,17 @@ class Args:
     against: tuple[Path, ...] = ()
     """Prepared datasets to search for images of this one, such as a training set for images of its
     validation set."""
-    shard: str = ""
-    """i/n: prepare only every n-th part, starting with part i (counted from 0). When all are done,
-    run prep without this flag."""
+    work: Annotated[PrepSettings, FLAT] = field(default_factory=PrepSettings)
     plan: bool = False
     """Prepare nothing. Predict bytes, time and loading rates for several sizes and qualities."""
-    target_rate: float | None = None
-    """With --plan: images/s that loading must reach."""
-    disk: str = ""
-    """With --plan: disk space for the dataset, such as 200GB."""
     json: bool = False
     """Print the manifest (or the plan) as JSON."""
 
-    @property
-    def shard_of(self) -> tuple[int, int] | None:
-        """(i, n) of --shard, or None."""
-        if not self.shard:
-            return None
-        i, slash, n = self.shard.partition("/")
-        if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-            raise UserError(f"--shard {self.shard}: give i/n, with i from 0 to n - 1")
-        return int(i), int(n)
-
     def check(self) -> None:
         """Raise UserError for flags that do not go together."""
-        ray = self.policy.engine == "ray"
-        wrong = [
-            (not self.plan and self.out is None, "OUT is missing: give the directory to write"),
-            (bool(self.shard) and ray, "--shard and --engine ray: give one of them"),
-            (bool(self.shard) and bool(self.against), "--against goes without --shard"),
-            (bool(self.disk) and not self.plan, "--disk goes with --plan"),
-            (self.target_rate is not None and not self.plan, "--target-rate goes with --plan"),
-            (self.target_rate is not None and not (self.target_rate or 0) > 0,
-             "--target-rate: give images/s above 0"),
-        ]
-        for is_so, line in wrong:
-            if is_so:
-                raise UserError(line)
+        if not self.plan and self.out is None:
+            raise UserError("OUT is missing: give the directory to write")
+        self.work.check(self.policy, self.plan, self.against)
 
 
 def run(argv: list[str]) -> None:
@@ -97,7 +72,7 @@ def run(argv: list[str]) -> None:
     args.check()
     if args.plan:
         return show_plan(args)
-    if args.shard_of is not None:
+    if args.work.shard:
         return prep_shard(args)
     from data_tools.manifest import read_manifest, summary
     from data_tools.prepare import prepare
@@ -127,15 +102,15 @@ def prep_shard(args: Args) -> None:
     from data_tools.prepare import prepare_shard
     from fastmoco.terminal import console
 
-    assert args.out is not None and args.shard_of is not None
+    assert args.out is not None
     with console.progress("preparing", "images") as tick:
         done, parts = prepare_shard(
-            source_of(args.source), args.out, args.shard_of, args.policy, args.format,
+            source_of(args.source), args.out, args.work.part, args.policy, args.format,
             labels=args.labels,
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
     if args.json:
-        print(shown_json({"shard": args.shard, "parts_done": done, "parts": parts}, None))
+        print(shown_json({"shard": args.work.shard, "parts_done": done, "parts": parts}, None))
     else:
         console.say(f"{done:,} of {parts:,} parts are done; run the same command without "
                     "--shard to prepare the missing parts and put them together")
@@ -150,12 +125,12 @@ def show_plan(args: Args) -> None:
     from fastmoco.measuring.load_rate import load_rate
     from fastmoco.terminal import console
 
-    disk = parse_size(args.disk) if args.disk else None
+    disk = parse_size(args.work.disk) if args.work.disk else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that trial files are removed
     with console.progress("measuring", "trials") as tick:
         found = plan(
             open_source(source_of(args.source), args.labels), args.policy, args.format[0],
-            load=load_rate, target=Target(args.target_rate, disk), out=args.out,
+            load=load_rate, target=Target(args.work.target_rate, disk), out=args.out,
             progress=None if args.json else tick,
         )
     print_found(found, lines(found), args.json)

@@ -6,14 +6,13 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from data_tools.errors import UserError
 from data_tools.quantities import duration
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands import datasets, evaluations
 from fastmoco.commands.evaluations import TIME, VIEW, HowFlags
+from fastmoco.settings.verbs import PublishedSettings
 from fastmoco.terminal.flags import FLAT, Groups
 from fastmoco.terminal.parse import parse
 
@@ -46,32 +45,18 @@ class Args:
         "output": ("json",),
     }
 
-    checkpoint: Path | None = None
-    """Released file: moco_v1_200ep, moco_v2_200ep or moco_v2_800ep, each followed by
-    _pretrain.pth.tar."""
-    imagenet: Path | None = None
-    """ImageNet's validation set, labelled."""
-    train: Path | None = None
-    """ImageNet's training set, for kNN and --linear [default: the folder `train` beside the
-    validation set, if there is one]."""
-    linear: bool = False
-    """Also run the linear evaluation, 100 epochs of ImageNet."""
+    released: Annotated[PublishedSettings, FLAT] = field(default_factory=PublishedSettings)
     how: Annotated[SelftestFlags, FLAT] = field(default_factory=SelftestFlags)
 
 
 def run(argv: list[str]) -> int:
     """Run `fastmoco selftest`."""
     args = parse(Args, argv, "selftest")
-    given = {"--imagenet": args.imagenet, "--train": args.train, "--linear": args.linear}
-    lost = [name for name, value in given.items() if value]
-    if args.checkpoint is None and lost:
-        raise UserError(f"{lost[0]} goes with --checkpoint, a released MoCo checkpoint")
-    if args.checkpoint is not None and args.imagenet is None:
-        raise UserError("--checkpoint is tried on ImageNet: add --imagenet VAL, and --train TRAIN")
+    args.released.check()
     from fastmoco.terminal import console
 
     started = time.monotonic()
-    about, checks = check_published(args) if args.checkpoint else check_installation(args)
+    about, checks = check_published(args) if args.released.checkpoint else check_installation(args)
     failed = [c for c in checks if c.passed is False]
     judged = [c for c in checks if c.passed is not None]
     if args.how.json:
@@ -108,7 +93,8 @@ def check_installation(args: Args) -> tuple[dict[str, str], list[Check]]:
 
 def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
     """Compare a released checkpoint with its published results. Returns facts, and the checks."""
-    assert args.checkpoint is not None and args.imagenet is not None
+    released = args.released
+    assert released.checkpoint is not None and released.imagenet is not None
     from data_tools.open import open_store
     from fastmoco.checks.published_results import (
         IMAGENET,
@@ -120,12 +106,12 @@ def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
     from fastmoco.settings.classifiers import LinearSettings
     from fastmoco.terminal import console
 
-    saved, how, _ = evaluations.begin(args.checkpoint, (), args.how, ranks=False)
-    published, by = recognise(saved, args.checkpoint, PUBLISHED)
-    imagenet, beside = args.imagenet, args.imagenet.parent / "train"
-    useful = beside.exists() and bool(published.knn or args.linear)
-    bank = args.train or (beside if useful else None)
-    check_wanted(published, bank is not None, args.linear)
+    saved, how, _ = evaluations.begin(released.checkpoint, (), args.how, ranks=False)
+    published, by = recognise(saved, released.checkpoint, PUBLISHED)
+    imagenet, beside = released.imagenet, released.imagenet.parent / "train"
+    useful = beside.exists() and bool(published.knn or released.linear)
+    bank = released.train or (beside if useful else None)
+    check_wanted(published, bank is not None, released.linear)
     if not args.how.json:
         console.say(f"{published.name}, known by {by}")
     val, train = (
@@ -134,11 +120,11 @@ def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
     )
     assert val is not None
     checks = against_published(
-        saved, published, train, val, how, LinearSettings() if args.linear else None,
+        saved, published, train, val, how, LinearSettings() if released.linear else None,
         IMAGENET, show(args),
     )
     return {
-        "device": str(how.device), "checkpoint": str(args.checkpoint), "is": published.name,
+        "device": str(how.device), "checkpoint": str(released.checkpoint), "is": published.name,
         "known_by": by,
     }, checks
 

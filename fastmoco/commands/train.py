@@ -144,7 +144,7 @@ def print_dry_run(found: DryRun) -> None:
 
     e = found.estimate
     console.say(
-        f"a step of {e.batch:,} images on {found.device}, {found.precision}, where it takes most:"
+        f"a step of {e.batch:,} images on {found.device}, {found.precision}, at its peak:"
     )
     rows = [(p.name, f"{p.bytes / 1e6:,.1f}", p.source) for p in e.parts]
     console.table(("part", "MB", ""), [*rows, ("all", f"{e.bytes / 1e6:,.1f}", "")])
@@ -154,7 +154,7 @@ def print_dry_run(found: DryRun) -> None:
             f"({found.largest.bytes / 1e9:.2f} GB)"
         )
         console.say(f"of {found.room / 1e9:.2f} GB: {fits}")
-    console.say(f"what might follow the dataset of {found.samples:,} images:")
+    console.say(f"settings for the dataset of {found.samples:,} images:")
     for a in found.advice:
         same = "is right" if a.now == a.suggested else f"{a.now:g}; {a.suggested:g} might be better"
         console.say(f"  {a.setting} {same}: {a.reason}")

@@ -34,7 +34,7 @@ from data_tools.subset import Subset
 from fastmoco.evaluation.features import check_finite, extract
 from fastmoco.model.encoder import Encoder
 from fastmoco.recipe import Recipe
-from fastmoco.run_options import EngineName
+from fastmoco.settings.extraction import EngineName
 from fastmoco.system.ranks import ALONE, Ranks
 from fastmoco.weights.read import tensors_digest
 

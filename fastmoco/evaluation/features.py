@@ -16,7 +16,7 @@ from fastmoco.loading.engines.resident_gpu import LARGEST_SIDE
 from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.model.encoder import Encoder
 from fastmoco.recipe import Recipe
-from fastmoco.run_options import EngineName
+from fastmoco.settings.extraction import EngineName
 from fastmoco.system.device import autocast
 
 

@@ -28,10 +28,11 @@ from fastmoco.measuring.stages import Stages, read_rates
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.bench_file import from_json
+from fastmoco.settings.verbs import BenchSettings
 from fastmoco.system.device import pick_device, pick_precision
 from fastmoco.system.hardware import describe, peak_memory
 
-ROUNDS = 7  # interleaved; the report shows the medians
+ROUNDS = BenchSettings.rounds
 CPU_BATCH = 64  # images at most
 ALLOWED = 1 / 6  # by which a stage, as a multiple of decode, may be slower than a saved report
 SAME = ("recipe", "size", "batch", "precision", "cores")

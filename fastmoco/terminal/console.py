@@ -42,13 +42,13 @@ def warn(line: str) -> None:
 
 
 class Pace:
-    """The rate of the last half minute: a process that slept for an hour soon has its own again."""
+    """Rate over the last half minute, so that it recovers soon after the process was suspended."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()  # (time.monotonic(), items done)
 
     def __call__(self, done: int) -> float:
-        """Items per second; 0 at the first call, since a resumed run begins above 0."""
+        """Return items per second; 0 at the first call, because a resumed run starts above 0."""
         now = time.monotonic()
         if not self._marks or now - self._marks[-1][0] >= 1:
             self._marks.append((now, done))
@@ -68,10 +68,11 @@ class Counter:
         self._rate, self._pace = 0.0, Pace()
 
     def update(self, done: int, total: int) -> None:
+        """Record that `done` of `total` items are finished."""
         self._done, self._total, self._rate = done, total, self._pace(done)
 
     def pieces(self) -> list[str]:
-        """Count, rate and time left; the last two once they are known."""
+        """Return count, rate and time left. The last two appear once they are known."""
         done, total, rate = self._done, self._total, self._rate
         if not total:
             return []
@@ -97,7 +98,7 @@ class Counter:
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A (done, total) callback that shows count, rate and time left."""
+    """Give a (done, total) callback that shows count, rate and time left."""
     counter = Counter(title, unit)
     if screen.is_terminal:
         with Live(counter, console=screen, transient=True):  # drawn four times a second
@@ -116,7 +117,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def flowed(pieces: Sequence[str], width: int) -> list[str]:
-    """Pieces joined by two blanks, on as many lines as they need; none is divided."""
+    """Return pieces joined by two blanks, on as many lines as needed. No piece is divided."""
     lines: list[str] = []
     for piece in pieces:
         if lines and len(lines[-1]) + 2 + len(piece) <= width:
@@ -127,13 +128,13 @@ def flowed(pieces: Sequence[str], width: int) -> list[str]:
 
 
 def wrapped(text: str, style: str, console: Console, width: int) -> list[Text]:
-    """A text as lines, escaped. Live prints with the console's soft wrap, which would crop it."""
+    """Return a text as escaped lines. Live itself would crop it at the console's soft wrap."""
     shown = Text(escaped(text), style=style)
     return list(shown.wrap(console, width, overflow="fold", no_wrap=False))
 
 
 def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table; numbers to the right."""
+    """Print a table. The columns after the first are aligned to the right."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for i, header in enumerate(headers):
         grid.add_column(on_one_line(header), justify="left" if i == 0 else "right", no_wrap=True)
@@ -143,15 +144,17 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def on_one_line(text: str) -> str:
-    """A cell as the terminal shows it, so that its width is known: what the encoding lacks and
-    what moves the cursor, in the name of a class for one, is escaped."""
+    """Return a cell as the terminal shows it, so that its width is known. Characters that the
+    encoding lacks or that move the cursor, for example in the name of a class, are escaped."""
     shown = text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
     return escaped(shown)
 
 
 def share(value: float) -> str:
+    """Return a share in whole percent."""
     return f"{value:.0%}" if value >= 0.01 else "under 1%"
 
 
 def number(value: float) -> str:
+    """Return a number with one decimal, or without decimals from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

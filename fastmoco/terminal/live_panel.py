@@ -22,14 +22,15 @@ from fastmoco.terminal.console import flowed, say, screen, wrapped
 
 RECENT = 240  # log lines that the curves show
 BLOCKS = "▁▂▃▄▅▆▇█"
-STYLES = {"alarm": "bold red", "warning": "yellow", "note": "cyan"}  # the gravest first
+STYLES = {"alarm": "bold red", "warning": "yellow", "note": "cyan"}  # the most severe first
 BAR, CURVE, LEAST_CURVE = 96, 24, 8  # characters
-FAR = 10 * 365 * 86400  # seconds; the date of a later end helps nobody
+FAR = 10 * 365 * 86400  # seconds; the date of a later end is not shown
 Figure = tuple[str, str]  # name, value
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The values as blocks, the least lowest; means if there are more than fit; no NaN or inf."""
+    """Return values as blocks, the smallest lowest. If there are more values than blocks, each
+    block is a mean. NaN and inf are left out."""
     values = [v for v in values if math.isfinite(v)]
     if not values:
         return ""
@@ -44,7 +45,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 
 class Panel:
-    """A listener that draws where a run stands: give it to rich's Live, or print it."""
+    """Listener that draws the state of a run. Give it to rich's Live, or print it."""
 
     def __init__(self) -> None:
         self.started: events.Started | None = None
@@ -52,7 +53,7 @@ class Panel:
         self.knn: list[events.Evaluated] = []
         self.standing: dict[str, events.Judged] = {}
         self.drawn: list[int] = []
-        """Characters of each line that was drawn last."""
+        """Number of characters of each line of the last drawing."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, events.Started):
@@ -67,7 +68,7 @@ class Panel:
                 self.standing[event.name] = event
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """At most as many lines as the terminal has, less one for the last event above them.
+        """Yield at most as many lines as the terminal has, less one for the last event above them.
 
         If they do not all fit, the last figures are left out, and then verdicts are only counted.
         """
@@ -91,7 +92,7 @@ class Panel:
         yield from below
 
     def rewrapped(self, width: int) -> int:
-        """Rows that what was drawn last takes more, once a terminal has become this narrow."""
+        """Return the extra rows of the last drawing once the terminal has this width."""
         return sum(max(0, -(-length // width) - 1) for length in self.drawn)
 
     def _where(self) -> list[str]:
@@ -111,7 +112,7 @@ class Panel:
         return pieces
 
     def _rows(self) -> list[tuple[Figure, Figure | list[float], Figure]]:
-        """Rows of three figures; in the middle may stand the values of a curve instead."""
+        """Return rows of three figures. The middle one may be the values of a curve instead."""
         p, recent = self.lines[-1], self.lines[-RECENT:]
         rows: list[tuple[Figure, Figure | list[float], Figure]] = [
             (("loss", f"{p.loss:.3f} (chance {p.chance:.3f})"), [x.loss for x in recent],
@@ -131,7 +132,7 @@ class Panel:
         ]
 
     def _figures(self, width: int, curves: bool) -> list[str]:
-        """The figures as lines: three to a line if there is room for curves, else two, else one."""
+        """Return the figures as lines: three per line if the curves fit, else two, else one."""
         rows = self._rows()
         sides = aligned([(*left, *right) for left, _, right in rows])
         texts = [" ".join(m) for _, m, _ in rows if isinstance(m, tuple)]
@@ -147,9 +148,9 @@ class Panel:
         return double if len(double[0]) <= width else aligned(single)
 
     def _verdicts(self, console: Console, width: int, room: int) -> Iterator[Text]:
-        """The verdicts that stand, the gravest first, each whole; what has no room is counted."""
-        gravity = list(STYLES)
-        standing = sorted(self.standing.values(), key=lambda j: gravity.index(j.severity))
+        """Yield the current verdicts, the most severe first. Verdicts without room are counted."""
+        severities = list(STYLES)
+        standing = sorted(self.standing.values(), key=lambda j: severities.index(j.severity))
         for i, judged in enumerate(standing):
             mark = "note" if judged.severity == "note" else judged.severity.upper()
             lines = wrapped(f"{mark}: {judged.text}", STYLES[judged.severity], console, width)
@@ -170,7 +171,7 @@ class Panel:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines of one length, with two blanks between the columns."""
+    """Return rows of cells as lines of one length, with two blanks between the columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -180,18 +181,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 @contextmanager
 def live_run(on: Console = screen) -> Iterator[Callable[[Event], None]]:
-    """A listener for a training run: the panel at the foot of a terminal, lines above it."""
+    """Give a listener for a training run: the panel at the foot of a terminal, lines above it."""
     if not on.is_terminal:
         yield print_event
         return
     panel = Panel()
-    # drawn at events alone: no thread of its own beside the training
+    # Drawn only at events, so that no extra thread runs beside the training.
     with Live(panel, console=on, auto_refresh=False, transient=True) as live:
         width = on.width
 
         def listen(event: Event) -> None:
             nonlocal width
-            if on.width < width:  # the terminal has wrapped the lines: Live goes up too few rows
+            if on.width < width:  # the terminal wrapped lines: Live would go up too few rows
                 up = ((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
                 on.control(Control(*(up * panel.rewrapped(on.width))))
             width = on.width
@@ -204,7 +205,7 @@ def live_run(on: Console = screen) -> Iterator[Callable[[Event], None]]:
 
 
 def print_event(event: Event) -> None:
-    """The listener for people: a line an event."""
+    """Listener for people: prints one line per event."""
     if isinstance(event, events.Started):
         r = event.recipe
         say(
@@ -246,5 +247,5 @@ def print_event(event: Event) -> None:
 
 
 def print_event_json(event: Event) -> None:
-    """The listener for programs: one JSON object a line."""
+    """Listener for programs: prints one JSON object per line."""
     print(shown_json(to_row(event), None), flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,13 @@ from fastmoco.checks.published_results import (
 )
 from fastmoco.checks.selftest import Check
 from fastmoco.settings.classifiers import LinearSettings
+from fastmoco.settings.verbs import PublishedSettings
 from fastmoco.system.device import pick_device
 from fastmoco.verbs.inputs import How, PathLike, open_inputs
 from fastmoco.verbs.keywords import fields_in, takes
 
 
-@dataclass(frozen=True)
-class Published:
-    """A released checkpoint, and the data on which its figures were published."""
-
-    checkpoint: Path | None = None
-    """Released file: moco_v1_200ep, moco_v2_200ep or moco_v2_800ep_pretrain.pth.tar."""
-    imagenet: Path | None = None
-    """ImageNet's validation set, labelled."""
-    train: Path | None = None
-    """ImageNet's training set: it votes in kNN, and --linear learns from it [default: `train`
-    beside the validation set, if it is there]."""
-    linear: bool = False
-    """Also the linear evaluation, 100 epochs of ImageNet."""
-
-    def check(self) -> None:
-        """Raise UserError for arguments that do not go together."""
-        given = {"--imagenet": self.imagenet, "--train": self.train, "--linear": self.linear}
-        alone = [name for name, value in given.items() if value]
-        if self.checkpoint is None and alone:
-            raise UserError(f"{alone[0]} goes with --checkpoint, a released MoCo checkpoint")
-        if self.checkpoint is not None and self.imagenet is None:
-            raise UserError(
-                "--checkpoint is tried on ImageNet: add --imagenet VAL, and --train TRAIN"
-            )
-
-
-@takes(Published, How)
+@takes(PublishedSettings, How)
 def selftest(*, show: Callable[[Check], None] | None = None, **flags: Any) -> list[Check]:
     """Check that this installation computes the right results. Takes a few seconds.
 
@@ -60,7 +34,7 @@ def selftest(*, show: Callable[[Check], None] | None = None, **flags: Any) -> li
 
     Arguments:
         show: called with each check as soon as it is done, for example print.
-        **flags: fields of Published and How.
+        **flags: fields of PublishedSettings and How.
 
     Returns the checks: `name`, `passed` (None if there is nothing to compare with) and `found`.
 
@@ -69,7 +43,8 @@ def selftest(*, show: Callable[[Check], None] | None = None, **flags: Any) -> li
     Example:
         assert all(check.passed for check in fastmoco.selftest())
     """
-    released, how = Published(**fields_in(Published, flags)), How(**fields_in(How, flags))
+    released = PublishedSettings(**fields_in(PublishedSettings, flags))
+    how = How(**fields_in(How, flags))
     released.check()
     show = show or (lambda check: None)
     if released.checkpoint is None:
@@ -77,7 +52,7 @@ def selftest(*, show: Callable[[Check], None] | None = None, **flags: Any) -> li
     return published(released, how, show)
 
 
-def published(released: Published, how: How, show: Callable[[Check], None]) -> list[Check]:
+def published(released: PublishedSettings, how: How, show: Callable[[Check], None]) -> list[Check]:
     """Return the checks of a released checkpoint."""
     assert released.checkpoint is not None and released.imagenet is not None
     saved = open_inputs(released.checkpoint, (), how, shared=False).checkpoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,45 +21,11 @@ from data_tools.quantities import parse_size
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
 from data_tools.store import MappedStore
+from fastmoco.settings.verbs import PrepSettings
 from fastmoco.verbs.keywords import fields_in, takes
 
 PathLike = str | os.PathLike[str]
 Format = Literal["beton", "tfrecord", "recordio", "webdataset"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Choices of one call of prepare, beside the policy."""
-
-    shard: str = ""
-    """i/n: prepare only every n-th part, starting with part i (counted from 0). When all are done,
-    call prepare again without it."""
-    target_rate: float | None = None
-    """With --plan: images/s that loading must reach."""
-    disk: str = ""
-    """With --plan: disk space for the dataset, such as 200GB."""
-
-    def check(self, policy: Policy, plan: bool, against: Sequence[PathLike]) -> None:
-        """Raise UserError for arguments that do not go together."""
-        rate = self.target_rate
-        wrong = [
-            (self.shard and policy.engine == "ray", "--shard and --engine ray: give one of them"),
-            (self.shard and against, "--against goes without --shard"),
-            (self.disk and not plan, "--disk goes with --plan"),
-            (rate is not None and not plan, "--target-rate goes with --plan"),
-            (rate is not None and not rate > 0, "--target-rate: give images/s above 0"),
-        ]
-        for is_so, line in wrong:
-            if is_so:
-                raise UserError(line)
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """(i, n) of `shard`."""
-        i, slash, n = self.shard.partition("/")
-        if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-            raise UserError(f"--shard {self.shard}: give i/n, with i from 0 to n - 1")
-        return int(i), int(n)
 
 
 @overload
@@ -73,7 +38,7 @@ def prepare(source: PathLike, out: PathLike | None = None, *, shard: str,
 def prepare(source: PathLike, out: PathLike | None = None, **flags: Any) -> Manifest: ...
 
 
-@takes(Work, Policy)
+@takes(PrepSettings, Policy)
 def prepare(
     source: PathLike,
     out: PathLike | None = None,
@@ -103,7 +68,7 @@ def prepare(
         plan: prepare nothing. Predict bytes, time and loading rates for several sizes and
             qualities.
         say: called with each line that the command line prints, for example print.
-        **flags: fields of Work and data_tools.policy.Policy.
+        **flags: fields of PrepSettings and data_tools.policy.Policy.
 
     Returns the manifest of the first format. With `shard`: the number of parts that are done, and
     of all parts. With `plan`: the predictions.
@@ -114,7 +79,8 @@ def prepare(
     Example:
         fastmoco.prepare("photos/train", "prepared/train", max_side=500)
     """
-    policy, work = Policy(**fields_in(Policy, flags)), Work(**fields_in(Work, flags))
+    policy = Policy(**fields_in(Policy, flags))
+    work = PrepSettings(**fields_in(PrepSettings, flags))
     work.check(policy, plan, against)
     formats = (format,) if isinstance(format, str) else tuple(format)
     if plan:
@@ -140,7 +106,7 @@ def opened(source: PathLike) -> PathLike | Source:
 
 def planned(
     source: PathLike | Source, out: PathLike | None, policy: Policy, formats: Sequence[str],
-    labels: PathLike | None, work: Work,
+    labels: PathLike | None, work: PrepSettings,
 ) -> Plan:
     """Return the predictions of prepare(..., plan=True)."""
     from data_tools.planning.plan import plan

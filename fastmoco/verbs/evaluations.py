@@ -18,20 +18,21 @@ from fastmoco.evaluation.feature_encoder import FeatureEncoder
 from fastmoco.evaluation.feature_files import check_name, write_features
 from fastmoco.reporting.neighbour_sheet import draw_neighbours
 from fastmoco.settings.classifiers import FinetuneSettings, LinearSettings
+from fastmoco.settings.extraction import ViewSettings
 from fastmoco.settings.rules import check_seed
-from fastmoco.verbs.inputs import Data, How, PathLike, View, Weights, open_inputs, weights
+from fastmoco.verbs.inputs import Data, How, PathLike, Weights, open_inputs, viewed, weights
 from fastmoco.verbs.keywords import fields_in, takes
 from fastmoco.weights.encoders import load_encoder
 
 
-@takes(View)
+@takes(ViewSettings)
 def load(checkpoint: Weights, **flags: Any) -> FeatureEncoder:
     """Load the encoder of a checkpoint as a torch.nn.Module that gives features.
 
     Arguments:
         checkpoint: run directory, checkpoint file or Checkpoint; also the official MoCo's, and
             those of torchvision, timm, lightly and others that `knn` reads.
-        **flags: fields of View.
+        **flags: fields of ViewSettings.
 
     Returns a module on the CPU, in evaluation mode. It takes a batch float [N, 3, S, S] and gives
     the features float32 [N, D] that knn and embed use. `encoder.transform(image)` makes the input
@@ -44,7 +45,8 @@ def load(checkpoint: Weights, **flags: Any) -> FeatureEncoder:
         encoder = fastmoco.load("runs/photos").to("cuda")
         features = encoder.features(["a.jpg", "b.jpg"])
     """
-    return FeatureEncoder(View(**fields_in(View, flags)).of(weights(checkpoint)))
+    view = ViewSettings(**fields_in(ViewSettings, flags))
+    return FeatureEncoder(viewed(weights(checkpoint), view))
 
 
 @takes(How)

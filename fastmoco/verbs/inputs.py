@@ -18,7 +18,7 @@ from data_tools.subset import Subset
 from fastmoco.evaluation.feature_cache import Extraction
 from fastmoco.loading.open_dataset import prepared
 from fastmoco.recipe import AUGMENTATIONS, RECIPES, Augmentation, Recipe
-from fastmoco.run_options import EngineName
+from fastmoco.settings.extraction import ExtractionSettings, ViewSettings
 from fastmoco.system.device import pick_device
 from fastmoco.system.process import several_ranks
 from fastmoco.system.torchrun import join
@@ -32,47 +32,9 @@ Weights = str | os.PathLike[str] | Checkpoint
 
 
 @dataclass(frozen=True)
-class View:
-    """The view of an image that an encoder sees in an evaluation."""
-
-    size: int = 0
-    """Side of the views in pixels [default: that of the recipe; for checkpoints of other systems,
-    which do not record it, 224, or 32 with a CIFAR stem]."""
-    mean: tuple[float, ...] = ()
-    """Mean of each of the three channels for normalisation, 0 to 1 [default: that of the recipe;
-    for checkpoints of other systems that of ImageNet, or of CIFAR-10 with a CIFAR stem]."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of each of the three channels, 0 to 1 [default: like --mean]."""
-
-    def of(self, saved: Checkpoint) -> Checkpoint:
-        """Return the checkpoint with this view in its recipe. Raises UserError for wrong values."""
-        if self.size < 0:
-            raise UserError(f"--size {self.size}: give a side in pixels")
-        recipe = dataclasses.replace(saved.recipe, eval_size=self.size or saved.recipe.eval_size)
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if not values:
-                continue
-            good = len(values) == 3 and all(0 <= v <= 1 for v in values)
-            if not good or (name == "std" and 0 in values):
-                shown = " ".join(map(str, values))
-                raise UserError(f"--{name} {shown}: give three numbers, 0 to 1")
-            changes: dict[str, Any] = {name: values}
-            augmentation = dataclasses.replace(recipe.augmentation, **changes)
-            recipe = dataclasses.replace(recipe, augmentation=augmentation)
-        return dataclasses.replace(saved, recipe=recipe)
-
-
-@dataclass(frozen=True)
-class How(View):
+class How(ExtractionSettings):
     """The view of an image, and the way to extract its features."""
 
-    device: str = "auto"
-    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
-    threads: int = 0
-    """Number of decoding threads [default: one per core]."""
-    engine: EngineName = "auto"
-    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
-    betons. auto picks the fastest that works."""
     keep: bool = True
     """Store features in the cache ($XDG_CACHE_HOME/fastmoco/features), so that the next evaluation
     reuses them."""
@@ -100,7 +62,7 @@ def open_inputs(
     if how.threads < 0:
         raise UserError(f"--threads {how.threads}: give 1 or more, or 0 for all cores")
     device = pick_device(how.device)
-    saved = how.of(weights(checkpoint, str(device)))
+    saved = viewed(weights(checkpoint, str(device)), how)
     ranks = join()
     if ranks.size > 1 and not (shared and how.keep):
         raise UserError("torchrun: this evaluation works on one device; start it without torchrun")
@@ -116,6 +78,24 @@ def open_inputs(
         ranks.barrier()
     extraction = Extraction(device, how.threads, how.engine, how.keep, ranks, show, say)
     return Opened(saved, extraction, stores)
+
+
+def viewed(saved: Checkpoint, view: ViewSettings) -> Checkpoint:
+    """Return a checkpoint with another view in its recipe. Raises UserError for wrong values."""
+    if view.size < 0:
+        raise UserError(f"--size {view.size}: give a side in pixels")
+    recipe = dataclasses.replace(saved.recipe, eval_size=view.size or saved.recipe.eval_size)
+    for name, values in (("mean", view.mean), ("std", view.std)):
+        if not values:
+            continue
+        good = len(values) == 3 and all(0 <= v <= 1 for v in values)
+        if not good or (name == "std" and 0 in values):
+            shown = " ".join(map(str, values))
+            raise UserError(f"--{name} {shown}: give three numbers, 0 to 1")
+        changes: dict[str, Any] = {name: values}
+        augmentation = dataclasses.replace(recipe.augmentation, **changes)
+        recipe = dataclasses.replace(recipe, augmentation=augmentation)
+    return dataclasses.replace(saved, recipe=recipe)
 
 
 def weights(checkpoint: Weights, device: str = "cpu") -> Checkpoint:

@@ -17,8 +17,9 @@ from fastmoco.measuring import bench as benching
 from fastmoco.measuring import dry_run as dry_runs
 from fastmoco.recipe import Augmentation, Recipe
 from fastmoco.reporting import views as contact_sheets
-from fastmoco.run_options import EngineName, RunOptions, default_out
+from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.events import Listener
+from fastmoco.settings.verbs import BenchSettings
 from fastmoco.training import train as training
 from fastmoco.verbs.inputs import Data, PathLike, dataset, recipe_of, store
 from fastmoco.verbs.keywords import fields_in, takes
@@ -88,22 +89,9 @@ def train(
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Settings of `bench`."""
+class Measurement(BenchSettings):
+    """Settings of `bench`, and a report to compare with."""
 
-    device: str = "auto"
-    """Device: auto, cuda, cuda:N or cpu. auto takes a GPU if there is one."""
-    threads: int = 0
-    """Number of decoding threads [default: one per core]."""
-    engine: EngineName = "auto"
-    """Decoder: threads of this program, resident (all images decoded in memory), dali, or ffcv for
-    betons. auto picks the fastest that works."""
-    compile: bool = False
-    """Compile encoders and augmentation."""
-    rounds: int = benching.ROUNDS
-    """Number of alternating rounds. The report shows the medians."""
-    seconds: float = 1.0
-    """Seconds per stage and round."""
     against: str | os.PathLike[str] | None = None
     """Report that `fastmoco bench --json` saved. Each stage that is slower than there gives a
     RuntimeWarning."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_tools.open import open_store
 from data_tools.prepare import prepare
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from fastmoco.augmentation.plain import augment, blur, turn_hue
 from fastmoco.augmentation.with_kornia import augment_kornia
 from fastmoco.recipe import AUGMENT_CIFAR, AUGMENT_V1, AUGMENT_V2
 from tests.support.augmented_views import some_draws, some_views
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 RECIPES = {"v1": AUGMENT_V1, "v2": AUGMENT_V2, "cifar": AUGMENT_CIFAR}

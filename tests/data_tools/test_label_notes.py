@@ -10,7 +10,7 @@ import pytest
 
 from data_tools.manifest import summary
 from data_tools.prepare import prepare, prepare_shard
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

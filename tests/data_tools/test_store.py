@@ -13,7 +13,7 @@ from data_tools.errors import UserError
 from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 
 @pytest.fixture(scope="module")

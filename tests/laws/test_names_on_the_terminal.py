@@ -7,7 +7,7 @@ import pytest
 from fastmoco.run_options import RunOptions
 from fastmoco.training.train import train
 from tests.support.command_line import run
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 from tests.support.training_runs import RECIPE
 
 RED, FORGED, REVERSED = "\x1b[31mred", "a\nFORGED: whole", "b\u202ec"

@@ -16,7 +16,7 @@ from data_tools.prepare import prepare
 from fastmoco.weights import checkpoint
 from tests.support.command_line import refused
 from tests.support.deadlines import deadline
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 SECONDS = 60  # a pipe is waited on for ever; the machine may be busy
 SUFFIXES = ["", ".beton", ".tfrecord", ".rec", ".tar", ".tar.gz", ".zip", ".csv", ".jsonl",

@@ -23,7 +23,7 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.sources.registry import open_source
 from data_tools.store import RAW, MappedStore
-from tests.support.odd_shards import CASES, MASK, MORE, PLAIN, A, B, C, D, Members, tar
+from tests.support.made_files.odd_shards import CASES, MASK, MORE, PLAIN, A, B, C, D, Members, tar
 
 FORMATS = ("beton", "tfrecord", "recordio", "webdataset")
 

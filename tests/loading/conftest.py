@@ -9,7 +9,7 @@ from PIL import Image
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from tests.support.engine_parts import FORMATS, SAMPLES
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 
 @pytest.fixture(scope="module")

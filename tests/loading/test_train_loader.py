@@ -22,7 +22,7 @@ from fastmoco.loading.eval_loader import EvalLoader
 from fastmoco.loading.train_loader import TrainLoader
 from fastmoco.system.ranks import Ranks
 from tests.support.loaded_batches import CPU, RECIPE, assert_same, copy
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 
 def epoch(store, recipe=RECIPE, threads=2, number=1, first_step=0):

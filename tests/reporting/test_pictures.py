@@ -12,7 +12,7 @@ from data_tools.open import open_store
 from data_tools.prepare import prepare
 from data_tools.subset import Subset
 from fastmoco.reporting.pictures import COLOURS, find_neighbours, map_of
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 
 def test_neighbours_have_the_largest_cosines(tmp_path):

@@ -32,8 +32,8 @@ from fastmoco.runs.record import read_run
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from fastmoco.weights.export.model_card import results
-from tests.support import mutations
 from tests.support.command_line import refused
+from tests.support.made_files import mutations
 from tests.support.training_runs import RECIPE
 
 

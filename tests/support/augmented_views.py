@@ -5,7 +5,7 @@ import torch
 
 from fastmoco import draws
 from fastmoco.draws import Colour
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 
 def some_views(count=12, size=40, seed=0):

@@ -18,7 +18,7 @@ from fastmoco.weights.export.directory import export
 from fastmoco.weights.resnets import from_huggingface, to_detectron2, to_huggingface
 from tests.support.command_line import refused
 from tests.support.export_parts import CPU, MINI, RECIPE, checkpoint_of, paste
-from tests.support.sample_images import smooth_image
+from tests.support.made_files.sample_images import smooth_image
 
 FORMATS = [
     "torchvision", "timm", "huggingface", "detectron2", "mmpretrain", "onnx", "official",

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from tests.support.weight_files import refusal
+from tests.support.made_files.weight_files import refusal
 
 
 def safetensors(header, data=b"", length=None):

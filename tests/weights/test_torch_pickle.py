@@ -10,7 +10,7 @@ import torch
 from bench.fuzz.checkpoint_flips import equal
 from fastmoco.weights.read import read_weights
 from tests.support.command_line import refused
-from tests.support.weight_files import (
+from tests.support.made_files.weight_files import (
     number,
     pickled_content,
     program,

@@ -14,7 +14,7 @@ from data_tools.errors import UserError
 from fastmoco.weights.read import read_weights
 from fastmoco.weights.write import write_weights
 from fastmoco.weights.zip_records import read_records
-from tests.support.weight_files import pickled_content, refusal, zipped
+from tests.support.made_files.weight_files import pickled_content, refusal, zipped
 
 CONTENT = {"state_dict": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}, "epoch": 3}
 

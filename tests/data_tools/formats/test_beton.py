@@ -13,8 +13,8 @@ from data_tools.errors import UserError
 from data_tools.formats import beton
 from data_tools.formats.beton import BetonWriter, open_beton
 from data_tools.store import INDEX_DTYPE, RAW
-from tests.support.record_samples import little_memory
-from tests.support.sample_images import jpeg, smooth
+from tests.support.made_files.record_samples import little_memory
+from tests.support.made_files.sample_images import jpeg, smooth
 
 PAGE = 2 << 20
 

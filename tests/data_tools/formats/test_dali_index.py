@@ -8,7 +8,7 @@ import pytest
 
 from data_tools.formats import recordio, tfrecord, webdataset
 from data_tools.store import RAW, SPLIT
-from tests.support.record_samples import (
+from tests.support.made_files.record_samples import (
     LABELS,
     check_pixels,
     check_reads_back,

@@ -17,8 +17,8 @@ from data_tools.open import open_foreign, open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import RAW, Store
-from tests.support.record_samples import read_by_dali
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.record_samples import read_by_dali
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Sample = tuple[np.ndarray, int]
 CLASSES = ("ant", "bee", "cat")

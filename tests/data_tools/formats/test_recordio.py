@@ -14,7 +14,7 @@ from data_tools.formats.recordio import is_recordio, join, scan
 from data_tools.images.prepare_image import Prepared
 from data_tools.images.sniff import ppm_header
 from data_tools.store import JPEG, OTHER, RAW, SPLIT
-from tests.support.record_samples import (
+from tests.support.made_files.record_samples import (
     LABELS,
     check_reads_back,
     check_refusal,
@@ -23,7 +23,7 @@ from tests.support.record_samples import (
     samples,
     write,
 )
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 HEAD = bytes(24)

@@ -19,7 +19,7 @@ from data_tools.formats.tfrecord import is_tfrecord, masked, scan
 from data_tools.images.prepare_image import Prepared
 from data_tools.open import open_store
 from data_tools.store import JPEG, OTHER
-from tests.support.record_samples import (
+from tests.support.made_files.record_samples import (
     LABELS,
     check_reads_back,
     check_refusal,
@@ -28,8 +28,8 @@ from tests.support.record_samples import (
     samples,
     write,
 )
-from tests.support.sample_images import encode, jpeg
-from tests.support.tfrecord_files import crc32c, example, framed, integers
+from tests.support.made_files.sample_images import encode, jpeg
+from tests.support.made_files.tfrecord_files import crc32c, example, framed, integers
 
 
 def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from data_tools.formats.tar import Walk
 from data_tools.formats.webdataset import is_webdataset, read_shard, scan
 from data_tools.images.prepare_image import Prepared
 from data_tools.store import JPEG, OTHER, RAW
-from tests.support.record_samples import (
+from tests.support.made_files.record_samples import (
     LABELS,
     check_reads_back,
     check_refusal,
@@ -28,7 +28,7 @@ from tests.support.record_samples import (
     samples,
     write,
 )
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 
 def pack(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> Path:

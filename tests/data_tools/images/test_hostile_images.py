@@ -18,8 +18,8 @@ from data_tools.images.sniff import sniff
 from data_tools.images.tiff_header import read_tiff
 from data_tools.policy import Policy
 from data_tools.store import OTHER
-from tests.support.handmade_images import chunk, png, tiff
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.handmade_images import chunk, png, tiff
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 ROOT = Path(__file__).parents[3]
 SECONDS, MEGABYTES = 3.0, 120

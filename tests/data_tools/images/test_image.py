@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from data_tools.images.prepare_image import BadImage, Prepared, prepare_image, sniff_jpeg
 from data_tools.policy import Policy
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 FINE = Policy(quality=100)
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from data_tools.images.prepare_image import BadImage, Prepared, prepare_image
 from data_tools.policy import Policy
-from tests.support.handmade_images import chunk, png, tiff
+from tests.support.made_files.handmade_images import chunk, png, tiff
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 from tests.support.prepared_images import HEIGHT, WIDTH, image_rejection, lossless, wide_grey
-from tests.support.sample_images import encode, jpeg, smooth
 
 # 16 x 24 pixels of sample_images.smooth, quality 75, 4:4:4, by libjpeg-turbo (TJ_ARITHMETIC=1).
 ARITHMETIC = base64.b64decode(

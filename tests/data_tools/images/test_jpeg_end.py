@@ -20,7 +20,7 @@ from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.preparation.journal import SAMPLE, parse_record
 from data_tools.prepare import prepare, prepare_shard
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 POLICIES = [Policy(), Policy(check="decode"), Policy(reencode="never")]

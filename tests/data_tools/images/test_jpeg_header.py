@@ -13,7 +13,7 @@ from PIL import Image
 from data_tools.images.codec import check_jpeg
 from data_tools.images.prepare_image import BadImage, prepare_image, sniff_jpeg
 from data_tools.policy import Policy
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 
 def kinds(height: int = 40, width: int = 56) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from data_tools.images.memory_budget import DECODING, SMALL, MemoryBudget
 from data_tools.images.prepare_image import BadImage, prepare_image
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_tools.images.tiff_header import Tiff, read_tiff
-from tests.support.handmade_images import tiff
+from tests.support.made_files.handmade_images import tiff
 from tests.support.prepared_images import HEIGHT, WIDTH, lossless, rejection
 
 BEHIND = ": not supported, convert it first"

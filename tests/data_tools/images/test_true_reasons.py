@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.handmade_images import chunk, png
+from tests.support.made_files.handmade_images import chunk, png
+from tests.support.made_files.sample_images import encode, smooth
 from tests.support.prepared_images import HEIGHT, WIDTH, lossless, rejection
-from tests.support.sample_images import encode, smooth
 
 BEHIND = ": not supported, convert it first"
 

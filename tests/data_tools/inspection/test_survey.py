@@ -15,7 +15,7 @@ from data_tools.inspection.survey import PERCENTILES, survey
 from data_tools.inspection.survey_text import lines
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 

@@ -22,7 +22,7 @@ from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.store import INDEX_DTYPE
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 DATA = {"beton": "train.beton", "tfrecord": "train-00001.tfrecord", "recordio": "train-00001.rec",

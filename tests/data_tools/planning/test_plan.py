@@ -18,7 +18,7 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from data_tools.quantities import duration, human, parse_size
 from data_tools.store import INDEX_DTYPE, JPEG
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 
 def one(store) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 
 @pytest.fixture

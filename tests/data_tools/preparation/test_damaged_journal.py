@@ -20,7 +20,7 @@ from data_tools.preparation.journal import HEADER, Journal
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.safe_reading.checksum import DIGEST
 from tests.support.folders import snapshot
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 PART = 4000
 CUT = Policy(shard_size=PART / 1e6)

@@ -13,8 +13,8 @@ from data_tools.manifest import read_manifest, summary
 from data_tools.policy import Policy
 from data_tools.preparation.image_notes import ImageNotes
 from data_tools.prepare import prepare, prepare_shard
-from tests.support.handmade_images import png
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.handmade_images import png
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 

@@ -18,7 +18,7 @@ from data_tools.open import open_store
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from tests.support.folders import snapshot
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 DATA = "train.beton"

@@ -22,7 +22,7 @@ from data_tools.preparation import workers as pool
 from data_tools.preparation.assemble import GROWING
 from data_tools.prepare import prepare
 from tests.support.folders import snapshot
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 DATA = "train.beton"

@@ -14,7 +14,7 @@ from data_tools.formats.registry import FORMATS
 from data_tools.policy import Policy
 from data_tools.prepare import prepare
 from tests.support.folders import snapshot
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -23,7 +23,7 @@ from data_tools.prepare import prepare, prepare_shard
 from data_tools.sources.registry import open_source
 from data_tools.store import INDEX
 from tests.support.folders import snapshot
-from tests.support.sample_images import encode, jpeg, smooth
+from tests.support.made_files.sample_images import encode, jpeg, smooth
 
 Write = Callable[..., Path]
 PART = 4000

@@ -15,7 +15,7 @@ from data_tools.policy import Policy
 from data_tools.prepare import prepare, prepare_shard
 from data_tools.sources.registry import open_source
 from tests.support.folders import images, snapshot
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 PART = 8000
 CUT = Policy(shard_size=PART / 1e6)

@@ -22,7 +22,7 @@ from data_tools.sources import webdataset as webdataset_source
 from data_tools.sources.location import Location
 from data_tools.sources.registry import open_source
 from tests.support.bounds import bounded
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}

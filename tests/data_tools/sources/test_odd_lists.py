@@ -179,7 +179,7 @@ def test_a_file_that_outgrows_the_limit(folder: Path) -> None:
 
 
 def test_odd_names_of_classes_go_through_prep(folder: Path) -> None:
-    from tests.support.sample_images import jpeg
+    from tests.support.made_files.sample_images import jpeg
 
     labels = ["two\nlines", "x" * 5000, "\udcff", " blank "]
     rows = []

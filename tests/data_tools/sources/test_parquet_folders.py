@@ -8,7 +8,7 @@ import pytest
 from data_tools.errors import UserError
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
-from tests.support.parquet_tables import (
+from tests.support.made_files.parquet_tables import (
     HF,
     IMAGES,
     LABELS,

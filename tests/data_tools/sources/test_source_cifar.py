@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from data_tools.errors import UserError
 from data_tools.sources import cifar
 from data_tools.sources.location import Location
-from tests.support.cifar_archives import NAMES, ROWS, layout_files, pack, python2, rows, write
+from tests.support.made_files.cifar_archives import (
+    NAMES,
+    ROWS,
+    layout_files,
+    pack,
+    python2,
+    rows,
+    write,
+)
 
 FOLDERS = ["cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_tools.errors import UserError
 from data_tools.sources import idx
 from data_tools.sources.location import Location
-from tests.support.idx_files import DIGITS, LABELS, PAIR, TEST, N, pack, write
+from tests.support.made_files.idx_files import DIGITS, LABELS, PAIR, TEST, N, pack, write
 
 
 def check(source: idx.ArraySource, images: np.ndarray, labels: np.ndarray) -> None:

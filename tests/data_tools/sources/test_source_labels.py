@@ -10,7 +10,7 @@ from data_tools.sources import label_lists
 from data_tools.sources.label_lists import VAL_IMAGES
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 Write = Callable[..., Path]
 IMAGE = jpeg()

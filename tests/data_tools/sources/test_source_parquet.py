@@ -12,7 +12,7 @@ from data_tools.errors import UserError
 from data_tools.label_values import MOST_CLASSES
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet, parquet_rows
-from tests.support.parquet_tables import (
+from tests.support.made_files.parquet_tables import (
     IMAGES,
     LABELS,
     NAMES,

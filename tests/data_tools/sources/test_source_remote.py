@@ -12,12 +12,12 @@ from data_tools.sources import cifar, idx
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables import table as lists
-from tests.support.cifar_archives import layout_files, pack, python2
-from tests.support.cifar_archives import write as write_cifar
-from tests.support.idx_files import PAIR, TEST
-from tests.support.idx_files import write as write_idx
-from tests.support.image_lists import CSV, IMAGES, JSON
-from tests.support.parquet_tables import shards, table, write_file, write_stream
+from tests.support.made_files.cifar_archives import layout_files, pack, python2
+from tests.support.made_files.cifar_archives import write as write_cifar
+from tests.support.made_files.idx_files import PAIR, TEST
+from tests.support.made_files.idx_files import write as write_idx
+from tests.support.made_files.image_lists import CSV, IMAGES, JSON
+from tests.support.made_files.parquet_tables import shards, table, write_file, write_stream
 
 fsspec = pytest.importorskip("fsspec")
 

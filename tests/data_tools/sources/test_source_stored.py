@@ -17,9 +17,9 @@ from data_tools.prepare import prepare
 from data_tools.sources import stored
 from data_tools.sources.location import Location
 from data_tools.store import INDEX_DTYPE, MappedStore
-from tests.support.record_samples import LABELS, samples, write
-from tests.support.sample_images import encode, jpeg, smooth
-from tests.support.tfrecord_files import example, framed
+from tests.support.made_files.record_samples import LABELS, samples, write
+from tests.support.made_files.sample_images import encode, jpeg, smooth
+from tests.support.made_files.tfrecord_files import example, framed
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from data_tools.errors import UserError
 from data_tools.sources.location import Location
 from data_tools.sources.tables import table
 from data_tools.sources.tables.list_rows import LINE_BYTES
-from tests.support.image_lists import CSV, IMAGES, JSON, ROWS, TSV
+from tests.support.made_files.image_lists import CSV, IMAGES, JSON, ROWS, TSV
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from data_tools.sources import tar as tar_source
 from data_tools.sources.keys import Keys
 from data_tools.sources.location import Location
 from data_tools.sources.registry import open_source
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")

@@ -14,7 +14,7 @@ from data_tools.sources import webdataset
 from data_tools.sources.location import Location
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 IMAGES = [jpeg(20 + i, 30, seed=i) for i in range(6)]
 

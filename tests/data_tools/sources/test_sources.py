@@ -12,7 +12,7 @@ import pytest
 from data_tools.errors import UserError
 from data_tools.sources.folder_labels import labels_of
 from data_tools.sources.registry import open_source
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 Write = Callable[..., Path]
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -14,8 +14,8 @@ from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables.parquet_layout import read_chunks
 from data_tools.sources.tables.thrift import Compact
-from tests.support.parquet_tables import open_and_read, table
-from tests.support.sample_images import jpeg
+from tests.support.made_files.parquet_tables import open_and_read, table
+from tests.support.made_files.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

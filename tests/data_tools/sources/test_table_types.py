@@ -12,7 +12,7 @@ from data_tools.sources.registry import open_source
 from data_tools.sources.tables import parquet
 from data_tools.sources.tables.listed import BACKSLASHES, REMOTE_BYTES
 from data_tools.sources.tables.parquet import ParquetSource
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

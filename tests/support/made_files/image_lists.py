@@ -2,7 +2,7 @@
 
 import json
 
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 IMAGES = {f"photos/{name}.jpg": jpeg(seed=i) for i, name in enumerate(["b", "a", "ü x", "c,d"])}
 LABELS = ["dog", "cat", "dog", "a, b"]

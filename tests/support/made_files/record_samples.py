@@ -18,7 +18,7 @@ from data_tools.errors import UserError
 from data_tools.formats import recordio
 from data_tools.images.prepare_image import Prepared
 from data_tools.store import INDEX_DTYPE, RAW, MappedStore
-from tests.support.sample_images import jpeg, smooth
+from tests.support.made_files.sample_images import jpeg, smooth
 
 LABELS = (3, -1, 0, 1000, 7)
 

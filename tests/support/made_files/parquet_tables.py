@@ -10,7 +10,7 @@ import pytest
 from data_tools.errors import UserError
 from data_tools.sources.location import Location
 from data_tools.sources.tables import parquet
-from tests.support.sample_images import jpeg
+from tests.support.made_files.sample_images import jpeg
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

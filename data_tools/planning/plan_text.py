@@ -1,4 +1,4 @@
-"""The plan for people, and the sizes that they write."""
+"""The lines that `prep --plan` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def lines(found: Plan) -> list[str]:
-    """The plan for people."""
+    """The plan as lines of text: a table of the ways, then the choice."""
     heads = ("", "on disk", "+-", "prep img/s", "prep takes", "load img/s", "loader", "FFCV's")
     table = [heads] + [
         (row.name, human(row.bytes), f"{row.bytes_error:.0%}", f"{row.prepare_rate:,.0f}",

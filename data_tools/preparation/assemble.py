@@ -1,5 +1,5 @@
 """Puts finished parts, in order, into datasets: the beton's pages first, then the index, the keys,
-the lists and the manifest.
+quarantine.jsonl, duplicates.jsonl and the manifest.
 
 Everything is streamed part by part from the journal's records. So memory does not grow with the
 pixels, and it grows by only a few bytes per image.

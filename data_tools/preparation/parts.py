@@ -1,4 +1,7 @@
-"""The parts of a dataset: ranges of the source, each prepared by itself, anywhere, in any order.
+"""The parts of a dataset: ranges of the source, each prepared by itself; a bad image goes into its
+part's quarantine.
+
+Parts are prepared anywhere, in any order.
 
 The parts depend on the source alone, and the files of a part on that part alone. So a killed run, a
 job array and a cluster all write the same bytes, and a kill loses one part's work at most.

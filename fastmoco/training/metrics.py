@@ -1,4 +1,5 @@
-"""The figures of a log line: means over the steps since the last one, kept on the device."""
+"""The figures of a log line: means over the steps since the last one, kept on the device until
+`Window.read`: there the host waits for the GPU."""
 
 from __future__ import annotations
 

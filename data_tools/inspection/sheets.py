@@ -40,8 +40,10 @@ def check_picture(path: Path, flag: str = "") -> None:
     named = f"{flag} {path}".strip()
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{named}: name a .png, .jpg or .webp file")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{named}: give a file in a folder that exists")
+    if path.is_dir():
+        raise UserError(f"{named}: is a folder; give a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{named}: no such folder; give a file in a folder that exists")
 
 
 def place(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> Placed:

@@ -69,5 +69,5 @@ def test_only_pictures(write_tree: Write, tmp_path: Path) -> None:
     prepare(write_tree({"1.jpg": flat(1)}), tmp_path / "out")
     with pytest.raises(UserError, match="x.pdf: name a .png, .jpg or .webp file"):
         contact_sheet(open_store(tmp_path / "out"), tmp_path / "x.pdf")
-    with pytest.raises(UserError, match="x.png: give a file in a folder that exists"):
+    with pytest.raises(UserError, match="x.png: no such folder; give a file in a folder"):
         contact_sheet(open_store(tmp_path / "out"), tmp_path / "none" / "x.png")

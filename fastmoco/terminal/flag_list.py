@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
-import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -18,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastmoco.recipe import AUGMENTATIONS
+from fastmoco.settings.field_texts import texts_of
 from fastmoco.settings.rules import flag
 from fastmoco.terminal.flags import FLAT, RecipeFlags
 
@@ -76,10 +73,11 @@ def _flags(kind: type, prefix: str, given: dict[str, Any]) -> Iterator[Flag]:
             yield from _flags(base, "" if flat else f"{prefix}{flag(f.name)}.", inner)
         elif tyro.conf.Positional in extras:
             name = next(s.metavar for s in settings if s.metavar)
-            yield _flag(name.removesuffix("..."), base, value, texts[f.name], "")
+            yield _flag(name.removesuffix("..."), base, value, texts.get(f.name, ""), "")
         else:
             name = next((s.name for s in settings if s.name), f.name)
-            text = f.metadata.get("off", texts[f.name]) if value is True else texts[f.name]
+            text = texts.get(f.name, "")
+            text = f.metadata.get("off", text) if value is True else text
             metavar = next((s.metavar for s in settings if s.metavar), "")
             yield _flag(f"--{prefix}{flag(name)}", base, value, text, metavar)
 
@@ -142,31 +140,3 @@ def _shown(value: Any) -> str:
         return ""
     values = value if isinstance(value, tuple) else (value,)
     return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-
-
-def texts_of(kind: type) -> dict[str, str]:
-    """Return the docstrings of a dataclass's fields, those of its bases included, on one line."""
-    found: dict[str, str] = {}
-    for cls in reversed(kind.__mro__):
-        if dataclasses.is_dataclass(cls):
-            found |= _docstrings(cls.__module__).get(cls.__qualname__, {})
-    return found
-
-
-@functools.cache
-def _docstrings(module: str) -> dict[str, dict[str, str]]:
-    """Return the text below each annotated field, by class and field. Python does not keep it at
-    run time, so it is read from the source. data_tools.parsing protects ast.parse from the garbage
-    collector."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        fields = found.setdefault(node.name, {})
-        for field, text in zip(node.body, node.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            ):
-                fields[field.target.id] = " ".join(str(text.value.value).split())
-    return found

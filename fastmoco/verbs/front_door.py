@@ -14,8 +14,8 @@ from data_tools.errors import UserError
 from data_tools.policy import Policy
 from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions
+from fastmoco.settings.field_texts import texts_of
 from fastmoco.verbs.argument_types import fitted
-from fastmoco.verbs.keywords import texts_of
 from fastmoco.verbs.python_names import in_python
 
 # An error may also advise on the settings of another function.

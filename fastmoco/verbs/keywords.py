@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -63,22 +60,3 @@ def fields_in(kind: type[S], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a function's keywords that are fields of a dataclass."""
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return {name: value for name, value in flags.items() if name in names}
-
-
-@functools.cache
-def texts_of(kind: type) -> dict[str, str]:
-    """Return the docstrings under the fields of a dataclass, on one line each. The source may be
-    missing in a packed program: then there are none."""
-    bases = (base for base in kind.__bases__ if dataclasses.is_dataclass(base))
-    found = {name: text for base in bases for name, text in texts_of(base).items()}
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except OSError:
-        return found
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    return found | {
-        node.target.id: " ".join(str(text.value.value).split())
-        for node, text in zip(body, body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }

@@ -16,4 +16,4 @@ def test_a_few_images_are_gone_round_again_and_again(tmp_path):
     prepare(tmp_path / "source", tmp_path / "out")
     before = threading.active_count()
     assert load_rate(open_store(tmp_path / "out"), seconds=0.2) > 50
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may end meanwhile

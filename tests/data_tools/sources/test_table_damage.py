@@ -168,12 +168,15 @@ def test_one_large_image_for_many_rows_is_read_in_small_pieces(
 
 # A process of its own: in one that runs many tests, other memory moves in and out meanwhile.
 READ_FOUR = """
-import sys
-import tests.data_tools.sources.test_table_damage as here
-source = here.parquet.open(here.Location(sys.argv[1]))
-before = here.peak()
-print([here.zlib.crc32(source.read(i)) for i in (0, 100, 107, 19_999)])
-print(here.peak() - before)
+import resource, sys, zlib
+from data_tools.sources.location import Location
+from data_tools.sources.tables import parquet
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+source = parquet.open(Location(sys.argv[1]))
+before = peak()
+print([zlib.crc32(source.read(i)) for i in (0, 100, 107, 19_999)])
+print(peak() - before)
 """
 
 

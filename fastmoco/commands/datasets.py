@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_tools.safe_reading.json_file import shown_json
-
-if TYPE_CHECKING:
-    from data_tools.sources.source import Source
 
 
 def index(path: Path, quiet: bool) -> None:
@@ -31,14 +28,6 @@ def print_found(found: Any, lines: list[str], as_json: bool) -> None:
         return
     for line in lines:
         console.say(line)
-
-
-def source_of(text: str) -> str | Source:
-    """Return the source that prep reads. torchvision's datasets are opened here, others by
-    data_tools."""
-    from fastmoco.loading import torchvision_source
-
-    return torchvision_source.open(text) if torchvision_source.recognises(text) else text
 
 
 def prepared(path: Path, quiet: bool = False) -> Path:

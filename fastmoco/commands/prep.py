@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from data_tools.errors import UserError
 from data_tools.policy import Policy
 from data_tools.safe_reading.json_file import shown_json
-from fastmoco.commands.datasets import print_found, source_of
+from fastmoco.commands.datasets import print_found
 from fastmoco.settings.verbs import PrepSettings
 from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
@@ -78,11 +78,12 @@ def run(argv: list[str]) -> None:
     from data_tools.prepare import prepare
     from data_tools.quantities import human
     from fastmoco.terminal import console
+    from fastmoco.verbs.data import opened
 
     assert args.out is not None
     with console.progress("preparing", "images") as tick:
         manifest = prepare(
-            source_of(args.source), args.out, args.policy, args.format,
+            opened(args.source), args.out, args.policy, args.format,
             labels=args.labels, against=args.against,
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
@@ -101,11 +102,12 @@ def prep_shard(args: Args) -> None:
     """Run `fastmoco prep SOURCE OUT --shard i/n`."""
     from data_tools.prepare import prepare_shard
     from fastmoco.terminal import console
+    from fastmoco.verbs.data import opened
 
     assert args.out is not None
     with console.progress("preparing", "images") as tick:
         done, parts = prepare_shard(
-            source_of(args.source), args.out, args.work.part, args.policy, args.format,
+            opened(args.source), args.out, args.work.part, args.policy, args.format,
             labels=args.labels,
             progress=None if args.json else tick, say=None if args.json else console.say,
         )
@@ -118,19 +120,14 @@ def prep_shard(args: Args) -> None:
 
 def show_plan(args: Args) -> None:
     """Run `fastmoco prep SOURCE --plan`."""
-    from data_tools.planning.plan import Target, plan
     from data_tools.planning.plan_text import lines
-    from data_tools.quantities import parse_size
-    from data_tools.sources.registry import open_source
-    from fastmoco.measuring.load_rate import load_rate
     from fastmoco.terminal import console
+    from fastmoco.verbs.data import opened, planned
 
-    disk = parse_size(args.work.disk) if args.work.disk else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that trial files are removed
     with console.progress("measuring", "trials") as tick:
-        found = plan(
-            open_source(source_of(args.source), args.labels), args.policy, args.format[0],
-            load=load_rate, target=Target(args.work.target_rate, disk), out=args.out,
-            progress=None if args.json else tick,
+        found = planned(
+            opened(args.source), args.out, args.policy, args.format[:1], args.labels, args.work,
+            None if args.json else tick,
         )
     print_found(found, lines(found), args.json)

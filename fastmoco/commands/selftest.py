@@ -108,15 +108,13 @@ def check_published(args: Args) -> tuple[dict[str, str], list[Check]]:
 
     saved, how, _ = evaluations.begin(released.checkpoint, (), args.how, ranks=False)
     published, by = recognise(saved, released.checkpoint, PUBLISHED)
-    imagenet, beside = released.imagenet, released.imagenet.parent / "train"
-    useful = beside.exists() and bool(published.knn or released.linear)
-    bank = released.train or (beside if useful else None)
+    bank = released.bank(bool(published.knn))
     check_wanted(published, bank is not None, released.linear)
     if not args.how.json:
         console.say(f"{published.name}, known by {by}")
     val, train = (
         None if path is None else open_store(datasets.prepared(path, args.how.json))
-        for path in (imagenet, bank)
+        for path in (released.imagenet, bank)
     )
     assert val is not None
     checks = against_published(

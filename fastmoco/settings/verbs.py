@@ -76,6 +76,13 @@ class PublishedSettings:
     linear: bool = False
     """Also run the linear evaluation, 100 epochs of ImageNet."""
 
+    def bank(self, knn: bool) -> Path | None:
+        """Return the training set to use, if there is one. knn: kNN figures are published."""
+        if self.train is not None or self.imagenet is None:
+            return self.train
+        beside = self.imagenet.parent / "train"
+        return beside if (knn or self.linear) and beside.exists() else None
+
     def check(self) -> None:
         """Raise UserError for settings that do not go together."""
         given = {"--imagenet": self.imagenet, "--train": self.train, "--linear": self.linear}

@@ -57,9 +57,7 @@ def published(released: PublishedSettings, how: How, show: Callable[[Check], Non
     assert released.checkpoint is not None and released.imagenet is not None
     saved = open_inputs(released.checkpoint, (), how, shared=False).checkpoint
     figures, _ = recognise(saved, released.checkpoint, PUBLISHED)
-    beside = released.imagenet.parent / "train"
-    useful = beside.exists() and bool(figures.knn or released.linear)
-    bank = released.train or (beside if useful else None)
+    bank = released.bank(bool(figures.knn))
     check_wanted(figures, bank is not None, released.linear)
     opened = open_inputs(saved, (bank, released.imagenet), how, shared=False)
     voters, val = opened.stores

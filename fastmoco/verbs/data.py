@@ -17,6 +17,7 @@ from data_tools.inspection.sheets import check_picture
 from data_tools.manifest import Manifest
 from data_tools.planning.plan import Plan, Target
 from data_tools.policy import Policy
+from data_tools.progress import Tick
 from data_tools.quantities import parse_size
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
@@ -106,16 +107,16 @@ def opened(source: PathLike) -> PathLike | Source:
 
 def planned(
     source: PathLike | Source, out: PathLike | None, policy: Policy, formats: Sequence[str],
-    labels: PathLike | None, work: PrepSettings,
+    labels: PathLike | None, work: PrepSettings, progress: Tick | None = None,
 ) -> Plan:
-    """Return the predictions of prepare(..., plan=True)."""
+    """Return the predictions of prepare(..., plan=True). progress(done, total) counts trials."""
     from data_tools.planning.plan import plan
     from fastmoco.measuring.load_rate import load_rate
 
     disk = parse_size(work.disk) if work.disk else None
     return plan(
         open_source(source, labels), policy, *formats, load=load_rate,
-        target=Target(work.target_rate, disk), out=out,
+        target=Target(work.target_rate, disk), out=out, progress=progress,
     )
 
 

@@ -49,7 +49,8 @@ def npy():
 )
 def test_parsing_is_not_disturbed_by_the_collector(collector, parse):
     for _ in range(20):
-        parse()
+        assert parse() is not None
+    assert gc.isenabled()
 
 
 def test_parsing_in_threads_turns_the_collector_on_again(collector):

@@ -104,7 +104,7 @@ def test_no_files_import_each_other_in_a_circle(package):
         {name: {o for o in others if not name.startswith(f"{o}.")}
          for name, others in graph.items()}
     )
-    sorter.prepare()
+    assert len(list(sorter.static_order())) == len(graph)  # a circle raises CycleError
 
 
 def test_no_folder_is_crowded():

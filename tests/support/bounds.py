@@ -18,7 +18,7 @@ def bounded(seconds: float, megabytes: int) -> Iterator[None]:
     """Fails if the block takes more time of the processor, or more memory at its peak."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before, begun = memory("VmRSS"), time.process_time()
+    before, started = memory("VmRSS"), time.process_time()
     yield
-    assert time.process_time() - begun < seconds
+    assert time.process_time() - started < seconds
     assert memory("VmHWM") - before < megabytes << 10, f"{memory('VmHWM') - before >> 10} MB"

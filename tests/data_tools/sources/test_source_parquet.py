@@ -20,7 +20,7 @@ from tests.support.made_files.parquet_tables import (
     WRITERS,
     N,
     check,
-    open_and_read,
+    check_reads_or_refuses,
     table,
     write_parquet,
 )
@@ -208,4 +208,4 @@ def test_mutated_files(
     end = data.draw(st.one_of(st.just(size), st.integers(0, size)))
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(content[:end])
-    open_and_read(Location(path), parquet.open)
+    check_reads_or_refuses(Location(path), parquet.open)

@@ -82,7 +82,9 @@ def shards(folder: Path, split: str = "train", count: int = 3) -> list[pa.Table]
     return parts
 
 
-def check_reads_or_refuses(place: Location, open_it: Callable[[Location], parquet.ParquetSource]) -> None:
+def check_reads_or_refuses(
+    place: Location, open_it: Callable[[Location], parquet.ParquetSource]
+) -> None:
     parquet.recognises(place)
     try:
         source = open_it(place)

@@ -70,10 +70,11 @@ class Living(TorchDispatchMode):
         """Count the storage of a tensor from now on, once however many views share it."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._known:
+        if key in self._known:  # a view, or the result of an operation in place
             return
         doing, size = self.doing, storage.nbytes()
 
+        # Freed bytes leave the phase that allocated them, whichever phase frees them.
         def died(_: weakref.ref) -> None:
             del self._known[key]
             self.now[doing] -= size
@@ -142,16 +143,18 @@ def walk(
             "queue" if recipe.mechanism == "queue" else "memory bank": _bytes(moco.dictionary),
         }
         living = Living()
-        living.leave_out([*moco.parameters(), *moco.buffers()])
+        living.leave_out([*moco.parameters(), *moco.buffers()])  # they are in `lasting`
         kept = _name_what_is_done(moco, living)
         n, size = recipe.batch, recipe.size
         with living:
             living.doing = "images"
+            # As the augmentation leaves them: two views, channels last in memory.
             images = torch.zeros(2, n, size, size, 3, dtype=DTYPES[recipe.precision])
             batch = Prepared(
                 images.permute(0, 1, 4, 2, 3), torch.arange(n), torch.arange(n),
                 torch.zeros(recipe.K, dtype=torch.int64),
             )
+            # With watch: a step before a log line also holds the figures of the log.
             training_step(
                 moco, _InPlace(moco), grad_scaler(device, "float32"),  # type: ignore[arg-type]
                 batch, recipe, pieces, watch=True,
@@ -244,6 +247,7 @@ def _name_what_is_done(moco: MoCo, living: Living) -> list[int]:
 
     def queries_done(module: nn.Module, args: object, out: torch.Tensor) -> None:
         if out.requires_grad:
+            # The output's gradient is the first of the backward pass, where its phase begins.
             kept.append(living.now["activations"])
             out.register_hook(lambda _: now("gradients and working space"))
         now("loss")
@@ -259,6 +263,7 @@ def _name_what_is_done(moco: MoCo, living: Living) -> list[int]:
 
 def _without_data(moco: MoCo) -> None:
     """Replace parameters and buffers of the meta device by fake tensors of a CPU."""
+    # Into the modules' own tables: a meta parameter does not accept the data of another device.
     for module in moco.modules():
         for name, p in module._parameters.items():
             if p is not None:

@@ -103,6 +103,7 @@ class Ranks:
         """Raise UserError if a fact differs between ranks. Waits for the other ranks."""
         if self.size == 1:
             return
+        # As text: values of any type are compared, and a message shows what was compared.
         ours = {name: str(value) for name, value in facts.items()}
         all_facts: list[dict[str, str]] = [{}] * self.size
         dist.all_gather_object(all_facts, ours)
@@ -123,7 +124,7 @@ class Ranks:
         """Rank 0's value, on all ranks. Waits for rank 0."""
         if self.size == 1:
             return value
-        box = [value]
+        box = [value]  # the others' value is overwritten by rank 0's
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -135,6 +136,7 @@ class Ranks:
         """
         if self.size == 1:
             return encoder
+        # Gradients live in the exchange's own buckets, which saves a copy of all of them.
         return _DDP(encoder, gradient_as_bucket_view=True, **_buffers_stay)
 
 
@@ -155,9 +157,6 @@ class _Gather(torch.autograd.Function):
         return gradient[first : first + ctx.n], None
 
 
-GO_ON, SAVE, STOP = range(3)
-
-
 def checksum(x: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor's words as integers, weighted by their positions: int64, shape [].
 
@@ -166,6 +165,7 @@ def checksum(x: torch.Tensor) -> torch.Tensor:
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     words = x.detach().contiguous().view(-1).view(whole)
     total = torch.zeros((), dtype=torch.int64, device=x.device)
+    # In blocks: widened to int64 at once, a large tensor would take up to eight times its memory.
     for first in range(0, len(words), WORDS):
         part = words[first : first + WORDS].long()
         total += (part * (torch.arange(len(part), device=x.device) % 8191 + 1 + first)).sum()

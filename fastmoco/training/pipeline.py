@@ -42,6 +42,7 @@ class Pipeline:
         """
         augmentation, dtype = self.recipe.augmentation_at(size), DTYPES[self.recipe.precision]
 
+        # The augmentation belongs to the preparation, so that it too runs beside the step before.
         def prepare(batch: Batch) -> Prepared:
             return batch.prepared(self.augment(batch.views, batch.colour, augmentation, dtype))
 
@@ -71,7 +72,9 @@ def _open_engine(
     wanted: str = options.engine
     if saved is not None and wanted == "auto":
         wanted = saved.versions.get("engine", wanted)
+    # The ranks of a machine share its cores.
     threads = options.threads or max(1, cores() // ranks.here)
+    # Rank 0 tries the engines alone: trials on all ranks at once would slow each other down.
     opened = open_engine(wanted, store, threads, device) if machine.first else None
     wanted = ranks.share(wanted if opened is None else opened.name)
     return opened or open_engine(wanted, store, threads, device)

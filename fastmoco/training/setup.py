@@ -47,6 +47,7 @@ def start(
     Nothing is written before everything is checked. first_notes are lines to report before those of
     this function. Raises UserError for all that cannot be trained.
     """
+    # First what needs neither data nor device: a wrong flag is answered at once.
     options.check()
     limit = budget_seconds(options)
     if options.until:  # budget_seconds has counted its seconds from now, not from `started`
@@ -63,14 +64,14 @@ def start(
     if options.resume:
         saved = find_checkpoint(directory.checkpoint, recipe, store, machine.device)
         use_threads_of(saved, machine)
-    else:
+    else:  # a run to resume passed this when it was new
         refuse_queue(recipe, len(store), machine, options)
     recipe, recipe_notes = settle_recipe(recipe, store, saved)
     # Before anything is built: ranks that differ would wait for each other in the first exchange.
     agree(recipe, options, store, saved, machine)
 
     monitor = None
-    if options.val and machine.first:
+    if options.val and machine.first:  # kNN is measured on one rank; the others wait for it
         monitor = Monitor(store, options, recipe, machine.device)
     trained, init_note = build_trained(recipe, len(store), machine, options, saved)
     pipeline = open_pipeline(store, recipe, machine, options, saved)
@@ -84,7 +85,7 @@ def start(
     budget = open_budget(limit, clock, monitor, machine, recipe, options, pipeline)
     plan = first_plan(saved, recipe, pipeline, budgeted=limit is not None)
 
-    records = Records(directory)
+    records = Records(directory)  # without listeners: only rank 0 reports and writes
     if machine.first:
         checkpoints.refuse_full_disk(directory.checkpoint, trained.tensors(), options.keep)
         records = open_records(directory, step, options, listeners)

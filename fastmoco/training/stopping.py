@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fastmoco.system.ranks import GO_ON, SAVE, STOP, Ranks
+from fastmoco.system.ranks import Ranks
 
+GO_ON, SAVE, STOP = range(3)  # wishes, the strongest last: a vote is their maximum
 AT_ONCE = 2.0  # seconds in which a second signal is taken for a copy of the first
 
 
@@ -41,6 +42,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
     def handler(number: int, _frame: object) -> None:
         nonlocal first
+        # Only notes the wish: a handler may run in the middle of any line, also of a save.
         if not stop.is_set():
             first = time.monotonic()
             stop.set()

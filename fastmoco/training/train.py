@@ -12,14 +12,13 @@ from fastmoco.recipe import Recipe
 from fastmoco.run_options import RunOptions, default_out
 from fastmoco.runs.events import Ended, Listener, Noted
 from fastmoco.runs.lock import own_run
-from fastmoco.system.ranks import SAVE, STOP
 from fastmoco.system.torchrun import as_one
 from fastmoco.training.run import Run
 from fastmoco.training.save import save, validate
 from fastmoco.training.schedule import learning_rate
 from fastmoco.training.setup import start
 from fastmoco.training.step import training_step
-from fastmoco.training.stopping import Vote, asked_to_stop, wish_of
+from fastmoco.training.stopping import SAVE, STOP, Vote, asked_to_stop, wish_of
 from fastmoco.weights.checkpoint import Checkpoint
 
 

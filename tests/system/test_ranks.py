@@ -5,9 +5,9 @@ import torch
 
 from data_tools.errors import UserError
 from fastmoco.system import ranks as distributed
-from fastmoco.system.ranks import ALONE, GO_ON, SAVE, STOP, Ranks, checksum
+from fastmoco.system.ranks import ALONE, Ranks, checksum
 from fastmoco.system.torchrun import as_one
-from fastmoco.training.stopping import Vote
+from fastmoco.training.stopping import GO_ON, SAVE, STOP, Vote
 
 
 def spoil(ranks, name):

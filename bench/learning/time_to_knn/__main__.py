@@ -1,6 +1,6 @@
 """Measures the time to a kNN accuracy on CIFAR-10: fastmoco against a plain MoCo, same encoder.
 
-    python -m bench.learning.time_to_knn FOLDER [--work DIR] [--out bench/results]
+    python -m bench.learning.time_to_knn FOLDER [--work DIR] [--out bench/results/time_to_knn]
 
 FOLDER holds cifar10-train.tar (split/class/number.jpg). Sides train on 45,000 of its images. Every
 20 s of training, off the clock, kNN (k = 200, T = 0.1, pooled trunk, plain images) classifies the

@@ -1,22 +1,32 @@
-"""Opens the datasets of commands, and prints findings about them. Needs no torch."""
+"""Opens the datasets of commands, and prints findings about them."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_tools.safe_reading.json_file import shown_json
+
+if TYPE_CHECKING:
+    from data_tools.progress import ShowProgress
+    from data_tools.safe_reading.checksum import Say
 
 
 def index(path: Path, quiet: bool) -> None:
     """Index a file that fastmoco did not write, and keep the index. This may take a minute."""
-    from data_tools.open import open_store
+    from fastmoco.loading import open_dataset
+
+    open_dataset.index(path, *reports(quiet))
+
+
+def reports(quiet: bool) -> tuple[ShowProgress, Say]:
+    """Return the functions that show progress and print a line, or silent ones."""
+    from data_tools.progress import silent
+    from data_tools.safe_reading.checksum import unsaid
     from fastmoco.terminal import console
 
-    if path.is_file():
-        with console.progress("indexing", "bytes") as tick:
-            open_store(path) if quiet else open_store(path, tick, console.say)
+    return (silent, unsaid) if quiet else (console.progress, console.say)
 
 
 def print_found(found: Any, lines: list[str], as_json: bool) -> None:
@@ -31,16 +41,8 @@ def print_found(found: Any, lines: list[str], as_json: bool) -> None:
 
 
 def prepared(path: Path, quiet: bool = False) -> Path:
-    """Return the path of a prepared dataset. An image folder is prepared into the cache first, and
-    unless `quiet` a line says so."""
-    from data_tools.open import is_store
-    from fastmoco.loading.open_dataset import prepared
-    from fastmoco.terminal import console
+    """Return the path of a dataset that opens at once. Images that are not prepared are prepared
+    into the cache first. Unless `quiet`, progress and lines report it."""
+    from fastmoco.loading.open_dataset import located
 
-    if is_store(path):
-        index(path, quiet)
-        return path
-    if quiet:
-        return prepared(path, lambda _: None)
-    with console.progress("preparing", "images") as tick:
-        return prepared(path, console.say, tick)
+    return located(path, *reports(quiet))

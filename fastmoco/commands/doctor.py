@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.errors import UserError
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.terminal.parse import parse
 
@@ -28,8 +27,6 @@ def run(argv: list[str]) -> None:
     from fastmoco.checks.doctor import doctor, lines
     from fastmoco.terminal import console
 
-    if not args.dir.is_dir():
-        raise UserError(f"--dir {args.dir}: no such folder; give a folder on the disk to measure")
     found = doctor(args.dir)
     if args.json:
         print(shown_json(dataclasses.asdict(found)))

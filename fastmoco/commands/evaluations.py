@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fastmoco.commands import datasets
 from fastmoco.settings.extraction import ExtractionSettings
 
 if TYPE_CHECKING:
@@ -62,16 +63,12 @@ def begin(
 
     ranks: True if the processes that torchrun started can share the work.
     """
-    from data_tools.progress import silent
-    from data_tools.safe_reading.checksum import unsaid
-    from fastmoco.terminal import console
     from fastmoco.verbs.inputs import How, open_inputs
 
     quiet = bool(getattr(flags, "json", False))
     values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(ExtractionSettings)}
     how = How(**values, keep=not flags.no_keep)
-    show, say = (silent, unsaid) if quiet else (console.progress, console.say)
-    found = open_inputs(checkpoint, tuple(data), how, ranks, show, say)
+    found = open_inputs(checkpoint, tuple(data), how, ranks, *datasets.reports(quiet))
     return found.checkpoint, found.how, found.stores
 
 

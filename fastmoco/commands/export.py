@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from data_tools.quantities import human
 from data_tools.safe_reading.json_file import shown_json
+from fastmoco.settings.verbs import To
 from fastmoco.terminal.flags import positional
 from fastmoco.terminal.parse import parse
-
-To = Literal[
-    "torchvision", "timm", "huggingface", "detectron2", "mmpretrain", "onnx", "official",
-    "safetensors",
-]
 
 
 @dataclass(frozen=True)

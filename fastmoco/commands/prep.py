@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from data_tools.errors import UserError
 from data_tools.policy import Policy
 from data_tools.safe_reading.json_file import shown_json
 from fastmoco.commands.datasets import print_found
-from fastmoco.settings.verbs import PrepSettings
+from fastmoco.settings.verbs import Format, PrepSettings
 from fastmoco.terminal.flags import FLAT, Groups, positional
 from fastmoco.terminal.parse import parse
 
@@ -44,7 +44,7 @@ class Args:
     out: positional("OUT", Path | None) = None  # type: ignore[valid-type]
     """Directory of the prepared dataset, new or empty. Only --plan works without it. After a kill,
     the same command continues there."""
-    format: tuple[Literal["beton", "tfrecord", "recordio", "webdataset"], ...] = ("beton",)
+    format: tuple[Format, ...] = ("beton",)
     """Format of the files. Several formats are written in one pass, each into its own directory."""
     policy: Annotated[Policy, FLAT] = field(default_factory=Policy)
     labels: Path | None = None

@@ -1,4 +1,4 @@
-"""Opens any dataset: an unprepared folder is prepared once, into the user's cache."""
+"""Finds any dataset: images that are not prepared are prepared once, into the user's cache."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from pathlib import Path
 
 from data_tools.files import cache_dir
 from data_tools.manifest import UNFINISHED, summary
-from data_tools.open import is_dataset, is_store
+from data_tools.open import is_dataset, is_store, open_store
 from data_tools.prepare import prepare
-from data_tools.progress import Tick
+from data_tools.progress import ShowProgress, Tick, silent
+from data_tools.safe_reading.checksum import Say, unsaid
 from data_tools.sources.registry import open_source
+
+
+def located(
+    data: str | os.PathLike[str], show: ShowProgress = silent, say: Say = unsaid
+) -> Path:
+    """Return the path of a dataset that opens at once: prepared images, or a file with an index.
+
+    Images that are not prepared (a folder, a list, an archive) are prepared into the cache.
+    """
+    if is_store(data):
+        index(data, show, say)
+        return Path(data)
+    with show("preparing", "images") as tick:
+        return prepared(data, say, tick)
+
+
+def index(data: str | os.PathLike[str], show: ShowProgress, say: Say) -> None:
+    """Read a file of another program once for its index, which is kept. This may take a minute."""
+    if os.path.isfile(data):
+        with show("indexing", "bytes") as tick:
+            open_store(data, tick, say)
 
 
 def prepared(

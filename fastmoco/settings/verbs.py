@@ -6,10 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data_tools.errors import UserError
 from data_tools.policy import Policy
 from fastmoco.settings.extraction import DecodingSettings
+
+Format = Literal["beton", "tfrecord", "recordio", "webdataset"]
+To = Literal[
+    "torchvision", "timm", "huggingface", "detectron2", "mmpretrain", "onnx", "official",
+    "safetensors",
+]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -17,9 +16,6 @@ from rich.text import Text
 
 from data_tools.errors import escaped
 from data_tools.quantities import duration, human
-
-if TYPE_CHECKING:
-    pass
 
 screen = Console(highlight=False, soft_wrap=True)
 PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,15 @@ class Pipeline:
     def close(self) -> None:
         """Stop the engine's threads."""
         self.opened.engine.close()
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close the pipeline if the block fails: nobody else has it yet."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 def open_pipeline(

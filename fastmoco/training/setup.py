@@ -75,27 +75,28 @@ def start(
         monitor = Monitor(store, options, recipe, machine.device)
     trained, init_note = build_trained(recipe, len(store), machine, options, saved)
     pipeline = open_pipeline(store, recipe, machine, options, saved)
-    made_by = bits_made_by(machine, options, pipeline)
-    window = Window(pipeline.loader, recipe, machine.device, options.log_every, machine.ranks)
-    step = 0 if saved is None else saved.step
-    if saved is not None:
-        take_up(saved, trained, window, directory.checkpoint)
-    window.compare(step, trained.moco)  # all ranks start from the same model, or none does
-    clock = open_clock(started, options, saved, budgeted=limit is not None)
-    budget = open_budget(limit, clock, monitor, machine, recipe, options, pipeline)
-    plan = first_plan(saved, recipe, pipeline, budgeted=limit is not None)
+    with pipeline.closed_on_error():
+        made_by = bits_made_by(machine, options, pipeline)
+        window = Window(pipeline.loader, recipe, machine.device, options.log_every, machine.ranks)
+        step = 0 if saved is None else saved.step
+        if saved is not None:
+            take_up(saved, trained, window, directory.checkpoint)
+        window.compare(step, trained.moco)  # all ranks start from the same model, or none does
+        clock = open_clock(started, options, saved, budgeted=limit is not None)
+        budget = open_budget(limit, clock, monitor, machine, recipe, options, pipeline)
+        plan = first_plan(saved, recipe, pipeline, budgeted=limit is not None)
 
-    records = Records(directory)  # without listeners: only rank 0 reports and writes
-    if machine.first:
-        checkpoints.refuse_full_disk(directory.checkpoint, trained.tensors(), options.keep)
-        records = open_records(directory, step, options, listeners)
-    run = Run(
-        recipe, options, store, machine, trained, pipeline, window, monitor, records, made_by,
-        clock, plan, budget, 1 if budget else options.log_every, step,
-    )
-    notes = [*first_notes, init_note, pipeline.note, *recipe_notes]
-    announce(run, os.path.abspath(data), [*notes, *notes_on(run, saved), *directory.damaged])
-    return run
+        records = Records(directory)  # without listeners: only rank 0 reports and writes
+        if machine.first:
+            checkpoints.refuse_full_disk(directory.checkpoint, trained.tensors(), options.keep)
+            records = open_records(directory, step, options, listeners)
+        run = Run(
+            recipe, options, store, machine, trained, pipeline, window, monitor, records, made_by,
+            clock, plan, budget, 1 if budget else options.log_every, step,
+        )
+        notes = [*first_notes, init_note, pipeline.note, *recipe_notes]
+        announce(run, os.path.abspath(data), [*notes, *notes_on(run, saved), *directory.damaged])
+        return run
 
 
 def refuse_queue(recipe: Recipe, samples: int, machine: Machine, options: RunOptions) -> None:

@@ -47,7 +47,7 @@ def _fitted(hint: Any, value: Any, name: str) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        if value == "" and any(get_origin(kind) is os.PathLike for kind in inner):
+        if is_empty(value) and any(get_origin(kind) is os.PathLike for kind in inner):
             refuse_empty(name)
         each = (_fitted(kind, value, name) for kind in inner)
         return next((found for found in each if found is not _NO), _NO)
@@ -72,7 +72,7 @@ def _plain(kind: Any, value: Any, name: str) -> Any:
         fits = isinstance(value, number) and not isinstance(value, bool)
         return kind(value) if fits else _NO
     if kind is Path:
-        if value == "":
+        if is_empty(value):
             refuse_empty(name)
         return Path(value) if isinstance(value, str | os.PathLike) else _NO
     if kind is os.PathLike:
@@ -80,6 +80,10 @@ def _plain(kind: Any, value: Any, name: str) -> Any:
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if isinstance(value, kind) else _NO
+
+
+def is_empty(value: Any) -> bool:
+    return isinstance(value, str) and not value
 
 
 def refuse_empty(name: str) -> NoReturn:

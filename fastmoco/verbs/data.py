@@ -22,11 +22,10 @@ from data_tools.quantities import parse_size
 from data_tools.sources.registry import open_source
 from data_tools.sources.source import Source
 from data_tools.store import MappedStore
-from fastmoco.settings.verbs import PrepSettings
+from fastmoco.settings.verbs import Format, PrepSettings
 from fastmoco.verbs.keywords import fields_in, takes
 
 PathLike = str | os.PathLike[str]
-Format = Literal["beton", "tfrecord", "recordio", "webdataset"]
 
 
 @overload
@@ -84,6 +83,8 @@ def prepare(
     work = PrepSettings(**fields_in(PrepSettings, flags))
     work.check(policy, plan, against)
     formats = (format,) if isinstance(format, str) else tuple(format)
+    if not formats:
+        raise UserError("format is empty: give one or more")
     if plan:
         return planned(opened(source), out, policy, formats[:1], labels, work)
     if out is None:

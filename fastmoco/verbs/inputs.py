@@ -16,7 +16,7 @@ from data_tools.safe_reading.checksum import Say, unsaid
 from data_tools.store import MappedStore
 from data_tools.subset import Subset
 from fastmoco.evaluation.feature_cache import Extraction
-from fastmoco.loading.open_dataset import prepared
+from fastmoco.loading.open_dataset import located, prepared
 from fastmoco.recipe import AUGMENTATIONS, RECIPES, Augmentation, Recipe
 from fastmoco.settings.extraction import ExtractionSettings, ViewSettings
 from fastmoco.system.device import pick_device
@@ -111,16 +111,8 @@ def named(checkpoint: Weights) -> str:
 
 
 def store(data: Data, show: ShowProgress = silent, say: Say = unsaid) -> MappedStore | Subset:
-    """Open a dataset. A folder of images that is not prepared is prepared into the cache first."""
-    if isinstance(data, MappedStore | Subset):
-        return data
-    if os.path.isfile(data):  # of another program: it is read once for an index
-        with show("indexing", "bytes") as tick:
-            return open_store(data, tick, say)
-    if is_store(data):
-        return open_store(data)
-    with show("preparing", "images") as tick:
-        return open_store(prepared(data, say, tick))
+    """Open a dataset. Images that are not prepared are prepared into the cache first."""
+    return data if isinstance(data, MappedStore | Subset) else open_store(located(data, show, say))
 
 
 def dataset(data: Data) -> Path:

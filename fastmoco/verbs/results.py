@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from data_tools.errors import UserError
 from fastmoco.reporting import compare as comparing
 from fastmoco.reporting import report as pages
+from fastmoco.settings.verbs import To
 from fastmoco.verbs.inputs import PathLike, Weights, weights
 from fastmoco.weights.checkpoint import Checkpoint
 from fastmoco.weights.export import directory
-
-To = Literal[
-    "torchvision", "timm", "huggingface", "detectron2", "mmpretrain", "onnx", "official",
-    "safetensors",
-]
 
 
 def export(

@@ -52,7 +52,7 @@ def train(
         data: prepared dataset, folder of images (prepared into the cache first), beton, or an open
             store. No labels are needed.
         recipe: fastmoco.MOCO_V1, MOCO_V2, MOCO_CIFAR, another Recipe, or the name of one, such as
-            "moco-cifar-mini". With `resume` the run's own recipe is used.
+            "moco-cifar-mini". With `resume`, training uses the run's own recipe.
         options: a RunOptions. Its fields can also be given as keywords.
         listeners: functions that are called with each event of the run, for example [print].
         dry_run: train nothing. Predict the memory part by part, the largest batch, and settings

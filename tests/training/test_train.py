@@ -13,6 +13,7 @@ from data_tools.errors import UserError
 from fastmoco.recipe import MOCO_V2
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Ended, Evaluated, Noted, Progress, Saved, Started
+from fastmoco.training.pipeline import Pipeline
 from fastmoco.training.train import train
 from fastmoco.weights import checkpoint as checkpoints
 from tests.support.training_runs import RECIPE, STEPS, assert_equal, metrics, run_python
@@ -23,6 +24,7 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 from fastmoco.run_options import RunOptions
 from fastmoco.runs.events import Progress, Saved
+from fastmoco.training.pipeline import Pipeline
 from fastmoco.training.train import train
 from tests.support.training_runs import RECIPE
 
@@ -200,3 +202,15 @@ def test_a_resume_says_what_differs(dataset, tmp_path):
 def test_signal_handlers_are_given_back(dataset, tmp_path):
     train(dataset, dataclasses.replace(RECIPE, epochs=1), RunOptions(out=str(tmp_path / "run")))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_set_up_that_fails_closes_its_engine(dataset, tmp_path, monkeypatch):
+    closed, close = [], Pipeline.close
+    monkeypatch.setattr(Pipeline, "close", lambda self: (closed.append(self), close(self)))
+
+    def fail(event):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(dataset, RECIPE, RunOptions(out=str(tmp_path / "run")), [fail])
+    assert len(closed) == 1

@@ -24,8 +24,9 @@ class Args:
 def run(argv: list[str]) -> None:
     """Run `fastmoco doctor`."""
     args = parse(Args, argv, "doctor")
-    from fastmoco.checks.doctor import doctor, lines
+    from fastmoco.checks.doctor import lines
     from fastmoco.terminal import console
+    from fastmoco.verbs.checks import doctor
 
     found = doctor(args.dir)
     if args.json:

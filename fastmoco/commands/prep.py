@@ -124,10 +124,14 @@ def show_plan(args: Args) -> None:
     from fastmoco.terminal import console
     from fastmoco.verbs.data import opened, planned
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that trial files are removed
-    with console.progress("measuring", "trials") as tick:
-        found = planned(
-            opened(args.source), args.out, args.policy, args.format[:1], args.labels, args.work,
-            None if args.json else tick,
-        )
+    # SIGTERM raises KeyboardInterrupt meanwhile, so that the trial files are removed.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with console.progress("measuring", "trials") as tick:
+            found = planned(
+                opened(args.source), args.out, args.policy, args.format[:1], args.labels,
+                args.work, None if args.json else tick,
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print_found(found, lines(found), args.json)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_tools.errors import UserError
 from fastmoco.checks import doctor as machine
 from fastmoco.checks import selftest as installation
 from fastmoco.checks.published_results import (
@@ -80,4 +81,7 @@ def doctor(dir: PathLike = ".") -> machine.Diagnosis:
     Example:
         print([f for f in fastmoco.doctor().findings if f.remedy])
     """
-    return machine.doctor(Path(dir))
+    folder = Path(dir)
+    if not folder.is_dir():
+        raise UserError(f"--dir {folder}: no such folder; give a folder on the disk to measure")
+    return machine.doctor(folder)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -161,3 +162,10 @@ sys.exit(code)
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_gives_the_signal_handler_back(folder, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    code, text, _ = run(capsys, "prep", folder, "--plan", "--json")
+    assert code == 0 and json.loads(text)["rows"]
+    assert signal.getsignal(signal.SIGTERM) is before
